@@ -1,0 +1,1 @@
+"""Kernels of megatron-lpc; usable without megatron-core."""

@@ -1,0 +1,1 @@
+"""Latent Preference Coding on Megatron-core."""

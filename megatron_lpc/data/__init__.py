@@ -1,0 +1,1 @@
+"""Preference pairs: files in, micro-batches out."""

@@ -1,0 +1,54 @@
+"""A micro-batch of preference pairs: what the data pipeline hands to the model.
+
+Shape legend: B pairs, R rows of S tokens, N response tokens. Responses are numbered chosen first: 0 … B-1 are the chosen,
+B … 2B-1 the rejected ones. A flat index counts positions row by row: row * S + column.
+The layout of pairs in rows is the collator's business alone; the model reads only the indices below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairBatch:
+    """Tokens of B pairs and where in them the method looks. All integer tensors are int64."""
+
+    tokens: Tensor
+    """[R, S] token ids, padded on the right."""
+    position_ids: Tensor
+    """[R, S] rotary positions."""
+    attention_mask: Tensor | None = None
+    """[R, 1, S, S] bool, True where a query may attend; None means plain causal attention."""
+    prompt_end: Tensor
+    """[B] flat index of the last prompt token: h_x."""
+    response_end: Tensor
+    """[2B] flat index of the last response token: h_w, h_l."""
+    loss_index: Tensor
+    """[N] flat indices of the positions that predict a response token, response after response."""
+    loss_target: Tensor
+    """[N] the response token that each of them predicts."""
+    loss_segment: Tensor
+    """[N] number of the response (0 … 2B-1), ascending."""
+    response_length: Tensor
+    """[2B] response tokens."""
+    sample_ids: Tensor
+    """[B] place of the pair in the endless stream of training samples: the counter of its noise."""
+    row_ids: Tensor
+    """[B] row of the pair in the data set: the key of its reference log-probs."""
+    reference_logps: Tensor | None = None
+    """[2B] fp32 summed reference log-probs; None where they are not needed or not yet known."""
+    mixture: Tensor | None = None
+    """[B, K] fp32 code weights imposed from outside (support evaluation); None where the model chooses."""
+
+    @property
+    def num_pairs(self) -> int:
+        return self.prompt_end.numel()
+
+    def to(self, device: torch.device | str) -> PairBatch:
+        """The same batch on `device`; copies from pinned memory do not block."""
+        moved = {f.name: v.to(device, non_blocking=True) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **moved)
