@@ -1,0 +1,20 @@
+"""What is minimised and what is watched: pure functions on tensors, no model, no process group."""
+
+from megatron_lpc.losses.latent_terms import kl_with_free_bits, latent_loss, usage_entropy
+from megatron_lpc.losses.metrics import finish_metrics, pair_metrics, sum_metrics
+from megatron_lpc.losses.preference import PreferenceLoss, preference_loss, uses_reference
+from megatron_lpc.losses.schedules import LatentSchedule, LatentState
+
+__all__ = [
+    "LatentSchedule",
+    "LatentState",
+    "PreferenceLoss",
+    "finish_metrics",
+    "kl_with_free_bits",
+    "latent_loss",
+    "pair_metrics",
+    "preference_loss",
+    "sum_metrics",
+    "usage_entropy",
+    "uses_reference",
+]

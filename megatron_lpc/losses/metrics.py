@@ -1,0 +1,111 @@
+"""What a step reports: sums over pairs on the device, made into numbers once a step.
+
+Sums can be added over micro-batches and ranks; means cannot. So each micro-batch gives sums, and the only division is in
+`finish_metrics`. Names are TRL's where TRL has the metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from megatron_lpc.losses.preference import PreferenceLoss
+
+_PAIRS = "pairs"
+_USAGE = "lpc/usage"
+_FIRST_CHOICE = "lpc/first_choice"
+
+
+def pair_metrics(
+    loss: Tensor,
+    preference: PreferenceLoss,
+    policy_logps: Tensor,
+    posterior_logits: Tensor | None = None,
+    prior_logits: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Sums over the B pairs of a micro-batch, fp64, without gradient and without waiting for the device.
+
+    Scalars: `loss`, `rewards/*`, `logps/*` and `pairs`, their number. A pair is accurate when the chosen response's reward is strictly
+    greater, so a tie counts as wrong (TRL's rule, for every objective). `logps/*` are summed over the response for every objective.
+    With both logits also `lpc/kl`, `lpc/entropy_q`, `lpc/entropy_p` (nats), `lpc/agreement` (q and p have the same most probable code)
+    and two [K] vectors: summed posterior weights, and pairs for which each code is the posterior's most probable.
+    None of these contains Gumbel noise.
+
+    Args:
+        loss: [B] everything minimised, the latent's terms included.
+        preference: the pairs' rewards.
+        policy_logps: [2B] summed response log-probs, chosen first.
+        posterior_logits: [B, K] or None, where there is no code.
+        prior_logits: [B, K] or None.
+
+    Raises:
+        ValueError: one of the two logits is missing.
+    """
+    if (posterior_logits is None) != (prior_logits is None):
+        raise ValueError("pair_metrics needs both posterior_logits and prior_logits, or neither")
+    chosen, rejected = preference.rewards_chosen, preference.rewards_rejected
+    logps_chosen, logps_rejected = policy_logps.detach().chunk(2)
+    each = {
+        _PAIRS: torch.ones_like(chosen),
+        "loss": loss.detach(),
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": chosen - rejected,
+        "rewards/accuracies": chosen > rejected,
+        "logps/chosen": logps_chosen,
+        "logps/rejected": logps_rejected,
+    }
+    if posterior_logits is not None and prior_logits is not None:
+        each |= _latent_metrics(posterior_logits.detach().double(), prior_logits.detach().double())
+    return {name: values.double().sum(dim=0) for name, values in each.items()}
+
+
+def _latent_metrics(posterior_logits: Tensor, prior_logits: Tensor) -> dict[str, Tensor]:
+    """Values of each pair, [B] or [B, K]."""
+    log_q, log_p = posterior_logits.log_softmax(dim=-1), prior_logits.log_softmax(dim=-1)
+    q, p = log_q.exp(), log_p.exp()
+    first_q, first_p = q.argmax(dim=-1), p.argmax(dim=-1)
+    return {
+        "lpc/kl": (q * (log_q - log_p)).sum(dim=-1),
+        "lpc/entropy_q": -(q * log_q).sum(dim=-1),
+        "lpc/entropy_p": -(p * log_p).sum(dim=-1),
+        "lpc/agreement": first_q == first_p,
+        _USAGE: q,
+        _FIRST_CHOICE: one_hot(first_q, q.shape[-1]),
+    }
+
+
+def sum_metrics(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Add the sums of several micro-batches. Raises ValueError when they do not have the same names, or there are none."""
+    parts = list(parts)
+    if not parts or any(part.keys() != parts[0].keys() for part in parts):
+        raise ValueError(f"cannot add metrics of different names: {[sorted(part) for part in parts]}")
+    return {name: torch.stack([part[name] for part in parts]).sum(dim=0) for name in parts[0]}
+
+
+def finish_metrics(sums: Mapping[str, Tensor]) -> dict[str, float]:
+    """Numbers of a step from the sums over all its pairs; waits for the device.
+
+    Sums become means over pairs. From the two [K] vectors come three signs of collapse:
+    `lpc/perplexity` = exp(H(mean q)), codes in use by weight, 1 to K. It is also high when every pair has the same flat posterior.
+    `lpc/information` = H(mean q) - mean H(q), nats that the code tells about the pair, 0 to ln K; 0 is collapse, whatever the perplexity.
+    `lpc/active_codes`, codes that are the most probable one of some pair of the step, 1 to min(K, pairs). Counted by first choice and
+    not by mean weight, because a collapsed flat posterior gives weight to all codes and yet chooses one.
+
+    Raises:
+        ValueError: there are no pairs.
+    """
+    pairs = float(sums[_PAIRS])
+    if not pairs > 0:
+        raise ValueError(f"metrics of {pairs:g} pairs cannot be averaged")
+    done = {name: float(total) / pairs for name, total in sums.items() if total.ndim == 0 and name != _PAIRS}
+    if _USAGE in sums:
+        usage = sums[_USAGE] / pairs
+        entropy = -torch.xlogy(usage, usage).sum()
+        done["lpc/perplexity"] = float(entropy.exp())
+        done["lpc/information"] = float(entropy) - done["lpc/entropy_q"]
+        done["lpc/active_codes"] = float((sums[_FIRST_CHOICE] > 0).sum())
+    return done
