@@ -1,1 +1,42 @@
 """Options of a run: the schema, the way from YAML and flags to a `Config`, and the rules between options."""
+
+from megatron_lpc.config.derived import data_parallel_size, head_width, model_parallel_size, num_microbatches, padded_vocab_size
+from megatron_lpc.config.load import load_yaml, parse_args
+from megatron_lpc.config.options import ConfigError
+from megatron_lpc.config.resolved import print_config, save_resolved
+from megatron_lpc.config.schema import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    LatentConfig,
+    LoggingConfig,
+    LossConfig,
+    ModelConfig,
+    ParallelConfig,
+    TrainingConfig,
+)
+from megatron_lpc.config.validate import validate, validate_vocab
+
+__all__ = [
+    "CheckpointConfig",
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "LatentConfig",
+    "LoggingConfig",
+    "LossConfig",
+    "ModelConfig",
+    "ParallelConfig",
+    "TrainingConfig",
+    "data_parallel_size",
+    "head_width",
+    "load_yaml",
+    "model_parallel_size",
+    "num_microbatches",
+    "padded_vocab_size",
+    "parse_args",
+    "print_config",
+    "save_resolved",
+    "validate",
+    "validate_vocab",
+]

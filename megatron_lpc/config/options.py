@@ -72,6 +72,11 @@ def changed_options(config: Config) -> set[str]:
     return {option.name for option in all_options().values() if getattr(getattr(config, option.section), option.name) != option.default}
 
 
+def shown(value: object) -> str:
+    """A value as a person writes it."""
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _field_docstrings(section_class: type) -> dict[str, str]:
     """Strings that stand under the fields of a class; Python itself forgets them."""
     (node,) = ast.parse(textwrap.dedent(inspect.getsource(section_class))).body

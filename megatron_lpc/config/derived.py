@@ -1,0 +1,33 @@
+"""Numbers that follow from the options, defined once for everything that needs them."""
+
+from __future__ import annotations
+
+import math
+
+from megatron_lpc.config.schema import Config
+
+
+def model_parallel_size(config: Config) -> int:
+    """Processes that hold one copy of the model."""
+    return config.parallel.tensor_model_parallel_size * config.parallel.pipeline_model_parallel_size
+
+
+def data_parallel_size(config: Config, world_size: int) -> int:
+    """Copies of the model among `world_size` processes; `validate` refuses a remainder."""
+    return world_size // model_parallel_size(config)
+
+
+def num_microbatches(config: Config, world_size: int) -> int:
+    """Micro-batches of one data parallel rank in one optimizer step; `validate` refuses a remainder."""
+    return config.training.global_batch_size // (config.training.micro_batch_size * data_parallel_size(config, world_size))
+
+
+def head_width(config: Config) -> int:
+    """Width of one attention head."""
+    return config.model.kv_channels or config.model.hidden_size // config.model.num_attention_heads
+
+
+def padded_vocab_size(config: Config, vocab_size: int) -> int:
+    """Rows of the embedding for a vocabulary of `vocab_size` words."""
+    multiple = config.model.make_vocab_size_divisible_by
+    return math.ceil(vocab_size / multiple) * multiple
