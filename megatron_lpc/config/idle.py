@@ -11,6 +11,7 @@ from megatron_lpc.config.schema import Config
 _SAMPLING = ("relaxation", "gumbel_tau", "gumbel_tau_final", "gumbel_tau_schedule", "prior_mix_initial", "prior_mix_final")
 _KL = ("kl_weight", "kl_warmup_iters", "kl_free_bits", "usage_entropy_weight")
 _HEAD = ("codebook_size", "codebook_init_std", "latent_mlp_hidden_size", "posterior_input", "latent_lr")
+_RECOMPUTE = ("recompute_method", "recompute_num_layers")
 _REFERENCE = ("reference", "reference_cache", "reference_load", "reference_offload")
 
 
@@ -31,9 +32,7 @@ def _loss_not(*loss_types: str) -> Callable[[Config], bool]:
 _RULES = (
     _Idle((*_SAMPLING, *_KL, *_HEAD), lambda c: c.latent.latent_mode == "none", "with --latent-mode none"),
     # The control takes the number of its parameters from the codebook, its width and the posterior, so those do count.
-    _Idle(
-        (*_SAMPLING, *_KL), lambda c: c.latent.latent_mode == "continuous", "with --latent-mode continuous, which has neither noise nor KL"
-    ),
+    _Idle((*_SAMPLING, *_KL), lambda c: c.latent.latent_mode == "continuous", "with --latent-mode continuous: no noise, no KL"),
     _Idle(("gumbel_tau_final",), lambda c: c.latent.gumbel_tau_schedule == "constant", "with --gumbel-tau-schedule constant"),
     _Idle(("gumbel_tau_schedule",), lambda c: c.latent.gumbel_tau_final is None, "without --gumbel-tau-final"),
     _Idle(("kl_warmup_iters", "kl_free_bits"), lambda c: c.latent.kl_weight == 0, "with --kl-weight 0"),

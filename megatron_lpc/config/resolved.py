@@ -20,9 +20,9 @@ def print_config(config: Config, console: Console | None = None) -> None:
     changed = changed_options(config)
     table = Table(title="configuration (* differs from the default)", title_justify="left", show_header=False, show_lines=True)
     for section in sections():
-        # `Text`, for markup would swallow a value such as `[x]`; unbreakable spaces keep a name beside its value.
+        # `Text`, for markup would swallow a value such as `[x]`.
         entries = [
-            Text(f"{name}{'*' * (name in changed)}\u00a0=\u00a0{shown(value)}", "bold" * (name in changed))
+            Text(f"{name}{'*' * (name in changed)}={shown(value)}", "bold" * (name in changed))
             for name, value in vars(getattr(config, section)).items()
         ]
         table.add_row(section, Text("   ").join(entries))
