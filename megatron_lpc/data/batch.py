@@ -48,6 +48,11 @@ class PairBatch:
     def num_pairs(self) -> int:
         return self.prompt_end.numel()
 
+    @property
+    def num_tokens(self) -> Tensor:
+        """Tokens of all rows without padding, a scalar tensor."""
+        return (self.response_end % self.tokens.size(1) + 1).sum()
+
     def to(self, device: torch.device | str) -> PairBatch:
         """The same batch on `device`; copies from pinned memory do not block."""
         moved = {f.name: v.to(device, non_blocking=True) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}

@@ -1,0 +1,76 @@
+"""Which pairs a step sees: pure functions of the number of samples consumed, whatever the data parallel size.
+
+Micro-batch m of a global batch belongs to data parallel rank m mod dp_size, so the set of micro-batches, and with it every sum
+over a micro-batch, is the same in every layout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class StreamOrder:
+    """The endless stream of training samples: epochs one after the other, each in an order of its own, none cut short."""
+
+    def __init__(self, num_rows: int, seed: int) -> None:
+        if num_rows < 1:
+            raise ValueError(f"num_rows is {num_rows}: an order needs at least one row.")
+        self._num_rows, self._seed = num_rows, seed
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+
+    def row(self, sample_id: int) -> int:
+        """Row of the data set at place `sample_id` (from 0) of the stream."""
+        epoch, place = divmod(sample_id, self._num_rows)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self._permutation(epoch)
+        return int(self._order[place])
+
+    def _permutation(self, epoch: int) -> Tensor:
+        # Hashed, so that neither neighbouring seeds nor neighbouring epochs share an order (seed + epoch would).
+        digest = hashlib.blake2b(f"{self._seed}:{epoch}".encode(), digest_size=8).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
+        return torch.randperm(self._num_rows, generator=generator)
+
+
+def microbatches(first_sample: int, global_batch_size: int, micro_batch_size: int, dp_rank: int, dp_size: int) -> list[list[int]]:
+    """Sample ids of the micro-batches that `dp_rank` runs in the step that begins at `first_sample`.
+
+    Raises ValueError when the global batch is not made of the same number of micro-batches for every rank.
+    """
+    if global_batch_size % (micro_batch_size * dp_size):
+        raise ValueError(
+            f"--global-batch-size {global_batch_size} is not a multiple of --micro-batch-size {micro_batch_size} "
+            f"times data parallel size {dp_size}. Change one of them."
+        )
+    starts = range(first_sample, first_sample + global_batch_size, micro_batch_size)
+    return [list(range(start, start + micro_batch_size)) for start in starts[dp_rank::dp_size]]
+
+
+@dataclass(frozen=True)
+class EvaluationMicroBatch:
+    rows: list[int]
+    """`micro_batch_size` rows."""
+    valid: int
+    """Leading rows that count; the others only fill the micro-batch up."""
+
+
+def evaluation_steps(
+    num_rows: int, global_batch_size: int, micro_batch_size: int, dp_rank: int, dp_size: int, *, multiple: int = 1
+) -> list[list[EvaluationMicroBatch]]:
+    """Rows 0 … num_rows - 1 once each, in global batches, as the micro-batches that `dp_rank` runs in each of them.
+
+    The last global batch is filled up with rows from the start that do not count, to the fewest micro-batches that are the same
+    number, a multiple of `multiple` (an interleaved pipeline asks for one), on every rank.
+    Raises ValueError as `microbatches` does.
+    """
+    steps = []
+    for first in range(0, num_rows, global_batch_size):
+        unit = micro_batch_size * dp_size * multiple
+        size = min(global_batch_size, -(-(num_rows - first) // unit) * unit)
+        ids = microbatches(first, size, micro_batch_size, dp_rank, dp_size)
+        steps.append([EvaluationMicroBatch([i % num_rows for i in batch], min(max(num_rows - batch[0], 0), len(batch))) for batch in ids])
+    return steps

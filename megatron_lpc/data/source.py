@@ -1,0 +1,118 @@
+"""Rows of preference data from files and the Hugging Face Hub, each with the place it came from."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FORMATS = {".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".parquet": "parquet", ".arrow": "arrow"}
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:.+)?")
+
+
+class BadRow(ValueError):
+    """A row that cannot be trained on: which (file, 1-based line or row), why, and what to do about it."""
+
+    def __init__(self, file: str, line: int, reason: str, fix: str) -> None:
+        super().__init__(f"{file}:{line}: {reason}. {fix}.")
+        self.file, self.line, self.reason, self.fix = file, line, reason, fix
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row stands."""
+
+    file: str
+    line: int
+    """1-based line of a JSONL file, row of any other source."""
+
+    def bad(self, reason: str, fix: str) -> BadRow:
+        return BadRow(self.file, self.line, reason, fix)
+
+
+@dataclass(frozen=True)
+class Row:
+    place: Place
+    values: dict[str, Any]
+
+
+def read_rows(source: str) -> Iterator[Row | BadRow]:
+    """Rows of `source`, a file or a Hub name (`owner/name` or `owner/name:split`; split `train` by default), in order.
+
+    A line that is no JSON object comes as the BadRow to raise or to record, since only the caller knows which.
+    Blank lines of a JSONL file hold no row. Raises FileNotFoundError or ValueError when the source as a whole cannot be read.
+    """
+    kind = _kind(source)
+    if kind == "hub":
+        yield from _number(source, _load_hub(source))
+        return
+    try:
+        yield from _read_jsonl(source) if kind == "jsonl" else _number(source, _load_file(source, kind))
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{source}: cannot be read as {kind} ({error}). Check the file, or write it anew.") from error
+
+
+def identity(source: str) -> str:
+    """Names the content of `source`: the SHA-256 of a file's bytes, or the revision and split that `datasets` has of a Hub data set."""
+    if _kind(source) == "hub":
+        return f"hub:{_load_hub(source)._fingerprint}"
+    with open(source, "rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _kind(source: str) -> str:
+    path = Path(source)
+    suffix = next((s for s in FORMATS if path.name.endswith(s)), None)
+    if path.is_file() and suffix:
+        return FORMATS[suffix]
+    if not path.exists() and not suffix and _HUB_NAME.fullmatch(source):
+        return "hub"
+    known = f"Give a {', '.join(FORMATS)} file or a Hub name (owner/name or owner/name:split)."
+    if path.is_dir():
+        raise ValueError(f"{source}: a folder, not a data file. {known}")
+    if path.exists():
+        raise ValueError(f"{source}: unknown kind of data file. {known}")
+    raise FileNotFoundError(f"{source}: no such data file. {known}")
+
+
+def _read_jsonl(source: str) -> Iterator[Row | BadRow]:
+    # Not through `datasets`: its JSON reader names neither the broken line nor, under gzip, the file.
+    with gzip.open(source, "rb") if source.endswith(".gz") else open(source, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            place = Place(source, number)
+            try:
+                values = json.loads(line)
+            except ValueError as error:
+                yield place.bad(f"not valid JSON ({error})", "Write one JSON object a line, in UTF-8")
+                continue
+            if isinstance(values, dict):
+                yield Row(place, values)
+            else:
+                yield place.bad(f"a JSON {type(values).__name__}, not an object", "Write one JSON object a line")
+
+
+def _number(source: str, table: Iterable[dict[str, Any]]) -> Iterator[Row]:
+    return (Row(Place(source, number), values) for number, values in enumerate(table, start=1))
+
+
+def _load_file(source: str, kind: str) -> Any:
+    from datasets import load_dataset  # slow to import, and a cached run has no need of it
+
+    return load_dataset(kind, data_files=source, split="train", streaming=True)
+
+
+def _load_hub(source: str) -> Any:
+    from datasets import load_dataset
+
+    name, _, split = source.partition(":")
+    try:
+        return load_dataset(name, split=split or "train")
+    except Exception as error:  # the Hub client raises anything from ConnectionError to its own kinds
+        raise ValueError(f"{source}: cannot be loaded from the Hub ({error}). Check name, split and network, or give a file.") from error
