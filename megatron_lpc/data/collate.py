@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from megatron_lpc.data.batch import PairBatch
@@ -39,11 +40,11 @@ def collate(
 
     longest = int((prompt_length + response_length).max())
     width = -(-longest // pad_to_multiple) * pad_to_multiple
-    tokens = torch.full((len(prompts), width), pad_id, dtype=torch.int64)
-    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        end = len(prompt) + len(response)
-        tokens[row, : len(prompt)] = torch.as_tensor(prompt)
-        tokens[row, len(prompt) : end] = torch.as_tensor(response)
+    rows = np.full((len(prompts), width), pad_id, dtype=np.int64)
+    for row, prompt, response in zip(rows, prompts, responses, strict=True):
+        row[: len(prompt)] = prompt
+        row[len(prompt) : len(prompt) + len(response)] = response
+    tokens = torch.from_numpy(rows)
 
     prompt_end = torch.arange(len(prompts)) * width + prompt_length - 1
     loss_segment = torch.repeat_interleave(torch.arange(len(prompts)), response_length)
