@@ -1,0 +1,104 @@
+"""Everything through which a run is watched: terminal, metrics file, TensorBoard, Weights & Biases.
+
+For one rank of a run; nothing here talks to other ranks.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+
+from megatron_lpc.config import Config, ConfigError
+from megatron_lpc.training.metrics_file import METRICS_FILE, MetricsFile
+from megatron_lpc.training.progress import ConsoleProgress
+
+
+class Watch:
+    """Shows and keeps the metrics of a run; a context manager.
+
+    Under `--save` it leaves `metrics.jsonl` (see `metrics_file`) and the folder `tensorboard`; both go on where a resumed run stands.
+    Steps are counted as done: the first is 1. Every step moves the progress; each `log_interval`-th and the last are kept.
+
+    Args:
+        total_iters: steps of the whole run.
+        start_iter: steps done before this process.
+        console: the terminal; standard output when not given.
+
+    Raises:
+        ConfigError: Weights & Biases is asked for and not installed.
+        ValueError: `metrics.jsonl` holds something else than metrics.
+    """
+
+    def __init__(self, config: Config, total_iters: int, start_iter: int, console: Console | None = None) -> None:
+        self._log_interval, self._total = config.logging.log_interval, total_iters
+        self._open = ExitStack()
+        with ExitStack() as stack:  # Closes what is open should a later part fail.
+            save = Path(config.checkpoint.save) if config.checkpoint.save else None
+            if save:
+                save.mkdir(parents=True, exist_ok=True)
+            self._wandb = stack.enter_context(_wandb_run(config)) if config.logging.wandb_project else None
+            self._file = stack.enter_context(MetricsFile(save / METRICS_FILE, start_iter)) if save else None
+            self._tensorboard = stack.enter_context(_tensorboard(save, start_iter)) if save and config.logging.tensorboard else None
+            self._progress = ConsoleProgress(total_iters, start_iter, self._log_interval, console)
+            self._open = stack.pop_all()
+
+    def __enter__(self) -> Watch:
+        self._open.enter_context(self._progress)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    def step(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Metrics of training step `iteration`."""
+        self._progress.step(iteration, metrics)
+        if iteration % self._log_interval == 0 or iteration == self._total:
+            self._keep(iteration, metrics)
+
+    def evaluation(self, iteration: int, name: str, metrics: Mapping[str, float]) -> None:
+        """Metrics of an evaluation called `name` (data set and latent) after `iteration` steps.
+
+        TensorBoard and Weights & Biases have them under `eval/<name>/`.
+        """
+        self._progress.evaluation(iteration, name, metrics)
+        self._keep(iteration, metrics, name)
+
+    def message(self, text: str) -> None:
+        """A line for the person at the terminal."""
+        self._progress.message(text)
+
+    def _keep(self, iteration: int, metrics: Mapping[str, float], evaluation: str | None = None) -> None:
+        if self._file:
+            self._file.write(iteration, metrics, evaluation)
+        named = {f"eval/{evaluation}/{name}" if evaluation else name: value for name, value in metrics.items()}
+        if self._tensorboard:
+            for name, value in named.items():
+                self._tensorboard.add_scalar(name, value, iteration)
+        if self._wandb:
+            self._wandb.log(named, step=iteration)
+
+
+def _tensorboard(save: Path, start_iter: int) -> Any:
+    # Imported late: it takes seconds, and most ranks never need it.
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(save / "tensorboard"), purge_step=start_iter + 1 if start_iter else None)
+
+
+def _wandb_run(config: Config) -> Any:
+    project, save = config.logging.wandb_project, config.checkpoint.save
+    try:
+        wandb = importlib.import_module("wandb")
+    except ModuleNotFoundError:
+        raise ConfigError(
+            f"--wandb-project {project}: the package `wandb` is not installed; `pip install '.[wandb]'`, or unset it"
+        ) from None
+    # A resumed process is a run of its own; the group holds those of one folder together.
+    return wandb.init(project=project, config=asdict(config), dir=save, group=Path(save).name if save else None)
