@@ -58,7 +58,8 @@ def train_tokenizer(
             minloglevel=1,
         )
     except RuntimeError as error:
-        raise ValueError(f"sentencepiece cannot train on {', '.join(inputs)}: {error}. Change --vocab-size, or give more text.") from error
+        reason = str(error).rstrip(".")
+        raise ValueError(f"sentencepiece cannot train on {', '.join(inputs)}: {reason}. Change --vocab-size, or give more text.") from error
     path = Path(f"{output}.model")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

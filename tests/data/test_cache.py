@@ -1,0 +1,240 @@
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from megatron_lpc.data import cache
+from megatron_lpc.data.cache import build_dataset
+from megatron_lpc.data.encode import encode_pair
+from megatron_lpc.data.pairs import to_pair
+from megatron_lpc.data.source import BadRow, read_rows
+from megatron_lpc.data.tokenizer import load_tokenizer
+
+HH = Path(__file__).parents[3] / "shared" / "data" / "hh-harmless-1800.jsonl.gz"
+
+
+@pytest.fixture
+def source(tmp_path, write_jsonl, rows):
+    return write_jsonl(tmp_path / "pairs.jsonl", rows)
+
+
+@pytest.fixture
+def bad_source(tmp_path, write_jsonl, rows):
+    path = Path(write_jsonl(tmp_path / "bad.jsonl", [rows[0], {"prompt": "p"}, rows[1] | {"chosen": ""}, rows[2]]))
+    path.write_text(path.read_text() + "{broken\n")
+    return str(path)
+
+
+@pytest.fixture
+def builds(monkeypatch):
+    """Every row that is tokenized."""
+    rows = []
+
+    def spy(pair, tokenizer, config):
+        rows.append(pair.place.line)
+        return encode_pair(pair, tokenizer, config)
+
+    monkeypatch.setattr(cache, "encode_pair", spy)
+    return rows
+
+
+def build(config, *sources, **options):
+    return build_dataset(config, load_tokenizer(config), sources, "train", **options)
+
+
+def as_lists(pair):
+    return [list(pair.prompt), list(pair.chosen), list(pair.rejected), pair.group]
+
+
+def test_the_cache_holds_every_pair_in_order(config, source, monkeypatch):
+    monkeypatch.setattr(cache, "_ROWS_PER_BATCH", 3)
+    options = config(group_column="annotator")
+    dataset = build(options, source, source)
+    tokenizer = load_tokenizer(options)
+    expected = [as_lists(encode_pair(to_pair(row, "annotator"), tokenizer, options)) for row in read_rows(source)]
+    assert [as_lists(dataset[i]) for i in range(len(dataset))] == expected * 2
+    assert dataset.groups == [str(i % 2) for i in range(10)] * 2
+    assert not dataset[0].prompt.flags.owndata  # a view of the file, not a copy
+    for row in (-1, 20):
+        with pytest.raises(IndexError, match=f"row {row} of a data set of 20"):
+            dataset[row]
+
+
+def test_groups_are_none_without_a_group_column(config, source):
+    assert set(build(config(), source).groups) == {None}
+
+
+def test_the_cache_is_used_again(config, source, builds):
+    first = build(config(), source)
+    again = build(config(bad_rows="skip"), source, is_builder=False)
+    assert len(builds) == 10
+    assert again.fingerprint == first.fingerprint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_length": 100},
+        {"max_prompt_length": 100},
+        {"truncation_mode": "keep_start"},
+        {"group_column": "annotator"},
+        {"chat_template": "template"},
+        {"tokenizer_model": "hf"},
+        "data",
+        "version",
+    ],
+)
+def test_the_cache_is_built_anew_after_a_change(config, source, builds, change, template_file, hf_folder, monkeypatch, write_jsonl, rows):
+    first = build(config(), source)
+    options = dict(change) if isinstance(change, dict) else {}
+    if "chat_template" in options:
+        options["chat_template"] = template_file
+    if "tokenizer_model" in options:
+        options["tokenizer_model"] = hf_folder
+    if change == "data":
+        write_jsonl(Path(source), rows[::-1])
+    if change == "version":
+        monkeypatch.setattr(cache, "CACHE_VERSION", cache.CACHE_VERSION + 1)
+    assert build(config(**options), source).fingerprint != first.fingerprint
+    assert len(builds) == 20
+
+
+def test_only_the_builder_builds_and_all_wait(config, source, builds):
+    calls = []
+
+    def barrier():
+        calls.append(len(builds))
+        if len(calls) == 1:  # what the builder does meanwhile
+            build(config(), source, barrier=barrier)
+
+    assert len(build(config(), source, is_builder=False, barrier=barrier)) == 10
+    assert calls == [0, 10]
+
+
+def test_without_a_built_cache_a_reader_fails(config, source):
+    with pytest.raises(ValueError, match="unreadable data cache"):
+        build(config(), source, is_builder=False)
+
+
+def test_stop_at_the_first_bad_row(config, bad_source, tmp_path):
+    with pytest.raises(BadRow, match=r"bad.jsonl:2: column `chosen` is missing"):
+        build(config(), bad_source)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_skip_counts_reports_and_records_bad_rows(config, bad_source, caplog):
+    for _ in range(2):  # built, then found
+        caplog.clear()
+        dataset = build(config(bad_rows="skip"), bad_source)
+        assert (len(dataset), dataset.num_bad_rows) == (2, 3)
+        assert f"left out 3 unusable rows, see {dataset.bad_rows_file}" in caplog.text
+    recorded = [json.loads(line) for line in dataset.bad_rows_file.read_text().splitlines()]
+    assert [(bad["file"], bad["line"]) for bad in recorded] == [(bad_source, 2), (bad_source, 3), (bad_source, 5)]
+    assert recorded[1]["reason"] == "the chosen response is empty"
+    # The other ranks do not repeat the message.
+    caplog.clear()
+    build(config(bad_rows="skip"), bad_source, is_builder=False)
+    assert not caplog.text
+
+
+def test_stop_is_honoured_by_a_cache_built_under_skip(config, bad_source):
+    build(config(bad_rows="skip"), bad_source)
+    with pytest.raises(BadRow, match=r"bad.jsonl:2: column `chosen` is missing"):
+        build(config(bad_rows="stop"), bad_source)
+
+
+def test_nothing_usable(config, tmp_path, write_jsonl):
+    empty = write_jsonl(tmp_path / "empty.jsonl", [])
+    with pytest.raises(ValueError, match=r"data set `train` \(.*empty.jsonl\) holds no usable row\.$"):
+        build(config(), empty)
+    bad = write_jsonl(tmp_path / "bad.jsonl", [{}])
+    with pytest.raises(ValueError, match=r"holds no usable row. The first of 1 bad rows: .*bad.jsonl:1: column `chosen`"):
+        build(config(bad_rows="skip"), bad)
+    with pytest.raises(ValueError, match="no files for data set `train`"):
+        build(config())
+
+
+def test_a_missing_chat_template_is_not_a_bad_row(config, tmp_path, write_jsonl):
+    turns = {name: [{"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
+    source = write_jsonl(tmp_path / "chat.jsonl", [{"prompt": "who?"} | turns])
+    with pytest.raises(LookupError, match="no chat template"):
+        build(config(bad_rows="skip"), source)
+
+
+def test_a_killed_build_leaves_nothing_that_is_used(config, source, tmp_path, sentencepiece_file):
+    code = f"""
+import os
+from megatron_lpc.config.schema import DataConfig
+from megatron_lpc.data import cache
+from megatron_lpc.data.tokenizer import load_tokenizer
+inner, cache._ROWS_PER_BATCH = cache.encode_pair, 2
+cache.encode_pair = lambda pair, *rest: os._exit(9) if pair.place.line == 8 else inner(pair, *rest)
+config = DataConfig(tokenizer_model={sentencepiece_file!r}, data_cache_path={str(tmp_path / "cache")!r})
+cache.build_dataset(config, load_tokenizer(config), [{source!r}], "train")
+"""
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False).returncode == 9
+    left = [path.name for path in (tmp_path / "cache").iterdir()]
+    assert left
+    assert all(name.startswith(".building-") for name in left)
+    assert len(build(config(), source)) == 10
+
+
+def test_several_may_build_at_once(config, source, tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        datasets = list(pool.map(lambda _: build(config(), source), range(4)))
+    assert [len(dataset) for dataset in datasets] == [10] * 4
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_the_slower_of_two_builds_takes_the_cache_of_the_faster(config, source, tmp_path, monkeypatch):
+    inner = cache._write_pairs
+
+    def overtaken(path, pairs):
+        monkeypatch.setattr(cache, "_write_pairs", inner)
+        build(config(), source)
+        return inner(path, pairs)
+
+    monkeypatch.setattr(cache, "_write_pairs", overtaken)
+    assert len(build(config(), source)) == 10
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_cache_that_cannot_be_put_in_place_is_an_error(config, source, monkeypatch):
+    def refuse(self, target):
+        raise PermissionError(f"no writing to {target}")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(PermissionError, match="no writing"):
+        build(config(), source)
+
+
+def test_a_damaged_cache_is_refused(config, source):
+    build(config(), source)
+    folder = next(Path(config().data_cache_path).iterdir())
+    whole = (folder / "pairs.arrow").read_bytes()
+    (folder / "pairs.arrow").write_bytes(whole[:-20])
+    with pytest.raises(ValueError, match=r"unreadable data cache .* Delete the folder"):
+        build(config(), source)
+    (folder / "pairs.arrow").write_bytes(whole)
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"rows": 9}))
+    with pytest.raises(ValueError, match=r"does not fit its summary. Delete the folder"):
+        build(config(), source)
+
+
+@pytest.mark.skipif(not HH.exists(), reason=f"{HH.name} is not beside the repository")
+def test_real_transcripts(config):
+    options = config(bad_rows="skip", max_length=4096)
+    dataset = build(options, str(HH))
+    assert len(dataset) + dataset.num_bad_rows == 1800
+    assert {json.loads(line)["reason"] for line in dataset.bad_rows_file.read_text().splitlines()} == {"the chosen response is empty"}
+    tokenizer = load_tokenizer(options)
+    lines = [row.values for row in read_rows(str(HH))]
+    for place in (0, 1, 50):  # before the first bad row, rows and lines agree
+        prompt, chosen, rejected = (tokenizer.decode(list(ids)) for ids in as_lists(dataset[place])[:3])
+        assert prompt.endswith("\n\nAssistant:")
+        assert (prompt + chosen, prompt + rejected) == (lines[place]["chosen"], lines[place]["rejected"])

@@ -1,0 +1,136 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megatron_lpc.config.schema import DataConfig
+from megatron_lpc.data.encode import encode_pair
+from megatron_lpc.data.pairs import Pair
+from megatron_lpc.data.source import BadRow, Place
+from megatron_lpc.data.tokenizer import load_tokenizer
+
+PLACE = Place("f.jsonl", 3)
+BOS, EOS = 1, 2
+
+
+class Letters:
+    """Every letter is a token; "_" has none."""
+
+    vocab_size, bos_id, eos_id, pad_id, fingerprint = 200, BOS, EOS, 0, "letters"
+
+    def encode(self, text, *, add_bos=False):
+        return [BOS] * add_bos + [EOS if letter == "$" else ord(letter) for letter in text if letter != "_"]
+
+    def render_chat(self, messages, *, add_generation_prompt=False):
+        if any(message["role"] == "tool" for message in messages):
+            raise ValueError("the template refuses")
+        if messages[0]["content"] == "changes" and not add_generation_prompt:
+            messages = [{"role": "user", "content": "changed"}, *messages[1:]]
+        return "".join(f"{m['role'][0]}:{m['content']}$" for m in messages) + "a:" * add_generation_prompt
+
+
+def encode(prompt, chosen, rejected, group=None, **options):
+    return encode_pair(Pair(PLACE, prompt, chosen, rejected, group), Letters(), DataConfig(**options))
+
+
+def ids(text):
+    return Letters().encode(text)
+
+
+def test_text_gets_bos_and_eos_and_the_group_is_kept():
+    pair = encode("ab", "cd", "e", group="ann")
+    assert (pair.prompt, pair.chosen, pair.rejected, pair.group) == ([BOS, *ids("ab")], ids("cd$"), ids("e$"), "ann")
+
+
+def test_no_second_eos():
+    assert encode("ab", "cd$", "e").chosen == ids("cd$")
+
+
+def test_a_chat_gets_what_its_template_writes_and_nothing_else():
+    pair = encode([{"role": "user", "content": "hi"}], [{"role": "assistant", "content": "x"}], [{"role": "assistant", "content": "y"}])
+    assert (pair.prompt, pair.chosen, pair.rejected) == (ids("u:hi$a:"), ids("x$"), ids("y$"))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"max_length": 10}, ("^pqrs", "abcd$", "x$")),
+        ({"max_length": 8, "truncation_mode": "keep_start"}, ("^pqrs", "abc", "x$")),
+        ({"max_length": 8, "truncation_mode": "keep_end"}, ("qrs", "abcd$", "x$")),
+        ({"max_length": 10, "max_prompt_length": 2, "truncation_mode": "keep_start"}, ("^p", "abcd$", "x$")),
+        ({"max_length": 10, "max_prompt_length": 2, "truncation_mode": "keep_end"}, ("rs", "abcd$", "x$")),
+        ({"max_length": 6, "max_prompt_length": 2, "truncation_mode": "keep_end"}, ("s", "abcd$", "x$")),
+        ({"max_length": 4, "truncation_mode": "keep_end"}, ("s", "abc", "x$")),
+        ({"max_length": 2, "truncation_mode": "keep_end"}, ("s", "a", "x")),
+    ],
+)
+def test_truncation(options, expected):
+    pair = encode("pqrs", "abcd", "x", **options)
+    assert (pair.prompt, pair.chosen, pair.rejected) == tuple([BOS] * text.startswith("^") + ids(text.lstrip("^")) for text in expected)
+
+
+text = st.text("abcdef", min_size=1, max_size=12)
+
+
+@given(text, text, text, st.integers(2, 20), st.none() | st.integers(1, 8), st.sampled_from(["keep_start", "keep_end"]))
+def test_whatever_is_encoded_fits_and_is_part_of_the_whole(prompt, chosen, rejected, max_length, max_prompt_length, mode):
+    try:
+        pair = encode(prompt, chosen, rejected, max_length=max_length, max_prompt_length=max_prompt_length, truncation_mode=mode)
+    except BadRow:
+        return
+    whole = [BOS, *ids(prompt)]
+    kept = len(pair.prompt)
+    assert pair.prompt == (whole[:kept] if mode == "keep_start" else whole[-kept:])
+    assert pair.prompt
+    assert pair.chosen
+    assert pair.rejected
+    assert pair.chosen == ids(chosen + "$")[: len(pair.chosen)]
+    assert pair.rejected == ids(rejected + "$")[: len(pair.rejected)]
+    longest = kept + max(len(pair.chosen), len(pair.rejected))
+    assert longest <= max_length
+    is_cut = (len(pair.chosen), len(pair.rejected)) != (len(chosen) + 1, len(rejected) + 1)
+    assert longest == max_length or not is_cut
+
+
+def user(content):
+    return [{"role": "user", "content": content}]
+
+
+def assistant(content, role="assistant"):
+    return [{"role": role, "content": content}]
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "message"),
+    [
+        (
+            ("pqrs", "abcd", "x"),
+            {"max_length": 5, "truncation_mode": "keep_start"},
+            "only the prompt is left after truncation: it fills the 5",
+        ),
+        (("p", "abcd", "abce"), {"max_length": 4}, "chosen and rejected are equal as tokens after truncation"),
+        (("p", "ab_", "ab"), {}, "chosen and rejected are equal as tokens"),
+        (("_", "a", "b"), {}, "the prompt has no tokens"),
+        (("p", "_", "b"), {}, "the chosen response has no tokens"),
+        (("p", "a", "$"), {}, "the rejected response has no tokens"),
+        ((user("hi"), assistant("x"), assistant("y", "tool")), {}, "the template refuses"),
+        ((user("changes"), assistant("x"), assistant("y")), {}, "the chat template writes the prompt differently with and without"),
+    ],
+)
+def test_unusable_pairs(texts, options, message):
+    with pytest.raises(BadRow) as caught:
+        encode(*texts, **options)
+    assert str(caught.value).startswith(f"f.jsonl:3: {message}")
+
+
+def test_rows_and_masks_are_those_of_trl(hf_folder):
+    trl = pytest.importorskip("trl.trainer.dpo_trainer")
+    tokenizer = load_tokenizer(DataConfig(tokenizer_model=hf_folder))
+    long = {"prompt_ids": [5, 6, 7], "chosen_ids": [8, 9, 10, 11, 1], "rejected_ids": [12, 1]}
+    collator = trl.DataCollatorForPreference(pad_token_id=0, max_length=6, truncation_mode="keep_start")
+    theirs = collator([long])
+    text = [tokenizer.decode(long[name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids")]
+    assert tokenizer.encode(text[0]) == [5, 6, 7]  # the premise: these ids and this text are one
+    config = DataConfig(max_length=7, truncation_mode="keep_start")
+    pair = encode_pair(Pair(PLACE, *text), tokenizer, config)
+    rows = [[*pair.prompt[1:], *response] for response in (pair.chosen, pair.rejected)]  # ours begin with <s>
+    assert [row + [0] * (6 - len(row)) for row in rows] == theirs["input_ids"].tolist()

@@ -1,0 +1,98 @@
+import threading
+from itertools import islice
+
+import pytest
+import torch
+
+from megatron_lpc.data.cache import build_dataset
+from megatron_lpc.data.loader import PairLoader, prefetch
+from megatron_lpc.data.sampler import StreamOrder
+from megatron_lpc.data.tokenizer import load_tokenizer
+
+
+@pytest.fixture
+def loader(config, tmp_path, write_jsonl, rows):
+    tokenizer = load_tokenizer(config())
+    dataset = build_dataset(config(), tokenizer, [write_jsonl(tmp_path / "pairs.jsonl", rows)], "train")
+
+    def make(**options):
+        return PairLoader(dataset=dataset, pad_id=tokenizer.pad_id, micro_batch_size=2, global_batch_size=8, **options)
+
+    return make
+
+
+def equal(one, two):
+    return all(a.equal(b) if isinstance(a, torch.Tensor) else a is b for a, b in zip(vars(one).values(), vars(two).values(), strict=True))
+
+
+def test_training_batches_hold_the_stream(loader):
+    steps = list(islice(loader().training(seed=3), 4))
+    assert [batch.sample_ids.tolist() for step in steps for batch in step] == [[i, i + 1] for i in range(0, 32, 2)]
+    order = StreamOrder(10, seed=3)
+    assert [row for step in steps for batch in step for row in batch.row_ids.tolist()] == [order.row(i) for i in range(32)]
+    dataset = loader().dataset
+    for batch in steps[0]:
+        for place, row in enumerate(batch.row_ids.tolist()):
+            pair = dataset[row]
+            assert batch.tokens[place, : len(pair.prompt)].tolist() == list(pair.prompt)
+            assert batch.response_length[place] == len(pair.chosen)
+
+
+def test_resume_is_exact(loader):
+    straight = list(islice(loader().training(seed=3), 5))
+    resumed = list(islice(loader().training(seed=3, consumed_samples=16), 3))
+    assert all(equal(a, b) for one, two in zip(straight[2:], resumed, strict=True) for a, b in zip(one, two, strict=True))
+
+
+def test_data_parallel_ranks_share_the_micro_batches(loader):
+    alone = next(loader().training(seed=3))
+    ranks = [next(loader(dp_rank=rank, dp_size=2).training(seed=3)) for rank in range(2)]
+    assert all(equal(alone[m], ranks[m % 2][m // 2]) for m in range(4))
+
+
+def test_rows_are_padded_to_a_multiple(loader):
+    assert {batch.tokens.shape[1] % 7 for batch in next(loader(pad_to_multiple=7).training(seed=3))} == {0}
+
+
+def test_evaluation_is_in_order_with_the_number_that_counts(loader):
+    steps = list(loader(dp_rank=1, dp_size=2).evaluation())
+    assert [[(batch.row_ids.tolist(), batch.sample_ids.tolist(), valid) for batch, valid in step] for step in steps] == [
+        [([2, 3], [2, 3], 2), ([6, 7], [6, 7], 2)],
+        [([0, 1], [0, 1], 0)],
+    ]
+    assert len(list(loader().evaluation(max_steps=1))) == 1
+    assert len(list(loader().evaluation(multiple=2))[-1]) == 2
+
+
+def test_prefetch_works_ahead_in_one_thread():
+    made, threads, ready = [], set(), threading.Event()
+
+    def items():
+        for i in range(9):
+            made.append(i)
+            threads.add(threading.get_ident())
+            if i == 2:
+                ready.set()
+            yield i
+
+    stream = prefetch(items(), depth=2)
+    assert next(stream) == 0
+    assert ready.wait(timeout=10)  # made, though not asked for
+    assert list(stream) == list(range(1, 9))
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+
+
+def test_prefetch_raises_what_the_source_raises_and_ends_its_thread():
+    def items():
+        yield 1
+        raise KeyError("broken")
+
+    stream = prefetch(items())
+    assert next(stream) == 1
+    with pytest.raises(KeyError, match="broken"):
+        next(stream)
+    endless = prefetch(iter(int, 1))
+    next(endless)
+    endless.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]

@@ -1,0 +1,109 @@
+import io
+import json
+from pathlib import Path
+
+import pytest
+import sentencepiece
+
+from megatron_lpc.config.schema import DataConfig
+from megatron_lpc.data.tokenizer import load_tokenizer
+
+MESSAGES = [{"role": "user", "content": "who are you?"}]
+
+
+@pytest.fixture(params=["hf", "sp"])
+def model(request, hf_folder, sentencepiece_file):
+    return hf_folder if request.param == "hf" else sentencepiece_file
+
+
+def load(model, **options):
+    return load_tokenizer(DataConfig(tokenizer_model=model, **options))
+
+
+def test_text_comes_back(model):
+    tokenizer = load(model)
+    for text in ("the cat", " two  spaces\n\nAssistant: é 猫 ", "<unk> [INST]"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        assert tokenizer.decode(tokenizer.encode(text, add_bos=True)) == text
+
+
+def test_special_tokens(model):
+    tokenizer = load(model)
+    ids = tokenizer.encode("the cat", add_bos=True)
+    assert ids == [tokenizer.bos_id, *tokenizer.encode("the cat")]
+    assert tokenizer.eos_id not in ids
+    assert tokenizer.encode("a</s>")[-1] == tokenizer.eos_id
+    assert len({tokenizer.bos_id, tokenizer.eos_id}) == 2
+    assert all(0 <= token < tokenizer.vocab_size for token in (*ids, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id))
+
+
+def test_chat_template_file(model, tmp_path):
+    path = tmp_path / "t.jinja"
+    path.write_text("{% for m in messages %}<{{ m.content }}>{{ eos_token }}{% endfor %}{% if add_generation_prompt %}:{% endif %}")
+    tokenizer = load(model, chat_template=str(path))
+    assert tokenizer.render_chat(MESSAGES) == "<who are you?></s>"
+    assert tokenizer.render_chat(MESSAGES, add_generation_prompt=True) == "<who are you?></s>:"
+    assert tokenizer.fingerprint != load(model).fingerprint
+    assert tokenizer.fingerprint == load(model, chat_template=str(path)).fingerprint
+
+
+def test_chat_template_errors(model, template_file):
+    tokenizer = load(model, chat_template=template_file)
+    with pytest.raises(ValueError, match=r"the chat template refuses the messages \(no tools\)"):
+        tokenizer.render_chat([{"role": "tool", "content": "x"}])
+    with pytest.raises(FileNotFoundError, match=r"--chat-template missing.jinja: no such file"):
+        load(model, chat_template="missing.jinja")
+
+
+def edit(source, folder, name, change):
+    for file in Path(source).iterdir():
+        (folder / file.name).write_text(file.read_text())
+    values = json.loads((folder / name).read_text())
+    change(values)
+    (folder / name).write_text(json.dumps(values))
+    return str(folder)
+
+
+def test_no_chat_template(sentencepiece_file, hf_folder, tmp_path):
+    with pytest.raises(LookupError, match=r"tiny.model has no chat template: give one with --chat-template"):
+        load(sentencepiece_file).render_chat(MESSAGES)
+    folder = edit(hf_folder, tmp_path, "tokenizer_config.json", dict)
+    (tmp_path / "chat_template.jinja").unlink()
+    with pytest.raises(LookupError, match="has no chat template"):
+        load(folder).render_chat(MESSAGES)
+
+
+def test_fingerprint_follows_the_vocabulary(hf_folder, tmp_path):
+    def swap(values):
+        vocabulary = values["model"]["vocab"]
+        vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+
+    same, other = tmp_path / "same", tmp_path / "other"
+    same.mkdir()
+    other.mkdir()
+    assert load(edit(hf_folder, same, "tokenizer.json", dict)).fingerprint == load(hf_folder).fingerprint
+    assert load(edit(hf_folder, other, "tokenizer.json", swap)).fingerprint != load(hf_folder).fingerprint
+
+
+def test_load_errors(tmp_path, hf_folder, train_tokenizer):
+    with pytest.raises(ValueError, match="--tokenizer-model is not set"):
+        load("")
+    with pytest.raises(ValueError, match=r"--tokenizer-model missing.model: no such file"):
+        load("missing.model")
+    (tmp_path / "bad.model").write_bytes(b"hello")
+    with pytest.raises(ValueError, match=r"bad.model: not a sentencepiece model"):
+        load(str(tmp_path / "bad.model"))
+    with pytest.raises(ValueError, match=r"--tokenizer-model .*: cannot be loaded"):
+        load(str(tmp_path))
+
+
+def test_an_end_of_text_token_is_needed(tmp_path, hf_folder):
+    folder = edit(hf_folder, tmp_path, "tokenizer_config.json", lambda values: values.pop("eos_token"))
+    with pytest.raises(ValueError, match=r"no end-of-text token. Set `eos_token`"):
+        load(folder)
+    model = io.BytesIO()
+    trainer = sentencepiece.SentencePieceTrainer
+    trainer.train(sentence_iterator=iter(["a b c"] * 9), model_writer=model, vocab_size=7, eos_id=-1, minloglevel=2)
+    (tmp_path / "no_eos.model").write_bytes(model.getvalue())
+    with pytest.raises(ValueError, match=r"no end-of-text token. Train it"):
+        load(str(tmp_path / "no_eos.model"))
