@@ -145,7 +145,8 @@ def _biases(z: Tensor | None, words: Tensor, segments: Tensor, dtype: torch.dtyp
     """For each latent z W^T, [P, V], and the pair of each row, [N]. Without latents one that adds nothing."""
     if z is None:
         return [None], segments
-    return list((z.to(words.dtype) @ words.t()).to(dtype)), segments % z.size(1)
+    # One product a latent, for a latent to get the same bits alone as beside others.
+    return [(latent @ words.t()).to(dtype) for latent in z.to(words.dtype)], segments % z.size(1)
 
 
 def _one_hot(index: Tensor, size: int, dtype: torch.dtype) -> Tensor:
