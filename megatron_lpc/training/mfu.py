@@ -1,0 +1,121 @@
+"""Model FLOPs utilisation: the work that the algorithm demands, over the work that the devices could have done.
+
+Convention (as PaLM's, arXiv 2204.02311, appendix B): a product with a weight matrix costs 2 FLOPs per weight and token forward and
+twice that backward, so 6 in all; attention's two products count the query-key pairs that the causal mask lets through. The LM head
+counts for response tokens alone, the latent head for each pair. A reference in the run adds a forward pass.
+Padding, recomputed activations and padded words are no demanded work and do not count.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+
+import torch
+from torch import Tensor
+
+from megatron_lpc.config import Config, LatentConfig, ModelConfig, head_width
+from megatron_lpc.data.batch import PairBatch
+from megatron_lpc.platform import Platform
+
+_FORWARD, _FORWARD_BACKWARD = 2, 6
+
+# Dense bf16 tensor-core peaks in TFLOPS, from the makers' data sheets; the first pattern found in the device's name counts.
+_PEAK_BF16 = {
+    r"GB200": 2500.0,
+    r"B200": 2250.0,
+    r"H100 NVL|H200 NVL": 835.5,
+    r"H100 PCIe": 756.5,
+    r"H100|H200|GH200|H800": 989.4,
+    r"H20\b": 148.0,
+    r"A100|A800": 312.0,
+    r"A40\b": 149.7,
+    r"A30\b": 165.0,
+    r"A10\b": 125.0,
+    r"L40S": 362.0,
+    r"L40\b": 181.0,
+    r"L4\b": 121.0,
+    r"MI300X|MI325X": 1307.4,
+}
+
+
+def batch_work(batch: PairBatch, sliding_window: int | None = None) -> Tensor:
+    """[4] int64 on the batch's device: tokens, response tokens, attended query-key pairs, preference pairs.
+
+    Without waiting for the device. These are sums, so they add over micro-batches and data parallel ranks.
+
+    Args:
+        sliding_window: tokens a query may attend to, where the batch has no mask of its own.
+    """
+    rows, columns = batch.tokens.shape
+    ends = batch.response_end
+    lengths = torch.zeros(rows, dtype=torch.int64, device=ends.device)
+    lengths.scatter_reduce_(0, ends // columns, ends % columns + 1, reduce="amax")
+    if batch.attention_mask is None:
+        beyond = (lengths - sliding_window).clamp(min=0) if sliding_window else torch.zeros_like(lengths)
+        attended = (lengths * (lengths + 1) - beyond * (beyond + 1)).sum() // 2
+    else:
+        real_query = torch.arange(columns, device=ends.device) < lengths[:, None]
+        attended = (batch.attention_mask[:, 0].sum(dim=-1) * real_query).sum()
+    pairs = torch.full_like(attended, batch.num_pairs)
+    return torch.stack([lengths.sum(), batch.response_length.sum(), attended, pairs])
+
+
+def model_flops(config: Config, work: tuple[int, int, int, int]) -> float:
+    """FLOPs that training on `work` (the numbers of `batch_work`) demands, over all ranks.
+
+    Raises:
+        ValueError: the vocabulary size is not yet known.
+    """
+    model, (tokens, response_tokens, attended, pairs) = config.model, work
+    if model.vocab_size is None:
+        raise ValueError("model.vocab_size is unset; take the tokenizer's before FLOPs are counted")
+    attention = 2 * model.num_layers * model.num_attention_heads * head_width(config)  # Weights of q k^T and of p v for one query-key pair.
+    backbone = model.num_layers * _layer_weights(config) * tokens + attention * attended
+    policy = backbone + model.hidden_size * model.vocab_size * response_tokens
+    reference = policy if config.loss.loss_type in ("dpo", "ipo") and config.loss.reference == "online" else 0
+    return _FORWARD_BACKWARD * (policy + _latent_weights(config.latent, model) * pairs) + _FORWARD * reference
+
+
+def mfu(flops: float, seconds: float, devices: int, peak_tflops: float) -> float:
+    """Share of the peak of `devices` devices, each of `peak_tflops`, that `flops` in `seconds` makes use of."""
+    return flops / (seconds * devices * peak_tflops * 1e12)
+
+
+def peak_tflops(platform: Platform, bf16: bool) -> float:
+    """Peak of one device in TFLOPS: the data sheet's for bf16 on a known GPU, else measured by a short matrix product."""
+    if bf16 and platform.is_cuda:
+        for pattern, peak in _PEAK_BF16.items():
+            if re.search(rf"\b({pattern})", platform.name):
+                return peak
+    return _measured_tflops(platform, torch.bfloat16 if bf16 else torch.float32)
+
+
+def _layer_weights(config: Config) -> int:
+    model, width = config.model, head_width(config)
+    groups = model.num_query_groups or model.num_attention_heads
+    attention = model.hidden_size * width * (2 * model.num_attention_heads + 2 * groups)
+    return attention + 3 * model.hidden_size * model.ffn_hidden_size
+
+
+def _latent_weights(latent: LatentConfig, model: ModelConfig) -> int:
+    """Weights that a pair meets in the latent head. The continuous control is built with as many."""
+    if latent.latent_mode == "none":
+        return 0
+    hidden, width, codes = model.hidden_size, latent.latent_mlp_hidden_size or model.hidden_size, latent.codebook_size
+    inputs = {"concat": 3, "difference": 2, "bilinear": 4}[latent.posterior_input] * hidden  # Of prior and posterior together.
+    return inputs * width + 2 * width * codes + codes * hidden
+
+
+def _measured_tflops(platform: Platform, dtype: torch.dtype) -> float:
+    # A CPU without bf16 units needs seconds for what a GPU does in microseconds.
+    size = 8192 if platform.is_cuda else 256
+    a, b = (torch.ones(size, size, dtype=dtype, device=platform.device) for _ in range(2))
+    seconds = []
+    for _ in range(4):  # The first warms up: the fastest counts.
+        platform.synchronize()
+        start = time.perf_counter()
+        a @ b
+        platform.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds) / 1e12

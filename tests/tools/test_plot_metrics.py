@@ -1,0 +1,78 @@
+"""Curves of runs."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from matplotlib import pyplot as plt
+
+_SPEC = importlib.util.spec_from_file_location("plot_metrics", Path(__file__).parents[2] / "tools" / "plot_metrics.py")
+assert _SPEC
+assert _SPEC.loader
+plot = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(plot)
+
+
+def _write(folder: Path, records: list[dict]) -> Path:
+    folder.mkdir()
+    path = folder / "metrics.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Figures stay open for a look at them."""
+    monkeypatch.setattr(plt, "close", lambda _: None)
+    yield lambda: plt.figure(plt.get_fignums()[-1])
+    monkeypatch.undo()
+    plt.close("all")
+
+
+def test_runs_and_evaluations_are_drawn_with_their_labels(tmp_path, figures):
+    _write(
+        tmp_path / "plain",
+        [{"iteration": 1, "loss": 1.0, "lr": 1.0}, {"iteration": 2, "loss": None, "lr": 1.0}, {"iteration": 3, "loss": 0.5}],
+    )
+    lpc = _write(
+        tmp_path / "lpc", [{"iteration": 1, "loss": 0.9, "lpc/kl": 0.1}, {"iteration": 1, "evaluation": "held_out/prior", "loss": 0.8}]
+    )
+    output = tmp_path / "new" / "curves.png"
+    assert plot.main([f"baseline={tmp_path / 'plain'}", str(lpc), "--output", str(output)]) == 0
+    assert output.read_bytes().startswith(b"\x89PNG")
+    assert list(output.parent.iterdir()) == [output]
+    figure = figures()
+    assert [axes.get_title() for axes in figure.axes] == ["loss", "KL(q || p), nats a pair"]
+    drawn = {line.get_label(): list(map(float, line.get_ydata())) for line in figure.axes[0].lines if not line.get_label().startswith("_")}
+    assert list(drawn) == ["baseline", "lpc", "lpc: held_out/prior"]
+    assert drawn["lpc"] == [0.9]
+    assert drawn["lpc: held_out/prior"] == [0.8]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(drawn)
+
+
+def test_smoothing_keeps_a_line_and_passes_over_nan():
+    line = [float(value) for value in range(200)]
+    assert plot._smooth(line) == pytest.approx(line)
+    line[100] = float("nan")
+    assert abs(plot._smooth(line)[100] - 100) < 1e-9
+
+
+def test_a_later_line_of_the_same_step_counts(tmp_path):
+    path = _write(tmp_path / "run", [{"iteration": 1, "loss": 1.0}, {"iteration": 1, "loss": 2.0}])
+    assert plot._collect({"run": path}) == {("run", None, "loss"): [(1, 2.0)]}
+
+
+def test_what_cannot_be_drawn_is_told(tmp_path, capsys):
+    assert plot.main([str(tmp_path / "absent.jsonl")]) == 1
+    assert "absent.jsonl" in capsys.readouterr().err
+    empty = _write(tmp_path / "empty", [{"iteration": 1, "lr": 1.0}])
+    assert plot.main([str(empty), "--output", str(tmp_path / "x.png")]) == 1
+    assert "nothing to draw" in capsys.readouterr().err
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("x\n")
+    assert plot.main([str(broken)]) == 1
+    assert "broken.jsonl:1: not a line of metrics" in capsys.readouterr().err
+    assert plot.main([str(empty), str(empty.parent)]) == 1
+    assert "two runs are called 'empty'" in capsys.readouterr().err
+    assert not (tmp_path / "x.png").exists()
