@@ -41,6 +41,11 @@ def test_text_gets_bos_and_eos_and_the_group_is_kept():
     assert (pair.prompt, pair.chosen, pair.rejected, pair.group) == ([BOS, *ids("ab")], ids("cd$"), ids("e$"), "ann")
 
 
+def test_the_prompt_makes_room_for_the_longer_response_whichever_it_is():
+    pair = encode("pqrs", "x", "abcd", max_length=8, truncation_mode="keep_end")
+    assert (pair.prompt, pair.chosen, pair.rejected) == (ids("qrs"), ids("x$"), ids("abcd$"))
+
+
 def test_no_second_eos():
     assert encode("ab", "cd$", "e").chosen == ids("cd$")
 
