@@ -11,6 +11,9 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+_FLAT = ("prompt_end", "response_end", "loss_index")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,17 @@ class PairBatch:
     def num_tokens(self) -> Tensor:
         """Tokens of all rows without padding, a scalar tensor."""
         return (self.response_end % self.tokens.size(1) + 1).sum()
+
+    def widened(self, width: int, pad_id: int) -> PairBatch:
+        """The same pairs in rows of `width` >= S tokens, for a pipeline that wants one shape for all micro-batches of a step."""
+        length, extra = self.tokens.size(1), width - self.tokens.size(1)
+        if extra < 0 or (extra and self.attention_mask is not None):
+            raise ValueError(f"rows of {length} tokens (mask: {self.attention_mask is not None}) cannot become rows of {width}")
+        moved = {name: (index := getattr(self, name)) + index // length * extra for name in _FLAT}
+        last = self.position_ids[:, -1:] + torch.arange(1, extra + 1, device=self.tokens.device)
+        return replace(
+            self, tokens=pad(self.tokens, (0, extra), value=pad_id), position_ids=torch.cat([self.position_ids, last], dim=1), **moved
+        )
 
     def to(self, device: torch.device | str) -> PairBatch:
         """The same batch on `device`; copies from pinned memory do not block."""

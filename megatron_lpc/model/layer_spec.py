@@ -1,0 +1,68 @@
+"""Which modules a transformer layer is made of: the portable ones of this project, or TransformerEngine's."""
+
+from __future__ import annotations
+
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+
+from megatron_lpc.config import ModelConfig
+from megatron_lpc.model.attention import FlashAttention
+from megatron_lpc.model.norm import RMSNorm
+
+
+def block_spec(model: ModelConfig, config: TransformerConfig, vp_stage: int | None, pp_rank: int) -> TransformerBlockSubmodules | ModuleSpec:
+    """Layers of this pipeline stage.
+
+    Raises:
+        ImportError: `transformer_impl` asks for TransformerEngine, which is not installed.
+    """
+    if model.transformer_impl == "transformer_engine":
+        try:
+            import transformer_engine.pytorch  # noqa: F401
+        except ImportError as error:
+            raise ImportError("--transformer-impl transformer_engine: install the extra `te`, or use `local`") from error
+        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=model.qk_layernorm)
+    layers = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=pp_rank)
+    return TransformerBlockSubmodules(layer_specs=[portable_layer(model.qk_layernorm)] * layers, layer_norm=RMSNorm)
+
+
+def portable_layer(qk_layernorm: bool) -> ModuleSpec:
+    """A layer of core's linear modules, torch's fused attention and RMSNorm.
+
+    In checkpoints its norms carry the names of TransformerEngine's fused modules, so that one checkpoint serves both specs.
+    """
+    head_norm = RMSNorm if qk_layernorm else IdentityOp
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=RMSNorm,
+            self_attention=ModuleSpec(
+                module=SelfAttention,
+                params={"attn_mask_type": AttnMaskType.causal},
+                submodules=SelfAttentionSubmodules(
+                    linear_qkv=ColumnParallelLinear,
+                    core_attention=FlashAttention,
+                    linear_proj=RowParallelLinear,
+                    q_layernorm=head_norm,
+                    k_layernorm=head_norm,
+                ),
+            ),
+            self_attn_bda=get_bias_dropout_add,
+            pre_mlp_layernorm=RMSNorm,
+            mlp=ModuleSpec(module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)),
+            mlp_bda=get_bias_dropout_add,
+            sharded_state_dict_keys_map={
+                "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
+                "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
+            },
+        ),
+    )

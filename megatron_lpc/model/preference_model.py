@@ -1,0 +1,106 @@
+"""megatron-core's GPT with the LPC head between its last hidden states and the LM head.
+
+Shape legend: B pairs, R rows of S tokens, H hidden size, V vocabulary, N response tokens, L latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lpc_kernels import pair_logps
+from megatron.core.models.gpt import GPTModel
+from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
+from torch import Tensor
+
+from megatron_lpc.data.batch import PairBatch
+from megatron_lpc.losses.schedules import LatentState
+from megatron_lpc.model.latent_head import ContinuousHead, LatentHead, LatentOutput, LatentSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairScores:
+    """What the last pipeline stage says of B pairs."""
+
+    logps: Tensor
+    """[L, 2B] fp32 summed response log-probs, chosen first, one row per requested latent."""
+    latent: LatentOutput | None
+    """None for the plain algorithm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentQuery:
+    """Under which latents a micro-batch is scored."""
+
+    sources: tuple[LatentSource, ...]
+    state: LatentState
+
+
+class PreferenceModel(GPTModel):
+    """GPT that scores preference pairs.
+
+    Earlier pipeline stages return hidden states [S, R, H] (sequence shards [S/tp, R, H] under sequence parallelism) as any GPT does.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        real_vocab_size: int,
+        logps_chunk_size: int,
+        latent_head: Callable[[], LatentHead | ContinuousHead | None],
+        **kwargs: Any,
+    ) -> None:
+        """As `GPTModel`.
+
+        Args:
+            real_vocab_size: words of the vocabulary, without its padding.
+            logps_chunk_size: rows whose logits exist at one time.
+            latent_head: makes the head; called on the last stage alone.
+        """
+        super().__init__(*args, **kwargs)
+        self.real_vocab_size, self.logps_chunk_size = real_vocab_size, logps_chunk_size
+        self.latent_head = latent_head() if self.post_process else None
+
+    def forward(self, batch: PairBatch, query: LatentQuery) -> Tensor | PairScores:  # type: ignore[override]
+        """One backbone pass over a micro-batch, and on the last stage the scores of its pairs."""
+        hidden = super().forward(batch.tokens, batch.position_ids, batch.attention_mask)
+        return self.score(hidden, batch, query) if self.post_process else hidden
+
+    def _postprocess(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Called by `GPTModel.forward`: hand the hidden states on instead of multiplying all of them with the LM head."""
+        return hidden_states
+
+    def score(self, hidden: Tensor, batch: PairBatch, query: LatentQuery) -> PairScores:
+        """log pi(y_t | x, y_<t, z) = log softmax(W (h_t + z))[y_t], summed over each response.
+
+        Collectives on the tensor parallel group: an all-gather of the sequence shards (backward: each rank keeps its slice), and those
+        of `pair_logps`, which returns the whole gradient of its inputs to every rank.
+        """
+        if self.config.sequence_parallel:
+            hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False, group=self.pg_collection.tp)
+        length, rows, width = hidden.shape
+        flat = hidden.reshape(length * rows, width)
+
+        def at(index: Tensor) -> Tensor:
+            """Hidden states at flat indices row * S + column; megatron-core keeps the sequence first."""
+            return flat[index % length * rows + index // length]
+
+        latent = None
+        if self.latent_head is not None:
+            h_w, h_l = at(batch.response_end).chunk(2)
+            latent = self.latent_head(at(batch.prompt_end), h_w, h_l, batch.sample_ids, query.state, query.sources, batch.mixture)
+        weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else self.output_layer.weight
+        logps = pair_logps(
+            at(batch.loss_index),
+            weight,
+            batch.loss_target,
+            batch.loss_segment,
+            2 * batch.num_pairs,
+            z=None if latent is None else latent.z,
+            vocab_start=weight.size(0) * self.pg_collection.tp.rank(),
+            vocab_size=self.real_vocab_size,
+            tp_group=self.pg_collection.tp,
+            chunk_size=self.logps_chunk_size,
+        )
+        return PairScores(logps=logps.view(-1, 2 * batch.num_pairs), latent=latent)

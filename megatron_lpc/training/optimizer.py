@@ -1,0 +1,82 @@
+"""Optimizer and learning rate from megatron-core, and a step that refuses non-finite numbers."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import (
+    MegatronOptimizer,
+    OptimizerConfig,
+    ParamKey,
+    get_megatron_optimizer,
+    get_standard_config_overrides,
+)
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+from megatron_lpc.config import Config
+
+
+def build_optimizer(config: Config, chunks: list[DistributedDataParallel]) -> MegatronOptimizer:
+    """AdamW with fp32 master weights, sharded over data parallel ranks when asked. The LPC head may have a learning rate of its own."""
+    training, parallel = config.training, config.parallel
+    optimizer_config = OptimizerConfig(
+        optimizer="adam",
+        lr=training.lr,
+        min_lr=training.min_lr,
+        weight_decay=training.weight_decay,
+        adam_beta1=training.adam_beta1,
+        adam_beta2=training.adam_beta2,
+        adam_eps=training.adam_eps,
+        clip_grad=training.clip_grad,
+        bf16=training.bf16,
+        params_dtype=torch.bfloat16 if training.bf16 else torch.float32,
+        use_distributed_optimizer=parallel.use_distributed_optimizer,
+        overlap_param_gather=parallel.overlap_param_gather,
+    )
+    overrides = get_standard_config_overrides(optimizer_config)
+    if training.latent_lr is not None:
+        overrides[ParamKey(name="*latent_head*")] = {"max_lr": training.latent_lr}
+    return get_megatron_optimizer(optimizer_config, chunks, config_overrides=overrides, use_gloo_process_groups=False)
+
+
+def build_scheduler(config: Config, optimizer: MegatronOptimizer, train_iters: int) -> OptimizerParamScheduler:
+    """Linear warm-up, then the decay; counted in steps."""
+    training = config.training
+    return OptimizerParamScheduler(
+        optimizer,
+        init_lr=0.0,
+        max_lr=training.lr,
+        min_lr=training.min_lr,
+        lr_warmup_steps=min(int(training.lr_warmup_fraction * train_iters), train_iters - 1),
+        lr_decay_steps=train_iters,
+        lr_decay_style=training.lr_decay_style,
+        start_wd=training.weight_decay,
+        end_wd=training.weight_decay,
+        wd_incr_steps=train_iters,
+        wd_incr_style="constant",
+    )
+
+
+@torch.no_grad()
+def optimizer_step(optimizer: MegatronOptimizer, loss_is_finite: bool) -> tuple[bool, float]:
+    """Clip and update, unless the loss or a gradient is not finite.
+
+    Collectives: one all-reduce of the squared gradient norm over the model parallel group (the whole world with the distributed
+    optimizer), and the distributed optimizer's all-gather of parameters. All ranks decide alike.
+
+    Returns:
+        Whether weights were updated, and the gradient norm before clipping.
+    """
+    optimizer.prepare_grads()
+    norm = float(optimizer.get_grad_norm())
+    if not (loss_is_finite and math.isfinite(norm)):
+        return False, norm
+    if optimizer.config.clip_grad > 0:
+        for part in optimizer.chained_optimizers:
+            if not part.is_stub_optimizer:
+                clip_grad_by_total_norm_fp32(part.get_parameters(), optimizer.config.clip_grad, norm)
+    optimizer.step_with_ready_grads()
+    return True, norm

@@ -1,0 +1,96 @@
+"""The table: which layouts are compared, and on which cases."""
+
+from __future__ import annotations
+
+import torch
+
+from megatron_lpc.config import Config, LatentConfig, LossConfig, ModelConfig, ParallelConfig, TrainingConfig
+from megatron_lpc.data.batch import PairBatch
+
+LAYOUTS: dict[str, tuple[int, dict[str, object]]] = {
+    "single": (1, {}),
+    "tp2": (2, {"tensor_model_parallel_size": 2}),
+    "tp2_sp": (2, {"tensor_model_parallel_size": 2, "sequence_parallel": True}),
+    "pp2": (2, {"pipeline_model_parallel_size": 2}),
+    "pp2_interleaved": (2, {"pipeline_model_parallel_size": 2, "num_virtual_stages_per_pipeline_rank": 2}),
+    "dp2": (2, {}),
+    "dp2_distributed_optimizer": (2, {"use_distributed_optimizer": True}),
+    "tp2_pp2": (4, {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2}),
+}
+"""name -> processes, parallel options."""
+
+_LOSSES = {
+    "dpo": LossConfig(loss_type="dpo", label_smoothing=0.1, rpo_alpha=0.2),
+    "ipo": LossConfig(loss_type="ipo"),
+    "simpo": LossConfig(loss_type="simpo", beta=2.0),
+    "sft": LossConfig(loss_type="sft"),
+}
+_LATENTS = {
+    "lpc": LatentConfig(codebook_size=6, codebook_init_std=0.3, usage_entropy_weight=0.1, posterior_input="bilinear"),
+    "straight_through": LatentConfig(codebook_size=6, codebook_init_std=0.3, relaxation="straight_through"),
+    "continuous": LatentConfig(latent_mode="continuous", codebook_size=6, codebook_init_std=0.3),
+    "none": LatentConfig(latent_mode="none"),
+}
+_MODEL = {"tied": {}, "untied": {"untie_embeddings_and_output_weights": True, "qk_layernorm": True, "add_qkv_bias": True, "sliding_window": 5}}
+
+CASES: dict[str, tuple[str, str, str]] = {
+    f"{loss}-{latent}-{model}": (loss, latent, model)
+    for loss in _LOSSES
+    for latent in _LATENTS
+    for model in _MODEL
+    if loss != "sft" or latent == "none"
+}
+
+
+def layout_config(layout: str, case: str) -> Config:
+    """Options of one cell of the table. A vocabulary of 101 padded to 104, so that one rank of two holds padded words."""
+    loss, latent, model = CASES[case]
+    return Config(
+        model=ModelConfig(
+            num_layers=4,
+            hidden_size=32,
+            ffn_hidden_size=48,
+            num_attention_heads=4,
+            num_query_groups=2,
+            vocab_size=101,
+            make_vocab_size_divisible_by=8,
+            max_position_embeddings=64,
+            init_method_std=0.2,
+            **_MODEL[model],
+        ),
+        latent=_LATENTS[latent],
+        loss=_LOSSES[loss],
+        parallel=ParallelConfig(device="cpu", **LAYOUTS[layout][1]),
+        training=TrainingConfig(micro_batch_size=2, global_batch_size=8, seed=3),
+    )
+
+
+def pair_batches(config: Config) -> list[PairBatch]:
+    """Four micro-batches of two pairs, each of its own length, a multiple of 2 for sequence parallelism."""
+    generator = torch.Generator().manual_seed(7)
+    batches = []
+    for number, length in enumerate((12, 16, 10, 14)):
+        pairs = config.training.micro_batch_size
+        tokens = torch.randint(1, 101, (2 * pairs, length), generator=generator)
+        prompts = torch.randint(2, 5, (pairs,), generator=generator).repeat(2)
+        ends = torch.randint(6, length, (2 * pairs,), generator=generator)
+        rows = torch.arange(2 * pairs) * length
+        index = torch.cat([torch.arange(int(r + p - 1), int(r + e)) for r, p, e in zip(rows, prompts, ends, strict=True)])
+        samples = torch.arange(pairs) + number * pairs
+        batches.append(
+            PairBatch(
+                tokens=tokens,
+                position_ids=torch.arange(length).expand(2 * pairs, length),
+                prompt_end=(rows + prompts - 1)[:pairs],
+                response_end=rows + ends,
+                loss_index=index,
+                loss_target=tokens.flatten()[index + 1],
+                loss_segment=index // length,
+                response_length=ends - prompts + 1,
+                sample_ids=samples,
+                row_ids=samples,
+            )
+        )
+    if config.parallel.num_virtual_stages_per_pipeline_rank:
+        return [batch.widened(16, pad_id=0) for batch in batches]
+    return batches

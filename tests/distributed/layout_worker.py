@@ -1,0 +1,99 @@
+"""Run one training step of many cases in one parallel layout, and write what came out.
+
+    torchrun --nproc-per-node N layout_worker.py LAYOUT OUTPUT_DIR
+
+Every process of a layout starts once and runs all cases of `layout_cases.CASES`; rank r writes OUTPUT_DIR/LAYOUT-r.pt with, per case,
+the losses and log-probs of the step, and its pieces of every parameter's gradient by global name and offset.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from layout_cases import CASES, LAYOUTS, layout_config, pair_batches
+
+from megatron_lpc.config import Config
+from megatron_lpc.losses import LatentSchedule, uses_reference
+from megatron_lpc.model import build_model, wrap_data_parallel
+from megatron_lpc.platform import Platform
+from megatron_lpc.training.collectives import MetricReducer
+from megatron_lpc.training.objective import TrainingObjective, training_query
+from megatron_lpc.training.pipeline import on_last_stage, train_pass
+from megatron_lpc.training.reference import NoReference, OnlineReference
+from megatron_lpc.training.setup import seed_everything, start_distributed
+
+
+def run_case(config: Config, platform: Platform) -> dict[str, object]:
+    """One step: metrics of the global batch, log-probs by sample id, gradients by name and place."""
+    from megatron.core import parallel_state
+
+    seed_everything(config.training.seed)
+    chunks = wrap_data_parallel(config, build_model(config, platform, config.latent))
+    reference = OnlineReference(config, platform) if uses_reference(config.loss) else NoReference()
+    group = parallel_state.get_data_parallel_group()
+    batches = [b.to(platform.device) for b in pair_batches(config)[group.rank() :: group.size()]]
+    batches = reference.attach(batches)
+
+    state = LatentSchedule(config.latent, 10).at(5)
+    objective = TrainingObjective(config, state)
+    seen: dict[int, torch.Tensor] = {}
+    noise: dict[int, torch.Tensor] = {}
+
+    def recorded(batch, scores):  # noqa: ANN001, ANN202
+        for i, sample in enumerate(batch.sample_ids.tolist()):
+            ref = batch.reference_logps if batch.reference_logps is not None else torch.zeros(2 * batch.num_pairs)
+            pair = slice(i, None, batch.num_pairs)
+            seen[sample] = torch.stack([scores.logps[0, pair], ref[pair]]).detach().cpu()
+            if scores.latent is not None:
+                noise[sample] = scores.latent.z[0, i].detach().cpu()
+        return objective(batch, scores)
+
+    for chunk in chunks:
+        chunk.zero_grad_buffer()
+    parts = train_pass(chunks, batches, training_query(config, state), recorded)
+    sums = {name: sum(part[name] for part in parts) for name in parts[0]} if on_last_stage() else None
+    totals = MetricReducer(platform.device)(sums)
+    return {"metrics": totals, "logps": seen, "z": noise, "grads": _gradients(chunks, config)}
+
+
+def _gradients(chunks, config: Config) -> dict[tuple[str, tuple[int, ...]], tuple[tuple[int, ...], torch.Tensor]]:  # noqa: ANN001
+    """This rank's pieces of the gradient: (name, global offset) -> (global shape, piece)."""
+    from megatron_lpc.model.initialize import sharded_tensors
+
+    pieces = {}
+    for chunk in chunks:
+        if config.parallel.use_distributed_optimizer:
+            _gather_gradient_shards(chunk)
+        for parameter in chunk.parameters():
+            parameter.data = parameter.main_grad.clone()
+        for tensor in sharded_tensors(chunk.module.sharded_state_dict()):
+            if isinstance(tensor.data, torch.Tensor) and tensor.data.is_floating_point():
+                piece = tensor.data.detach().clone().view([1] * tensor.prepend_axis_num + list(tensor.local_shape))
+                pieces[tensor.key, tuple(tensor.global_offset)] = (tuple(tensor.global_shape), piece)
+    return pieces
+
+
+def _gather_gradient_shards(chunk) -> None:  # noqa: ANN001
+    """The distributed optimizer leaves each rank with the reduced gradient of its own share alone."""
+    for bucket_group in chunk.bucket_groups:
+        group = bucket_group.intra_distributed_optimizer_instance_group
+        for bucket in bucket_group.buckets:
+            own = bucket.grad_data.chunk(group.size())[group.rank()].clone()
+            dist.all_gather_into_tensor(bucket.grad_data, own, group=group)
+
+
+def main() -> None:
+    name, output = sys.argv[1], Path(sys.argv[2])
+    torch.set_num_threads(1)
+    platform = start_distributed(layout_config(name, next(iter(CASES))))
+    results = {case: run_case(layout_config(name, case), platform) for case in CASES}
+    torch.save(results, output / f"{name}-{dist.get_rank()}.pt")
+    dist.barrier()
+    assert name in LAYOUTS
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Every parallel layout computes what one process computes: losses, log-probs, KL, noise and every parameter's gradient."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from layout_cases import CASES, LAYOUTS
+from launch import torchrun
+
+pytestmark = pytest.mark.distributed
+HERE = Path(__file__).parent
+Result = dict[str, dict]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("layouts")
+
+
+@pytest.fixture(scope="module")
+def single(folder: Path) -> Result:
+    return _run("single", folder)
+
+
+@pytest.fixture(scope="module", params=[name for name in LAYOUTS if name != "single"])
+def layout(request: pytest.FixtureRequest, folder: Path) -> Result:
+    return _run(request.param, folder)
+
+
+def _run(layout: str, folder: Path) -> Result:
+    """What the processes of a layout computed, case by case, their pieces put together."""
+    processes = LAYOUTS[layout][0]
+    torchrun(processes, HERE / "layout_worker.py", layout, str(folder))
+    ranks = [torch.load(folder / f"{layout}-{rank}.pt", weights_only=True) for rank in range(processes)]
+    return {case: _assemble([rank[case] for rank in ranks]) for case in CASES}
+
+
+def _assemble(ranks: list[dict]) -> dict:
+    """One result from those of all ranks. Replicas of a piece must agree."""
+    whole: dict = {"metrics": ranks[0]["metrics"], "logps": {}, "z": {}, "grads": {}}
+    for rank in ranks:
+        for name, value in rank["metrics"].items():
+            torch.testing.assert_close(value, whole["metrics"][name], rtol=0, atol=0, msg=f"{name} differs between ranks")
+        for kind in ("logps", "z"):
+            for sample, value in rank[kind].items():
+                assert torch.equal(whole[kind].setdefault(sample, value), value), f"{kind} of sample {sample} differs between ranks"
+        for (name, offset), (shape, piece) in rank["grads"].items():
+            full = whole["grads"].setdefault(name, torch.full(shape, torch.nan))
+            window = full[tuple(slice(o, o + s) for o, s in zip(offset, piece.shape, strict=True))]
+            if not window.isnan().any():
+                torch.testing.assert_close(piece, window, rtol=1e-5, atol=1e-7, msg=f"replicas of {name} differ")
+            window.copy_(piece)
+    for name, gradient in whole["grads"].items():
+        assert not gradient.isnan().any(), f"no rank has all of {name}"
+    return whole
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_one_process(single: Result, layout: Result, case: str) -> None:
+    one, many = single[case], layout[case]
+    assert many["metrics"].keys() == one["metrics"].keys()
+    for name, value in one["metrics"].items():
+        torch.testing.assert_close(many["metrics"][name], value, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+    assert many["logps"].keys() == one["logps"].keys() == set(range(8))
+    for sample, value in one["logps"].items():
+        torch.testing.assert_close(many["logps"][sample], value, rtol=1e-6, atol=1e-5)
+    assert many["z"].keys() == one["z"].keys() == (set() if "-none-" in case else set(range(8)))
+    for sample, value in one["z"].items():
+        torch.testing.assert_close(many["z"][sample], value, rtol=1e-5, atol=1e-5)
+    assert many["grads"].keys() == one["grads"].keys()
+    for name, gradient in one["grads"].items():
+        torch.testing.assert_close(many["grads"][name], gradient, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_there(single: Result, case: str) -> None:
+    """The comparison above would pass on zeros."""
+    for name, gradient in single[case]["grads"].items():
+        assert gradient.abs().max() > 1e-7, f"{name} has no gradient"
