@@ -51,11 +51,6 @@ class PairBatch:
     def num_pairs(self) -> int:
         return self.prompt_end.numel()
 
-    @property
-    def num_tokens(self) -> Tensor:
-        """Tokens of all rows without padding, a scalar tensor."""
-        return (self.response_end % self.tokens.size(1) + 1).sum()
-
     def widened(self, width: int, pad_id: int) -> PairBatch:
         """The same pairs in rows of `width` >= S tokens, for a pipeline that wants one shape for all micro-batches of a step."""
         length, extra = self.tokens.size(1), width - self.tokens.size(1)

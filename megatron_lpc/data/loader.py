@@ -31,6 +31,8 @@ class PairLoader:
     dp_rank: int = 0
     dp_size: int = 1
     pad_to_multiple: int = 1
+    one_width: bool = False
+    """Give all micro-batches of a step rows of the same length, as the interleaved pipeline schedule needs."""
 
     def training(self, seed: int, consumed_samples: int = 0) -> Iterator[list[PairBatch]]:
         """The micro-batches of one step after the other, without end, from the sample `consumed_samples` of the stream."""
@@ -38,7 +40,7 @@ class PairLoader:
         shape = (self.global_batch_size, self.micro_batch_size, self.dp_rank, self.dp_size)
 
         def step(first: int) -> list[PairBatch]:
-            return [self.batch(ids, [order.row(i) for i in ids]) for ids in microbatches(first, *shape)]
+            return self._aligned([self.batch(ids, [order.row(i) for i in ids]) for ids in microbatches(first, *shape)])
 
         return prefetch(step(first) for first in count(consumed_samples, self.global_batch_size))
 
@@ -50,10 +52,17 @@ class PairLoader:
         shape = (self.global_batch_size, self.micro_batch_size, self.dp_rank, self.dp_size)
         steps = evaluation_steps(len(self.dataset), *shape, multiple=multiple)[:max_steps]
 
-        def load(batch: EvaluationMicroBatch) -> tuple[PairBatch, int]:
-            return self.batch(batch.rows, batch.rows), batch.valid
+        def load(step: list[EvaluationMicroBatch]) -> list[tuple[PairBatch, int]]:
+            batches = self._aligned([self.batch(batch.rows, batch.rows) for batch in step])
+            return [(batch, plan.valid) for batch, plan in zip(batches, step, strict=True)]
 
-        return prefetch([load(batch) for batch in step] for step in steps)
+        return prefetch(load(step) for step in steps)
+
+    def _aligned(self, batches: list[PairBatch]) -> list[PairBatch]:
+        if not self.one_width:
+            return batches
+        width = max(batch.tokens.size(1) for batch in batches)
+        return [batch.widened(width, self.pad_id) for batch in batches]
 
     def batch(self, sample_ids: Sequence[int], row_ids: Sequence[int]) -> PairBatch:
         """Any rows as one micro-batch."""

@@ -10,6 +10,7 @@ from megatron_lpc.config import Config
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.losses import LatentState, latent_loss, pair_metrics, preference_loss
 from megatron_lpc.model import LatentQuery, PairScores
+from megatron_lpc.training.mfu import batch_work
 
 
 def training_query(config: Config, state: LatentState) -> LatentQuery:
@@ -25,7 +26,7 @@ class TrainingObjective:
     state: LatentState
 
     def __call__(self, batch: PairBatch, scores: PairScores) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum to minimise, and the metrics of `pair_metrics` with the number of `tokens`."""
+        """The sum to minimise, and the metrics of `pair_metrics` and the `work` of `mfu.batch_work`."""
         logps, latent = scores.logps[0], scores.latent
         preference = preference_loss(self.config.loss, logps, batch.reference_logps, batch.response_length)
         loss = preference.loss
@@ -34,4 +35,4 @@ class TrainingObjective:
             logits_q, logits_p = latent.posterior_logits, latent.prior_logits
             loss = loss + latent_loss(self.config.latent, self.state.kl_weight, latent.kl, logits_q)
         metrics = pair_metrics(loss, preference, logps, logits_q, logits_p)
-        return loss.sum(), metrics | {"tokens": batch.num_tokens.double()}
+        return loss.sum(), metrics | {"work": batch_work(batch, self.config.model.sliding_window)}

@@ -9,18 +9,22 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from megatron_lpc.config import Config
+from megatron_lpc.config import Config, validate
 from megatron_lpc.platform import Platform, select_platform
 
 
 def start_distributed(config: Config) -> Platform:
-    """Join the process group that `torchrun` describes in the environment, split it as the options say, and seed every generator.
+    """Validate the options, join the process group that `torchrun` describes in the environment, split it, and seed every generator.
 
-    Without `torchrun` the process is alone. Options must have been validated for the world size.
+    Without `torchrun` the process is alone.
+
+    Raises:
+        ConfigError: the options cannot work with this many processes on this device.
     """
     for name, alone in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "0")):
         os.environ.setdefault(name, alone)
     platform = select_platform(config.parallel.device, int(os.environ["LOCAL_RANK"]))
+    validate(config, int(os.environ["WORLD_SIZE"]), platform.device.type)
 
     from megatron.core import parallel_state
 

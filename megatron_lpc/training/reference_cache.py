@@ -1,0 +1,91 @@
+"""Reference log-probs on disk: one file, bound to the data, the tokenizer and the weights that it was made with."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from megatron_lpc.config import ConfigError
+from megatron_lpc.model.initialize import sharded_tensors
+
+
+def save_reference_cache(path: str | Path, logps: Tensor, data: str, weights: str) -> None:
+    """Write [rows, 2] fp32 log-probs of chosen and rejected; the file appears when it is complete.
+
+    Args:
+        data: `PairDataset.fingerprint`, which covers rows, tokenizer and truncation.
+        weights: `weights_fingerprint` of the reference.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".tmp")
+    save_file({"reference_logps": logps.float().contiguous()}, partial, metadata={"data": data, "weights": weights})
+    partial.replace(path)
+
+
+def load_reference_cache(path: str | Path, data: str, weights: str) -> Tensor:
+    """[rows, 2] fp32 log-probs.
+
+    Raises:
+        ConfigError: no such file, not a cache, or one made with other data, another tokenizer or other weights.
+    """
+    again = "write it anew with `python -m megatron_lpc.precompute_reference`"
+    try:
+        with safe_open(path, framework="pt") as file:
+            made_with = file.metadata() or {}
+            logps = file.get_tensor("reference_logps")
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"--reference-cache {path}: cannot be read ({error}); {again}") from error
+    for name, value in (("data", data), ("weights", weights)):
+        if made_with.get(name) != value:
+            what = "other training data, tokenizer or lengths" if name == "data" else "other reference weights"
+            raise ConfigError(f"--reference-cache {path}: was made with {what} (its {name}: {made_with.get(name)}, now: {value}); {again}")
+    return logps
+
+
+@torch.no_grad()
+def weights_fingerprint(chunks: list[nn.Module]) -> str:
+    """A name for the backbone's weights that does not depend on the parallel layout.
+
+    Each parameter's bits are summed as integers, plain and weighted by their row in the whole matrix; such sums are exact, so shards may
+    be added in any order. Guards against mix-ups, not against malice.
+
+    Collectives: one all-gather of the sums of every rank over the world.
+    """
+    sums: dict[str, list[int]] = {}
+    for chunk in chunks:
+        for tensor in sharded_tensors(_inner(chunk).sharded_state_dict()):
+            if tensor.key.startswith("latent_head.") or not isinstance(tensor.data, Tensor) or any(_replica(tensor.replica_id)):
+                continue
+            data = tensor.data.detach().cpu()
+            bits = data.view(torch.int16 if data.element_size() == 2 else torch.int32).long().reshape(tensor.local_shape[0], -1).sum(1)
+            place = "/".join([tensor.key, *map(str, tensor.global_offset[: tensor.prepend_axis_num])])
+            row = tensor.global_offset[tensor.prepend_axis_num] + torch.arange(len(bits)) + 1
+            total = sums.setdefault(place, [0, 0])
+            total[0] += int(bits.sum())
+            total[1] += int((bits * row).sum())
+    everyone: list[dict[str, list[int]]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everyone, sums)
+    whole: dict[str, list[int]] = {}
+    for part in everyone:
+        for name, (plain, weighted) in part.items():
+            before = whole.get(name, [0, 0])
+            whole[name] = [before[0] + plain, before[1] + weighted]
+    return hashlib.sha256(repr(sorted(whole.items())).encode()).hexdigest()
+
+
+def _inner(chunk: nn.Module) -> nn.Module:
+    """The model within its precision and data parallel wrappers."""
+    while isinstance(module := getattr(chunk, "module", None), nn.Module):
+        chunk = module
+    return chunk
+
+
+def _replica(replica_id: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (replica_id,) if isinstance(replica_id, int) else tuple(replica_id)

@@ -1,0 +1,95 @@
+"""Build what a run needs, in the order in which things depend on each other: tokenizer, data, model, reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch.distributed as dist
+from megatron.core import parallel_state
+from torch import nn
+
+from megatron_lpc.config import Config, validate_vocab
+from megatron_lpc.data.cache import PairDataset, build_dataset
+from megatron_lpc.data.loader import PairLoader
+from megatron_lpc.data.tokenizer import Tokenizer, load_tokenizer
+from megatron_lpc.losses import uses_reference
+from megatron_lpc.model import build_model
+from megatron_lpc.platform import Platform
+from megatron_lpc.training.checkpoint import load_weights, resolve_checkpoint
+from megatron_lpc.training.reference import CachedReference, NoReference, OnlineReference, Reference
+from megatron_lpc.training.reference_cache import load_reference_cache, weights_fingerprint
+
+
+def open_tokenizer(config: Config) -> Tokenizer:
+    """The tokenizer; `config.model.vocab_size` becomes its size where it is unset.
+
+    Raises:
+        ConfigError: the model has fewer words than the tokenizer, or its padded vocabulary does not split over the ranks.
+    """
+    tokenizer = load_tokenizer(config.data)
+    if config.model.vocab_size is None:
+        config.model.vocab_size = tokenizer.vocab_size
+    validate_vocab(config, tokenizer.vocab_size)
+    return tokenizer
+
+
+def open_data(config: Config, tokenizer: Tokenizer, sources: Sequence[str], name: str) -> PairDataset:
+    """A tokenized data set. Rank 0 builds what is not yet cached; the others wait at a barrier over all ranks."""
+    return build_dataset(config.data, tokenizer, sources, name, is_builder=dist.get_rank() == 0, barrier=dist.barrier)
+
+
+def make_loader(config: Config, tokenizer: Tokenizer, dataset: PairDataset) -> PairLoader:
+    """This rank's share of a data set. Ranks of one model copy load the same rows."""
+    parallel = config.parallel
+    return PairLoader(
+        dataset=dataset,
+        pad_id=tokenizer.pad_id,
+        micro_batch_size=config.training.micro_batch_size,
+        global_batch_size=config.training.global_batch_size,
+        dp_rank=parallel_state.get_data_parallel_rank(),
+        dp_size=parallel_state.get_data_parallel_world_size(),
+        pad_to_multiple=parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1,
+        one_width=parallel.num_virtual_stages_per_pipeline_rank is not None,
+    )
+
+
+def total_steps(config: Config, rows: int) -> int:
+    """Optimizer steps of the whole run."""
+    training = config.training
+    return training.train_iters or max(1, math.ceil(training.num_train_epochs * rows / training.global_batch_size))
+
+
+def start_model(config: Config, platform: Platform) -> list[nn.Module]:
+    """The policy as training starts from it: fresh, or with the weights of `pretrained_checkpoint`."""
+    chunks = build_model(config, platform, config.latent)
+    if config.checkpoint.pretrained_checkpoint:
+        load_weights(chunks, resolve_checkpoint(config.checkpoint.pretrained_checkpoint), latent_head=config.latent.latent_mode != "none")
+    return chunks
+
+
+def make_reference(config: Config, platform: Platform, policy: list[nn.Module], dataset: PairDataset) -> Reference:
+    """Where the objective's reference log-probs come from.
+
+    The reference is `reference_load`, or else what the policy started from: `pretrained_checkpoint`, or the fresh weights, which are a
+    function of the seed. So it is the same after a resume.
+
+    Args:
+        policy: the model before its first step; its weights are the reference's when `reference_load` is unset.
+        dataset: the training data, which a cache must have been made for.
+    """
+    if not uses_reference(config.loss):
+        return NoReference()
+    if config.loss.reference == "online":
+        return online_reference(config, platform)
+    reference = online_reference(config, platform).chunks if config.loss.reference_load else policy
+    assert config.loss.reference_cache is not None
+    return CachedReference(load_reference_cache(config.loss.reference_cache, dataset.fingerprint, weights_fingerprint(reference)))
+
+
+def online_reference(config: Config, platform: Platform) -> OnlineReference:
+    """The reference model with its weights."""
+    reference = OnlineReference(config, platform)
+    if start := config.loss.reference_load or config.checkpoint.pretrained_checkpoint:
+        load_weights(reference.chunks, resolve_checkpoint(start), latent_head=False)
+    return reference
