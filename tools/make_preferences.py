@@ -2,8 +2,8 @@
 
     python tools/make_preferences.py --output data/demo
 
-The pairs are in a language of some 150 words. Two responses to a prompt tell the same and differ in one factor, which is a matter of
-words (and so within reach of a latent code, which shifts the vocabulary):
+The pairs are in a language of some 120 words. Two responses to a prompt tell the same and differ in factors that are a matter of words
+(and so within reach of a latent code, which shifts the vocabulary):
 
     factor     one pole    other pole   who decides
     tone       warm        dry          taste: annotators disagree
@@ -11,12 +11,14 @@ words (and so within reach of a latent code, which shifts the vocabulary):
     length     long        short        taste
     quality    clean       garbled      all annotators prefer clean
 
-Annotators come in pairs of opposite taste: ada and ben disagree on every taste factor, so do cleo and dan, and so on. Each prompt
-is judged by all annotators, on the same two responses. Nothing in a prompt tells who judges it, unless it carries the annotator's mark.
+The responses differ either in quality alone or in one, two or three tastes. Several tastes at once are what ties them together: ada likes
+warm, formal and long, ben the opposite of each. Annotators come in such couples of opposite taste; an annotator whose tastes are divided
+over two responses goes by the majority, then by the first taste in the table. Each prompt is judged by all annotators, on the same two
+responses. Nothing in a prompt tells who judges it, unless it carries the annotator's mark.
 
 Files: train, valid and test.jsonl (no prompt is in two of them), test_agree.jsonl and test_disagree.jsonl (test.jsonl in two: quality
-and taste). Columns: prompt, chosen, rejected, annotator, and the truth: factor, pole (of the chosen response), marked, flipped (the
-label is noise). The same flags give the same files, byte for byte.
+and taste). Columns: prompt, chosen, rejected, annotator, and the truth: factor (tone, or tone+length, ...), pole (of the chosen
+response), marked, flipped (the label is noise). The same flags give the same files, byte for byte.
 """
 
 # ruff: noqa: SIM905 - lists of words are easier to read and to change as text
@@ -105,17 +107,21 @@ class Pair:
     flipped: bool
 
 
-def likes_first_pole(annotator: int, factor: str) -> bool:
-    """Whether this annotator prefers the first pole of the factor.
+def liked_poles(annotator: int) -> dict[str, str]:
+    """The pole of every factor that this annotator likes.
 
-    Annotators 2k and 2k + 1 are opposite in every taste; the bits of k set the sign of all tastes but the first.
+    Annotators 2k and 2k + 1 are opposite in every taste; the bits of k turn all tastes of a couple but the first.
     """
-    if factor in QUALITY:
-        return True
     couple, second = divmod(annotator, 2)
-    place = list(TASTES).index(factor)
-    turned = bool(place and (couple >> (place - 1)) & 1)
-    return turned == bool(second)
+    turned = [second ^ (couple << 1 >> place & 1) for place in range(len(TASTES))]
+    return {taste: poles[turn] for (taste, poles), turn in zip(TASTES.items(), turned, strict=True)} | {"quality": "clean"}
+
+
+def prefers_first(annotator: int, first_response: dict[str, str]) -> bool:
+    """Whether the annotator prefers a response with these poles (factor -> pole) to one that has the opposite of each."""
+    liked = liked_poles(annotator)
+    votes = [liked[factor] == pole for factor, pole in first_response.items()]
+    return sum(votes) + 0.5 * votes[0] > len(votes) / 2
 
 
 def make_pairs(recipe: Recipe) -> dict[str, list[Pair]]:
@@ -131,7 +137,7 @@ def write_preferences(recipe: Recipe, output: Path) -> dict[str, list[Pair]]:
     """Write all files into the folder `output`, and give what each of the .jsonl files holds, by its stem."""
     files = make_pairs(recipe)
     files["test_agree"] = [pair for pair in files["test"] if pair.factor in QUALITY]
-    files["test_disagree"] = [pair for pair in files["test"] if pair.factor in TASTES]
+    files["test_disagree"] = [pair for pair in files["test"] if pair.factor not in QUALITY]
     output.mkdir(parents=True, exist_ok=True)
     for stem, pairs in files.items():
         _write_lines(output / f"{stem}.jsonl", (json.dumps(asdict(pair)) for pair in pairs))
@@ -158,12 +164,15 @@ def _make_split(unused: Iterator[_Topic], size: int, recipe: Recipe, rng: random
     prompts = size // recipe.num_annotators
     agree, marked = _exact_share(recipe.agree, prompts, rng), _exact_share(recipe.marked, prompts, rng)
     flipped = iter(_exact_share(recipe.label_noise, size, rng))
-    tastes = itertools.cycle(TASTES)
+    taste_sets = itertools.cycle([taste for size in range(len(TASTES)) for taste in itertools.combinations(TASTES, size + 1)])
     pairs = []
     for all_agree, has_mark in zip(agree, marked, strict=True):
-        topic, factor = next(unused), "quality" if all_agree else next(tastes)
-        responses = _respond_twice(topic, factor, rng)
-        pairs += [_judge(topic, factor, responses, index, has_mark, next(flipped)) for index in range(recipe.num_annotators)]
+        topic, factors = next(unused), tuple(QUALITY) if all_agree else next(taste_sets)
+        # The poles in which the first response differs from the second: what somebody likes.
+        liked = liked_poles(rng.randrange(recipe.num_annotators))
+        first = {factor: liked[factor] for factor in factors}
+        responses = _respond_twice(topic, first, rng)
+        pairs += [_judge(topic, first, responses, index, has_mark, next(flipped)) for index in range(recipe.num_annotators)]
     rng.shuffle(pairs)
     return pairs
 
@@ -175,29 +184,34 @@ def _exact_share(share: float, count: int, rng: random.Random) -> list[bool]:
     return answers
 
 
-def _judge(topic: _Topic, factor: str, responses: dict[str, str], index: int, marked: bool, flipped: bool) -> Pair:
-    """The pair as annotator `index` labels it; `responses` has one for each pole of the factor."""
-    first, second = POLES[factor]
-    better, worse = (first, second) if likes_first_pole(index, factor) != flipped else (second, first)
+def _judge(topic: _Topic, first: dict[str, str], responses: tuple[str, str], index: int, marked: bool, flipped: bool) -> Pair:
+    """The pair as annotator `index` labels it."""
+    chosen, rejected, poles = *responses, first
+    if prefers_first(index, first) == flipped:
+        chosen, rejected, poles = rejected, chosen, _opposite(first)
     request, subject, place, time = topic
     mark = f"for {ANNOTATORS[index]} : " if marked else ""
     return Pair(
         prompt=f"{mark}{request} the {subject} by the {place} in {time} .",
-        chosen=responses[better],
-        rejected=responses[worse],
+        chosen=chosen,
+        rejected=rejected,
         annotator=ANNOTATORS[index],
-        factor=factor,
-        pole=better,
+        factor="+".join(poles),
+        pole="+".join(poles.values()),
         marked=marked,
         flipped=flipped,
     )
 
 
-def _respond_twice(topic: _Topic, factor: str, rng: random.Random) -> dict[str, str]:
-    """Two responses that say the same, one for each pole of the factor; in all other factors they are alike."""
+def _opposite(poles: dict[str, str]) -> dict[str, str]:
+    return {factor: POLES[factor][pole == POLES[factor][0]] for factor, pole in poles.items()}
+
+
+def _respond_twice(topic: _Topic, first: dict[str, str], rng: random.Random) -> tuple[str, str]:
+    """Two responses that say the same: the first with these poles, the second with their opposites. In all other factors they are alike."""
     common = {taste: rng.choice(poles) for taste, poles in TASTES.items()} | {"quality": "clean"}
     frame = (rng.choice(VERBS), rng.choice(SIDES), rng.choice(VERBS), rng.choice(MANNERS))
-    return {pole: _respond(topic, frame, common | {factor: pole}, rng) for pole in POLES[factor]}
+    return _respond(topic, frame, common | first, rng), _respond(topic, frame, common | _opposite(first), rng)
 
 
 def _respond(topic: _Topic, frame: tuple[str, str, str, str], poles: dict[str, str], rng: random.Random) -> str:

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
-from torch import Tensor, nn
+from torch import Tensor
 
 from megatron_lpc.config import LatentConfig, ModelConfig
 
 
 @torch.no_grad()
-def initialize_parameters(chunk: nn.Module, model: ModelConfig, latent: LatentConfig, seed: int) -> None:
+def initialize_parameters(chunk: Any, model: ModelConfig, latent: LatentConfig, seed: int) -> None:
     """Draw every matrix of one model chunk: normal, `init_method_std`; the residual branches' last projections divided by sqrt(2 layers)
     as Megatron-LM does; codes by `codebook_init_std`. Norm weights stay 1, biases 0.
 

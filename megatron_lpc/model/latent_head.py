@@ -49,7 +49,14 @@ class LatentHead(MegatronModule):
         self.codebook = nn.Parameter(torch.zeros(latent.codebook_size, hidden))
 
     def forward(
-        self, h_x: Tensor, h_w: Tensor, h_l: Tensor, sample_ids: Tensor, state: LatentState, sources: tuple[LatentSource, ...], mixture: Tensor | None
+        self,
+        h_x: Tensor,
+        h_w: Tensor,
+        h_l: Tensor,
+        sample_ids: Tensor,
+        state: LatentState,
+        sources: tuple[LatentSource, ...],
+        mixture: Tensor | None,
     ) -> LatentOutput:
         """Latents of B pairs.
 
@@ -99,7 +106,14 @@ class ContinuousHead(MegatronModule):
         self.network = _mlp(hidden, max(1, round((parameters - hidden) / (2 * hidden + 1))), hidden)
 
     def forward(
-        self, h_x: Tensor, h_w: Tensor, h_l: Tensor, sample_ids: Tensor, state: LatentState, sources: tuple[LatentSource, ...], mixture: Tensor | None
+        self,
+        h_x: Tensor,
+        h_w: Tensor,
+        h_l: Tensor,
+        sample_ids: Tensor,
+        state: LatentState,
+        sources: tuple[LatentSource, ...],
+        mixture: Tensor | None,
     ) -> LatentOutput:
         """The same latent for `train` and `prior`; zero for `none`. Takes what `LatentHead` takes, and reads the prompt alone.
 

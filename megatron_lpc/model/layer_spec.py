@@ -19,7 +19,9 @@ from megatron_lpc.model.attention import FlashAttention
 from megatron_lpc.model.norm import RMSNorm
 
 
-def block_spec(model: ModelConfig, config: TransformerConfig, vp_stage: int | None, pp_rank: int) -> TransformerBlockSubmodules | ModuleSpec:
+def block_spec(
+    model: ModelConfig, config: TransformerConfig, vp_stage: int | None, pp_rank: int
+) -> TransformerBlockSubmodules | ModuleSpec:
     """Layers of this pipeline stage.
 
     Raises:

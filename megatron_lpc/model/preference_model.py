@@ -62,7 +62,7 @@ class PreferenceModel(GPTModel):
         self.real_vocab_size, self.logps_chunk_size = real_vocab_size, logps_chunk_size
         self.latent_head = latent_head() if self.post_process else None
 
-    def forward(self, batch: PairBatch, query: LatentQuery) -> Tensor | PairScores:  # type: ignore[override]
+    def forward(self, batch: PairBatch, query: LatentQuery) -> Tensor | PairScores:
         """One backbone pass over a micro-batch, and on the last stage the scores of its pairs."""
         hidden = super().forward(batch.tokens, batch.position_ids, batch.attention_mask)
         return self.score(hidden, batch, query) if self.post_process else hidden

@@ -26,10 +26,23 @@ def redirect_megatron_to_cpu() -> None:
 
 
 def _redirect_factories() -> None:
-    """`device="cuda"` literals: token counters of the schedules, clip_grads, overflow flags, barriers of checkpoint savers, causal masks."""
-    for name in ("tensor", "zeros", "ones", "empty", "full", "arange", "zeros_like", "ones_like", "empty_like", "full_like", "rand", "randn"):
+    """`device="cuda"` literals: token counters of the schedules, clip_grads, overflow flags, checkpoint savers, causal masks."""
+    for name in (
+        "tensor",
+        "zeros",
+        "ones",
+        "empty",
+        "full",
+        "arange",
+        "zeros_like",
+        "ones_like",
+        "empty_like",
+        "full_like",
+        "rand",
+        "randn",
+    ):
         setattr(torch, name, _on_cpu(getattr(torch, name)))
-    # ShardedTensor.init_data("cuda") of the fully parallel checkpoint loader passes through Tensor.cuda; so do tied embeddings (language_module).
+    # ShardedTensor.init_data("cuda") of the fully parallel checkpoint loader uses Tensor.cuda; so do tied embeddings (language_module).
     torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
 
 

@@ -96,8 +96,8 @@ def _rows(batch: PairBatch, scores: PairScores, valid: int) -> Tensor:
         batch.response_length.view(2, pairs).T,
         scores.logps.view(-1, pairs).T.reshape(pairs, -1),
     ]
-    if scores.latent is not None and scores.latent.posterior_logits is not None:
-        columns += [scores.latent.posterior_logits, scores.latent.prior_logits]
+    if (latent := scores.latent) is not None and latent.posterior_logits is not None and latent.prior_logits is not None:
+        columns += [latent.posterior_logits, latent.prior_logits]
     return torch.cat([column.double() for column in columns], dim=1)
 
 

@@ -31,7 +31,7 @@ class TrainingObjective:
         preference = preference_loss(self.config.loss, logps, batch.reference_logps, batch.response_length)
         loss = preference.loss
         logits_q = logits_p = None
-        if latent is not None and latent.kl is not None:
+        if latent is not None and latent.kl is not None and latent.posterior_logits is not None:
             logits_q, logits_p = latent.posterior_logits, latent.prior_logits
             loss = loss + latent_loss(self.config.latent, self.state.kl_weight, latent.kl, logits_q)
         metrics = pair_metrics(loss, preference, logps, logits_q, logits_p)

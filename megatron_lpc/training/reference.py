@@ -86,4 +86,3 @@ class CachedReference:
 
     def _of(self, batch: PairBatch) -> Tensor:
         return self.logps[batch.row_ids.cpu()].T.reshape(-1).to(batch.row_ids.device, non_blocking=True)
-

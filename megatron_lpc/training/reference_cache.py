@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -80,7 +81,7 @@ def weights_fingerprint(chunks: list[nn.Module]) -> str:
     return hashlib.sha256(repr(sorted(whole.items())).encode()).hexdigest()
 
 
-def _inner(chunk: nn.Module) -> nn.Module:
+def _inner(chunk: nn.Module) -> Any:
     """The model within its precision and data parallel wrappers."""
     while isinstance(module := getattr(chunk, "module", None), nn.Module):
         chunk = module

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch.distributed as dist
 from megatron.core import parallel_state
+from megatron_lpc.training.checkpoint import load_weights, resolve_checkpoint
 from torch import nn
 
 from megatron_lpc.config import Config, validate_vocab
@@ -16,7 +17,6 @@ from megatron_lpc.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lpc.losses import uses_reference
 from megatron_lpc.model import build_model
 from megatron_lpc.platform import Platform
-from megatron_lpc.training.checkpoint import load_weights, resolve_checkpoint
 from megatron_lpc.training.reference import CachedReference, NoReference, OnlineReference, Reference
 from megatron_lpc.training.reference_cache import load_reference_cache, weights_fingerprint
 

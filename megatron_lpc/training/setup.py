@@ -41,7 +41,7 @@ def start_distributed(config: Config) -> Platform:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python's, torch's and megatron-core's generators. Pipeline stages differ, so that their dropout does; the rest is as Megatron-LM."""
+    """Seed Python's, torch's and megatron-core's generators. Pipeline stages differ, so that their dropout does (as Megatron-LM)."""
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 

@@ -31,7 +31,10 @@ _LATENTS = {
     "continuous": LatentConfig(latent_mode="continuous", codebook_size=6, codebook_init_std=0.3),
     "none": LatentConfig(latent_mode="none"),
 }
-_MODEL = {"tied": {}, "untied": {"untie_embeddings_and_output_weights": True, "qk_layernorm": True, "add_qkv_bias": True, "sliding_window": 5}}
+_MODEL = {
+    "tied": {},
+    "untied": {"untie_embeddings_and_output_weights": True, "qk_layernorm": True, "add_qkv_bias": True, "sliding_window": 5},
+}
 
 CASES: dict[str, tuple[str, str, str]] = {
     f"{loss}-{latent}-{model}": (loss, latent, model)

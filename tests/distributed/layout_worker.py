@@ -42,7 +42,7 @@ def run_case(config: Config, platform: Platform) -> dict[str, object]:
     seen: dict[int, torch.Tensor] = {}
     noise: dict[int, torch.Tensor] = {}
 
-    def recorded(batch, scores):  # noqa: ANN001, ANN202
+    def recorded(batch, scores):
         for i, sample in enumerate(batch.sample_ids.tolist()):
             ref = batch.reference_logps if batch.reference_logps is not None else torch.zeros(2 * batch.num_pairs)
             pair = slice(i, None, batch.num_pairs)
@@ -59,7 +59,7 @@ def run_case(config: Config, platform: Platform) -> dict[str, object]:
     return {"metrics": totals, "logps": seen, "z": noise, "grads": _gradients(chunks, config)}
 
 
-def _gradients(chunks, config: Config) -> dict[tuple[str, tuple[int, ...]], tuple[tuple[int, ...], torch.Tensor]]:  # noqa: ANN001
+def _gradients(chunks, config: Config) -> dict[tuple[str, tuple[int, ...]], tuple[tuple[int, ...], torch.Tensor]]:
     """This rank's pieces of the gradient: (name, global offset) -> (global shape, piece)."""
     from megatron_lpc.model.initialize import sharded_tensors
 
@@ -76,7 +76,7 @@ def _gradients(chunks, config: Config) -> dict[tuple[str, tuple[int, ...]], tupl
     return pieces
 
 
-def _gather_gradient_shards(chunk) -> None:  # noqa: ANN001
+def _gather_gradient_shards(chunk) -> None:
     """The distributed optimizer leaves each rank with the reduced gradient of its own share alone."""
     for bucket_group in chunk.bucket_groups:
         group = bucket_group.intra_distributed_optimizer_instance_group

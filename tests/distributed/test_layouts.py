@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from layout_cases import CASES, LAYOUTS
 from launch import torchrun
+from layout_cases import CASES, LAYOUTS
 
 pytestmark = pytest.mark.distributed
 HERE = Path(__file__).parent

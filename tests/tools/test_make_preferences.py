@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -65,10 +65,9 @@ def test_a_factor_is_in_the_words_and_the_label_follows_it(tool: ModuleType) -> 
 
     for pair in tool.make_pairs(tool.Recipe(**small()))["train"]:
         chosen, rejected = poles(pair.chosen), poles(pair.rejected)
-        first, second = tool.POLES[pair.factor]
-        assert chosen ^ rejected == {first, second}
-        assert pair.pole in chosen
-        assert pair.pole == (first if pair.annotator == "ada" or pair.factor == "quality" else second)
+        factors, liked = pair.factor.split("+"), tool.liked_poles(tool.ANNOTATORS.index(pair.annotator))
+        assert chosen ^ rejected == {pole for factor in factors for pole in tool.POLES[factor]}
+        assert chosen - rejected == set(pair.pole.split("+")) == {liked[factor] for factor in factors}
 
 
 def test_every_response_begins_with_a_space_and_is_short(tool: ModuleType) -> None:
@@ -87,8 +86,9 @@ def test_shares_are_exact(tool: ModuleType) -> None:
         assert sum(pair.factor == "quality" for pair in pairs) == size / 2
         assert sum(pair.marked for pair in pairs) == size / 4
         assert sum(pair.flipped for pair in pairs) == size / 8
-        tastes = [sum(pair.factor == taste for pair in pairs) for taste in tool.TASTES]
-        assert max(tastes) - min(tastes) <= 2
+        tastes = Counter(pair.factor for pair in pairs if pair.factor != "quality")
+        assert len(tastes) == 7
+        assert max(tastes.values()) - min(tastes.values()) <= 2
 
 
 def test_a_mark_names_the_annotator(tool: ModuleType) -> None:
@@ -110,10 +110,36 @@ def test_no_prompt_is_in_two_splits(tool: ModuleType) -> None:
 
 
 def test_eight_annotators_have_eight_tastes_in_opposite_couples(tool: ModuleType) -> None:
-    tastes = [tuple(tool.likes_first_pole(annotator, taste) for taste in tool.TASTES) for annotator in range(8)]
-    assert len(set(tastes)) == 8
-    for first, second in zip(tastes[::2], tastes[1::2], strict=True):
-        assert all(a != b for a, b in zip(first, second, strict=True))
+    likes = [tool.liked_poles(annotator) for annotator in range(8)]
+    assert likes[0] == {"tone": "warm", "formality": "formal", "length": "long", "quality": "clean"}
+    assert likes[2] == {"tone": "warm", "formality": "casual", "length": "long", "quality": "clean"}
+    assert len({tuple(some.values()) for some in likes}) == 8
+    for one, other in zip(likes[::2], likes[1::2], strict=True):
+        assert all((one[factor] == other[factor]) == (factor == "quality") for factor in tool.POLES)
+
+
+@pytest.mark.parametrize(
+    ("annotator", "first", "preferred"),
+    [
+        (0, {"tone": "warm", "formality": "casual"}, True),
+        (1, {"tone": "warm", "formality": "casual"}, False),
+        (0, {"tone": "dry", "formality": "formal"}, False),
+        (0, {"tone": "dry", "formality": "formal", "length": "long"}, True),
+        (2, {"tone": "dry", "formality": "formal", "length": "long"}, False),
+        (7, {"quality": "clean"}, True),
+    ],
+)
+def test_divided_tastes_go_by_majority_then_by_the_first(annotator: int, first: dict[str, str], preferred: bool, tool: ModuleType) -> None:
+    assert tool.prefers_first(annotator, first) == preferred
+
+
+def test_opposite_annotators_never_agree_on_taste_with_eight_of_them(tool: ModuleType) -> None:
+    pairs = tool.make_pairs(tool.Recipe(**small(num_annotators=8)))["train"]
+    for judged in both_labels(pairs).values():
+        chosen = {pair.annotator: pair.chosen for pair in judged}
+        assert len(judged) == 8
+        for one, other in zip(tool.ANNOTATORS[::2], tool.ANNOTATORS[1::2], strict=True):
+            assert (chosen[one] == chosen[other]) == (judged[0].factor == "quality")
 
 
 def test_files_are_the_same_each_time_and_differ_by_seed(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
