@@ -139,7 +139,7 @@ def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
 
 _POSTERIOR_WIDTH = {"concat": 2, "difference": 1, "bilinear": 3}
 _POSTERIOR_INPUT = {
-    "concat": lambda w, l: torch.cat([w, l], dim=-1),
-    "difference": lambda w, l: w - l,
-    "bilinear": lambda w, l: torch.cat([w, l, w * l], dim=-1),
+    "concat": lambda chosen, rejected: torch.cat([chosen, rejected], dim=-1),
+    "difference": lambda chosen, rejected: chosen - rejected,
+    "bilinear": lambda chosen, rejected: torch.cat([chosen, rejected, chosen * rejected], dim=-1),
 }
