@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from megatron_lpc.config import Config, LatentConfig, LossConfig, ModelConfig, ParallelConfig, TrainingConfig
+from megatron_lpc.config import Config, DataConfig, LatentConfig, LossConfig, ModelConfig, ParallelConfig, TrainingConfig
 from megatron_lpc.data.batch import PairBatch
 
 LAYOUTS: dict[str, tuple[int, dict[str, object]]] = {
@@ -63,6 +63,7 @@ def layout_config(layout: str, case: str) -> Config:
         ),
         latent=_LATENTS[latent],
         loss=_LOSSES[loss],
+        data=DataConfig(train_data=["unused.jsonl"], tokenizer_model="unused.model", max_length=64),
         parallel=ParallelConfig(device="cpu", **LAYOUTS[layout][1]),
         training=TrainingConfig(micro_batch_size=2, global_batch_size=8, seed=3),
     )
