@@ -71,7 +71,9 @@ def test_equals_one_process(single: Result, layout: Result, case: str) -> None:
         torch.testing.assert_close(many["z"][sample], value, rtol=1e-5, atol=1e-5)
     assert many["grads"].keys() == one["grads"].keys()
     for name, gradient in one["grads"].items():
-        torch.testing.assert_close(many["grads"][name], gradient, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        # Cancellation within a matrix leaves small entries with the rounding of the large ones: judge by the largest.
+        scale = max(1.0, float(gradient.abs().max()))
+        torch.testing.assert_close(many["grads"][name], gradient, rtol=0, atol=1e-5 * scale, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,0 +1,191 @@
+"""Train: `torchrun … -m megatron_lpc.train --config FILE.yaml [--flag value …]`.
+
+Reads from top to bottom as a run goes: build, resume, loop, save.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from megatron_lpc.config import Config, ConfigError, parse_args, print_config, save_resolved
+from megatron_lpc.data.sampler import StreamOrder
+from megatron_lpc.losses import LatentSchedule, finish_metrics, sum_metrics
+from megatron_lpc.model import wrap_data_parallel
+from megatron_lpc.training.checkpoint import Checkpoints, RunState, starting_point
+from megatron_lpc.training.collectives import MetricReducer
+from megatron_lpc.training.evaluate import evaluation_sources, score_pairs, table_metrics
+from megatron_lpc.training.mfu import mfu, model_flops, peak_tflops
+from megatron_lpc.training.objective import TrainingObjective, training_query
+from megatron_lpc.training.optimizer import build_optimizer, build_scheduler, optimizer_step
+from megatron_lpc.training.pipeline import on_last_stage, train_pass
+from megatron_lpc.training.run import make_loader, make_reference, open_data, open_tokenizer, start_model, total_steps
+from megatron_lpc.training.setup import start_distributed, stop_distributed
+from megatron_lpc.training.watch import Watch
+
+
+class TooManyBadSteps(RuntimeError):
+    """The loss or a gradient was not finite for more than `max_bad_steps` steps in a row."""
+
+
+def train(config: Config) -> dict[str, dict[str, float]]:
+    """Run a whole training, or what is left of it.
+
+    Returns:
+        The last evaluation of each validation set under each latent, by name.
+
+    Raises:
+        ConfigError: the options cannot work.
+        TooManyBadSteps: the training diverged; the ids of the batch are saved.
+    """
+    platform = start_distributed(config)
+    tokenizer = open_tokenizer(config)
+    data = open_data(config, tokenizer, config.data.train_data, "train")
+    validation = {name: open_data(config, tokenizer, [source], name) for name, source in config.data.valid_data.items()}
+    steps = total_steps(config, len(data))
+
+    policy = start_model(config, platform)
+    reference = make_reference(config, platform, policy, data)
+    chunks = wrap_data_parallel(config, policy)
+    optimizer = build_optimizer(config, chunks)
+    scheduler = build_scheduler(config, optimizer, steps)
+    checkpoints = Checkpoints(config, platform, chunks, optimizer, scheduler)
+    start = starting_point(config)
+    state = checkpoints.load(start) if start else RunState(iteration=0, consumed_samples=0, bad_steps=0, train_iters=steps)
+
+    loader, schedule = make_loader(config, tokenizer, data), LatentSchedule(config.latent, steps)
+    reduce_metrics, stop = MetricReducer(platform.device), _StopSignal()
+    peak = config.logging.peak_tflops or peak_tflops(platform, config.training.bf16)
+    results: dict[str, dict[str, float]] = {}
+
+    with ExitStack() as stack:
+        watch = stack.enter_context(Watch(config, steps, state.iteration)) if dist.get_rank() == 0 else None
+        if watch:
+            print_config(config)
+            if config.checkpoint.save:
+                save_resolved(config, Path(config.checkpoint.save) / "config.yaml")
+
+        def evaluate() -> None:
+            for name, dataset in validation.items():
+                batches = make_loader(config, tokenizer, dataset).evaluation(
+                    max_steps=config.logging.eval_iters, multiple=config.parallel.pipeline_model_parallel_size
+                )
+                # A cache of reference log-probs belongs to the training data alone.
+                judge = reference if config.loss.reference == "online" else make_reference(config, platform, policy, dataset)
+                sources = evaluation_sources(config.latent)
+                table = score_pairs(list(chunks), batches, judge, sources, platform.device)
+                for index, source in enumerate(sources):
+                    results[f"{name}/{source}"] = metrics = table_metrics(config, table, index)
+                    if watch:
+                        watch.evaluation(state.iteration, f"{name}/{source}", metrics)
+
+        began = time.perf_counter()
+        for batches in islice(loader.training(config.training.seed, state.consumed_samples), steps - state.iteration):
+            latent = schedule.at(state.iteration)
+            for chunk in chunks:
+                chunk.zero_grad_buffer()
+            optimizer.zero_grad()
+            batches = reference.attach([batch.to(platform.device) for batch in batches])
+            parts = train_pass(list(chunks), batches, training_query(config, latent), TrainingObjective(config, latent))
+            totals = reduce_metrics(sum_metrics(parts) if on_last_stage() else None)
+            metrics = finish_metrics(totals)
+            learning_rate = max(group["lr"] for group in optimizer.param_groups)
+            updated, grad_norm = optimizer_step(optimizer, math.isfinite(metrics["loss"]))
+            scheduler.step(increment=1)
+            state = replace(
+                state,
+                iteration=state.iteration + 1,
+                consumed_samples=state.consumed_samples + config.training.global_batch_size,
+                bad_steps=0 if updated else state.bad_steps + 1,
+            )
+
+            platform.synchronize()
+            seconds, began = time.perf_counter() - began, time.perf_counter()
+            if watch:
+                tokens, response_tokens, attended, pairs = (int(number) for number in totals["work"])
+                flops = model_flops(config, (tokens, response_tokens, attended, pairs))
+                watch.step(
+                    state.iteration,
+                    metrics
+                    | {"grad_norm": grad_norm, "lr": learning_rate, "skipped": float(not updated), "step_seconds": seconds}
+                    | {"lpc/tau": latent.tau, "lpc/prior_mix": latent.prior_mix, "lpc/kl_weight": latent.kl_weight}
+                    | {"tokens_per_sec": tokens / seconds, "mfu": mfu(flops, seconds, dist.get_world_size(), peak)},
+                )
+            if state.bad_steps > config.training.max_bad_steps:
+                raise TooManyBadSteps(_report_bad_batch(config, state, len(data)))
+
+            last, stopped = state.iteration == steps, stop.anywhere(platform.device)
+            if _due(state.iteration, config.logging.eval_interval) and not last:
+                evaluate()
+            if config.checkpoint.save and (last or stopped or _due(state.iteration, config.checkpoint.save_interval)):
+                checkpoints.save(state)
+            checkpoints.poll()
+            if stopped:
+                break
+        else:
+            evaluate()
+        checkpoints.finish()
+    stop_distributed()
+    return results
+
+
+class _StopSignal:
+    """SIGTERM asks for a checkpoint and a clean end; a scheduler sends it before it takes the machine away."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, *_: object) -> None:
+        self._asked = True
+
+    def anywhere(self, device: torch.device) -> bool:
+        """Whether any rank was asked; one all-reduce over the world, so that all stop after the same step."""
+        asked = torch.tensor([int(self._asked)], device=device)
+        dist.all_reduce(asked, op=dist.ReduceOp.MAX)
+        return bool(asked.item())
+
+
+def _due(iteration: int, interval: int) -> bool:
+    return interval > 0 and iteration % interval == 0
+
+
+def _report_bad_batch(config: Config, state: RunState, rows: int) -> str:
+    """Save which pairs the last step read (rank 0), and say so."""
+    message = f"the loss or a gradient was not finite for {state.bad_steps} steps in a row, the last is step {state.iteration}"
+    samples = range(state.consumed_samples - config.training.global_batch_size, state.consumed_samples)
+    order = StreamOrder(rows, config.training.seed)
+    if not config.checkpoint.save:
+        return f"{message}; it read rows {[order.row(sample) for sample in samples]} of the training data"
+    path = Path(config.checkpoint.save) / f"bad_batch_{state.iteration}.json"
+    if dist.get_rank() == 0:
+        partial = path.with_suffix(".tmp")
+        partial.write_text(json.dumps({"samples": list(samples), "rows": [order.row(sample) for sample in samples]}), encoding="utf-8")
+        partial.replace(path)
+    return f"{message}; the pairs it read are in {path}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line. Exits with 2 when the options cannot work, with 1 when the training diverged; rank 0 says why."""
+    try:
+        train(parse_args(sys.argv[1:] if argv is None else argv))
+    except (ConfigError, TooManyBadSteps) as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, ConfigError) else 1) from error
+
+
+if __name__ == "__main__":
+    main()
