@@ -24,14 +24,14 @@ from megatron_lpc.config import Config, ConfigError, parse_args, print_config, s
 from megatron_lpc.data.sampler import StreamOrder
 from megatron_lpc.losses import LatentSchedule, finish_metrics, sum_metrics
 from megatron_lpc.model import wrap_data_parallel
-from megatron_lpc.training.checkpoint import Checkpoints, RunState, starting_point
+from megatron_lpc.training.checkpoint import Checkpoints, RunState
 from megatron_lpc.training.collectives import MetricReducer
 from megatron_lpc.training.evaluate import evaluation_sources, score_pairs, table_metrics
 from megatron_lpc.training.mfu import mfu, model_flops, peak_tflops
 from megatron_lpc.training.objective import TrainingObjective, training_query
 from megatron_lpc.training.optimizer import build_optimizer, build_scheduler, optimizer_step
 from megatron_lpc.training.pipeline import on_last_stage, train_pass
-from megatron_lpc.training.run import make_loader, make_reference, open_data, open_tokenizer, start_model, total_steps
+from megatron_lpc.training.run import make_loader, make_reference, open_data, open_tokenizer, start_model, starting_point, total_steps
 from megatron_lpc.training.setup import start_distributed, stop_distributed
 from megatron_lpc.training.watch import Watch
 

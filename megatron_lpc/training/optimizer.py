@@ -10,10 +10,10 @@ from megatron.core.optimizer import (
     MegatronOptimizer,
     OptimizerConfig,
     ParamKey,
+    clip_grads,
     get_megatron_optimizer,
     get_standard_config_overrides,
 )
-from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from megatron_lpc.config import Config
@@ -77,6 +77,6 @@ def optimizer_step(optimizer: MegatronOptimizer, loss_is_finite: bool) -> tuple[
     if optimizer.config.clip_grad > 0:
         for part in optimizer.chained_optimizers:
             if not part.is_stub_optimizer:
-                clip_grad_by_total_norm_fp32(part.get_parameters(), optimizer.config.clip_grad, norm)
+                clip_grads.clip_grad_by_total_norm_fp32(part.get_parameters(), optimizer.config.clip_grad, norm)
     optimizer.step_with_ready_grads()
     return True, norm

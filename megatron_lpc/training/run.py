@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch.distributed as dist
 from megatron.core import parallel_state
-from megatron_lpc.training.checkpoint import load_weights, resolve_checkpoint
 from torch import nn
 
 from megatron_lpc.config import Config, validate_vocab
@@ -17,6 +17,8 @@ from megatron_lpc.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lpc.losses import uses_reference
 from megatron_lpc.model import build_model
 from megatron_lpc.platform import Platform
+from megatron_lpc.training.checkpoint_folder import holds_checkpoint, resolve_checkpoint
+from megatron_lpc.training.checkpoint_tensors import load_weights
 from megatron_lpc.training.reference import CachedReference, NoReference, OnlineReference, Reference
 from megatron_lpc.training.reference_cache import load_reference_cache, weights_fingerprint
 
@@ -58,6 +60,15 @@ def total_steps(config: Config, rows: int) -> int:
     """Optimizer steps of the whole run."""
     training = config.training
     return training.train_iters or max(1, math.ceil(training.num_train_epochs * rows / training.global_batch_size))
+
+
+def starting_point(config: Config) -> Path | None:
+    """The checkpoint to resume from: what `load` names; with `auto` the newest under `save`, if there is one yet."""
+    options = config.checkpoint
+    if options.load == "auto":
+        assert options.save is not None
+        return resolve_checkpoint(options.save) if holds_checkpoint(options.save) else None
+    return resolve_checkpoint(options.load) if options.load else None
 
 
 def start_model(config: Config, platform: Platform) -> list[nn.Module]:

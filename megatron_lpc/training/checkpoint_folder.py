@@ -1,0 +1,150 @@
+"""Folders of checkpoints: names as Megatron-LM's, what lies beside the tensors, and the moves that make a checkpoint appear whole.
+
+SAVE/latest_checkpointed_iteration.txt   number of the newest complete checkpoint; written last
+SAVE/iter_0000100/                       one checkpoint; it has this name only when it is complete
+SAVE/.iter_0000200.tmp/                  one being written, or what a killed process left
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch.distributed.checkpoint.metadata import Metadata
+
+from megatron_lpc.config import ConfigError
+
+_POINTER = "latest_checkpointed_iteration.txt"
+_DESCRIPTION = "description.json"
+_FORMAT = "metadata.json"  # megatron-core's, written after all tensors.
+
+
+def resolve_checkpoint(path: str | Path) -> Path:
+    """The folder of one checkpoint, given that folder or the one that holds many, whose newest is meant.
+
+    Raises:
+        ConfigError: nothing is there, no checkpoint is in it, or the newest is missing or incomplete.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ConfigError(f"{path}: no such folder, so no checkpoint to load")
+    if (path / _FORMAT).is_file():
+        return path
+    if not (path / _POINTER).is_file():
+        raise ConfigError(
+            f"{path}: holds no checkpoint (neither {_FORMAT} nor {_POINTER}); give a folder that --save wrote, or an iter_* in it"
+        )
+    number = (path / _POINTER).read_text(encoding="utf-8").strip()
+    folder = path / (_name(int(number)) if number.isdecimal() else number)
+    if not number or not (folder / _FORMAT).is_file():
+        others = ", ".join(p.name for p in _complete(path)) or "none"
+        raise ConfigError(f"{path / _POINTER}: names '{number}', of which there is no complete checkpoint; complete ones: {others}")
+    return folder
+
+
+def holds_checkpoint(path: str | Path) -> bool:
+    """Whether a run can resume from this folder."""
+    return (Path(path) / _POINTER).is_file() or (Path(path) / _FORMAT).is_file()
+
+
+def open_partial(root: Path, iteration: int) -> Path:
+    """Remove what killed saves left, and make the folder in which a checkpoint grows. For one rank only."""
+    for leftover in root.glob(".iter_*.tmp"):
+        shutil.rmtree(leftover)
+    partial = partial_folder(root, iteration)
+    partial.mkdir(parents=True)
+    return partial
+
+
+def partial_folder(root: Path, iteration: int) -> Path:
+    """Where a checkpoint lies until it is complete."""
+    return root / f".{_name(iteration)}.tmp"
+
+
+def publish(root: Path, iteration: int, keep_last: int) -> None:
+    """Give a complete checkpoint its name, point to it, and only then delete older ones. For one rank only.
+
+    Args:
+        keep_last: how many to keep, this one included; 0 keeps all. Those of later iterations, which another run left, stay.
+    """
+    final, replaced = root / _name(iteration), root / f".{_name(iteration)}.replaced.tmp"
+    if final.exists():
+        final.rename(replaced)
+    partial_folder(root, iteration).rename(final)
+    pointer = root / f".{_POINTER}.tmp"
+    pointer.write_text(f"{iteration}\n", encoding="utf-8")
+    os.replace(pointer, root / _POINTER)
+    shutil.rmtree(replaced, ignore_errors=True)
+    older = [folder for folder in _complete(root) if _number(folder) <= iteration]
+    for folder in older[:-keep_last] if keep_last else []:
+        shutil.rmtree(folder)
+
+
+def write_description(folder: Path, description: dict[str, Any]) -> None:
+    """Write what is not a tensor: progress, layout and all options."""
+    (folder / _DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """What `write_description` wrote; empty where another program wrote the checkpoint.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    path = folder / _DESCRIPTION
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); load another checkpoint") from error
+
+
+def read_tensor_index(folder: Path) -> Metadata:
+    """torch's index of the tensors in a checkpoint. It is a pickle, which torch loads without restriction: here it may hold nothing but
+    plain data, so call this before torch reads it.
+
+    Raises:
+        ConfigError: it cannot be read, or would run code.
+    """
+    path = folder / ".metadata"
+    try:
+        return _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
+    except (OSError, pickle.UnpicklingError, EOFError, AttributeError) as error:
+        raise ConfigError(f"{path}: not an index of tensors ({error}); this is no torch_dist checkpoint, or it is damaged") from error
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Builds records, enumerations, shapes and data types alone."""
+
+    _ALLOWED = (
+        r"torch\.distributed\.checkpoint\.metadata\.(\w+Metadata|Metadata|MetadataIndex|StorageMeta|TensorProperties|_MEM_FORMAT_ENCODING)"
+        r"|torch\.distributed\.checkpoint\.planner\.(SavePlan|WriteItem|WriteItemType|TensorWriteData|BytesIOWriteData)"
+        r"|torch\.distributed\.checkpoint\.filesystem\.(_StorageInfo|_StoragePrefix)"
+        r"|megatron\.core\.dist_checkpointing\.strategies\.torch\.(MCoreMetadata|MCoreSavePlan)"
+        r"|torch\.(Size|bool|b?float\w*|u?int\d+|serialization\._get_layout)|collections\.OrderedDict"
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if not re.fullmatch(self._ALLOWED, f"{module}.{name}"):
+            raise pickle.UnpicklingError(f"it wants to call {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _name(iteration: int) -> str:
+    return f"iter_{iteration:07d}"
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name.removeprefix("iter_"))
+
+
+def _complete(root: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted((p for p in root.glob("iter_*") if p.name[5:].isdecimal() and (p / _FORMAT).is_file()), key=_number)

@@ -1,0 +1,174 @@
+"""Tensors out of a checkpoint, and the comparison of what it holds with what is wanted: every difference is an error that names it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing.mapping import ShardedObject
+from megatron.core.dist_checkpointing.serialization import get_default_load_sharded_strategy
+from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelLoadStrategyWrapper
+from torch import nn
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from megatron_lpc.config import Config, ConfigError
+from megatron_lpc.model.initialize import sharded_tensors
+from megatron_lpc.training.checkpoint_folder import read_description, read_tensor_index
+
+_HEAD = "latent_head."
+_BACKBONE_OPTIONS = (
+    "num_layers",
+    "hidden_size",
+    "ffn_hidden_size",
+    "num_attention_heads",
+    "num_query_groups",
+    "kv_channels",
+    "vocab_size",
+    "norm_epsilon",
+    "rotary_base",
+    "rotary_percent",
+    "rotary_seq_len_interpolation_factor",
+    "use_rope_scaling",
+    "rope_scaling_factor",
+    "add_qkv_bias",
+    "qk_layernorm",
+    "untie_embeddings_and_output_weights",
+    "sliding_window",
+)
+_HEAD_OPTIONS = ("latent_mode", "codebook_size", "latent_mlp_hidden_size", "posterior_input")
+
+
+def load_weights(chunks: list[nn.Module], path: Path, *, latent_head: bool, config: Config | None = None) -> None:
+    """Load weights alone, written in any layout and precision.
+
+    Collectives: as `read_tensors`.
+
+    Args:
+        chunks: this rank's model chunks, bare or wrapped.
+        path: folder of one checkpoint, as `resolve_checkpoint` gives it.
+        latent_head: load the LPC head too, where the checkpoint has one; otherwise the model's head, if any, keeps its weights.
+        config: options to compare with those that the checkpoint was saved with.
+
+    Raises:
+        ConfigError: options of the model differ; a tensor is missing, left over or of another shape. A head may be absent as a whole.
+    """
+    if config is not None:
+        _compare(path, _backbone_options(asdict(config)), _backbone_options(read_description(path).get("options", {})))
+    weights = sharded_weights(chunks)
+    with_head = latent_head and any(key.startswith(_HEAD) for key in _stored_shapes(path))
+    if not with_head:
+        weights = {name: leaf for name, leaf in weights.items() if not leaf.key.startswith(_HEAD)}
+    ignored = ("optimizer.",) if with_head else ("optimizer.", _HEAD)
+    copy_weights(chunks, read_tensors(path, {"model": weights}, vocab_size=_inner(chunks[0]).real_vocab_size, ignored=ignored)["model"])
+
+
+def compare_options(folder: Path, saved: dict[str, Any], config: Config) -> None:
+    """Refuse to resume from a checkpoint that was `saved` with other options of model, head or precision.
+
+    Raises:
+        ConfigError: naming the flags.
+    """
+    current = asdict(config)
+    wanted, found = (
+        _backbone_options(o) | _chosen(o, "latent", _HEAD_OPTIONS) | _chosen(o, "training", ("bf16",)) for o in (current, saved)
+    )
+    _compare(folder, wanted, found)
+
+
+def sharded_weights(chunks: list[nn.Module]) -> dict[str, Any]:
+    """Chunk number and name of every weight -> sharded tensor whose data is the model's own parameter."""
+    return {
+        f"{number}.{name}": leaf
+        for number, chunk in enumerate(chunks)
+        for name, leaf in _inner(chunk).sharded_state_dict().items()
+        if not isinstance(leaf, ShardedObject)  # Scales of fp8, which is not used here, and which only some layers would ask for.
+    }
+
+
+@torch.no_grad()
+def copy_weights(chunks: list[nn.Module], loaded: dict[str, torch.Tensor]) -> None:
+    """Take over loaded weights, named as `sharded_weights` names them."""
+    for number, chunk in enumerate(chunks):
+        prefix = f"{number}."
+        own = {name.removeprefix(prefix): tensor for name, tensor in loaded.items() if name.startswith(prefix)}
+        _inner(chunk).load_state_dict(own, strict=False)
+
+
+def read_tensors(folder: Path, wanted: dict[str, Any], *, vocab_size: int, ignored: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read what a dictionary of sharded tensors asks for; tensors come back in their places.
+
+    Collectives over the world: an all-gather of names and shapes. Each tensor is read by one of the data parallel ranks that need it, and
+    broadcast to the others.
+
+    Args:
+        vocab_size: words of the model, without padding.
+        ignored: beginnings of names that the checkpoint may hold although nobody asks for them.
+
+    Raises:
+        ConfigError: on all ranks alike; a tensor is missing, left over, or of another shape.
+    """
+    stored = _stored_shapes(folder)
+    mine = {tensor.key: (tuple(tensor.global_shape), tensor.allow_shape_mismatch) for tensor in sharded_tensors(wanted)}
+    everyone: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everyone, mine)
+    asked = {key: value for part in everyone for key, value in part.items()}
+
+    if missing := sorted(asked.keys() - stored.keys()):
+        raise ConfigError(f"{folder}: lacks {_few(missing)}; was it saved from another kind of model?")
+    if unasked := sorted(key for key in stored.keys() - asked.keys() if not key.startswith(ignored)):
+        raise ConfigError(f"{folder}: holds {_few(unasked)}, for which this model has no place; was it saved from another kind of model?")
+    for key, (shape, is_padded) in sorted(asked.items()):
+        if shape == stored[key] or (is_padded and _differs_in_padding(stored[key], shape, vocab_size)):
+            continue
+        raise ConfigError(f"{folder}: {key} has shape {list(stored[key])}, this model needs {list(shape)}")
+
+    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    strategy = FullyParallelLoadStrategyWrapper(get_default_load_sharded_strategy(str(folder)), group)
+    return dist_checkpointing.load(wanted, str(folder), strategy)
+
+
+def _differs_in_padding(stored: tuple[int, ...], wanted: tuple[int, ...], vocab_size: int) -> bool:
+    """Embeddings are padded by another rule, or not at all. megatron-core reads the rows there are."""
+    return stored[1:] == wanted[1:] and stored[0] >= vocab_size
+
+
+def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name of every tensor in a checkpoint -> its shape."""
+    index = read_tensor_index(folder).state_dict_metadata
+    return {key: tuple(entry.size) for key, entry in index.items() if isinstance(entry, TensorStorageMetadata)}
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more tensors" if len(names) > 3 else "")
+
+
+def _backbone_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Options that weights depend on, with those resolved that follow from others."""
+    chosen = _chosen(options, "model", _BACKBONE_OPTIONS)
+    if chosen:
+        chosen["num_query_groups"] = chosen["num_query_groups"] or chosen["num_attention_heads"]
+        chosen["kv_channels"] = chosen["kv_channels"] or chosen["hidden_size"] // chosen["num_attention_heads"]
+    return chosen
+
+
+def _chosen(options: dict[str, Any], section: str, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in options.get(section, {}).items() if name in names}
+
+
+def _compare(folder: Path, wanted: dict[str, Any], found: dict[str, Any]) -> None:
+    """Compare the options that both know."""
+    differing = [name for name in wanted if name in found and wanted[name] != found[name]]
+    if differing:
+        pairs = "; ".join(f"--{name.replace('_', '-')} {found[name]}, now {wanted[name]}" for name in differing)
+        raise ConfigError(f"{folder}: was saved with other options: {pairs}")
+
+
+def _inner(chunk: nn.Module) -> Any:
+    """The model within its precision and data parallel wrappers."""
+    while isinstance(module := getattr(chunk, "module", None), nn.Module):
+        chunk = module
+    return chunk

@@ -1,0 +1,43 @@
+"""States of this process's random generators on disk, one safetensors file a rank."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from megatron.core.tensor_parallel import get_cuda_rng_tracker
+from safetensors.torch import load_file, save_file
+
+_TRACKER = "tracker."
+
+
+def save_random_state(folder: Path) -> None:
+    """Write the states of Python's, torch's and the device's generator, and of megatron-core's tracker."""
+    version, words, gauss = random.getstate()
+    states = {
+        "python": torch.tensor([version, *words]),
+        "python_gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
+        "torch": torch.get_rng_state(),
+        "device": torch.cuda.get_rng_state(),
+    }
+    states |= {_TRACKER + name: state for name, state in get_cuda_rng_tracker().get_states().items()}
+    # Copies, for safetensors refuses tensors that share memory.
+    save_file({name: state.clone() for name, state in states.items()}, _file(folder))
+
+
+def restore_random_state(folder: Path) -> None:
+    """Set all generators as `save_random_state` found them on the same rank."""
+    states = load_file(_file(folder))
+    version, *words = states["python"].tolist()
+    gauss = states["python_gauss"].tolist()
+    random.setstate((version, tuple(words), gauss[0] if gauss else None))
+    torch.set_rng_state(states["torch"])
+    torch.cuda.set_rng_state(states["device"])
+    tracked = {name.removeprefix(_TRACKER): state for name, state in states.items() if name.startswith(_TRACKER)}
+    get_cuda_rng_tracker().set_states(tracked)
+
+
+def _file(folder: Path) -> Path:
+    return folder / f"random_state_{dist.get_rank():05d}.safetensors"
