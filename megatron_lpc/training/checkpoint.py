@@ -123,10 +123,9 @@ class Checkpoints:
             raise ConfigError(f"{folder}: holds weights alone; start from it with --pretrained-checkpoint instead of --load")
         compare_options(folder, description["options"], self.config)
         assert self.config.model.vocab_size is not None
-        wanted = self._tensors(loading=True)
-        loaded = read_tensors(folder, wanted, vocab_size=self.config.model.vocab_size)
+        loaded = read_tensors(folder, self._tensors(loading=True), vocab_size=self.config.model.vocab_size)
         copy_weights(self.chunks, loaded["model"])
-        restore_optimizer_state(self.optimizer, wanted["model"], loaded["optimizer"], description["optimizer_updates"])
+        restore_optimizer_state(self.optimizer, sharded_weights(self.chunks), loaded["optimizer"], description["optimizer_updates"])
         self.scheduler.num_steps = 0
         self.scheduler.step(increment=description["scheduler_steps"])
         state = RunState(**description["run"])

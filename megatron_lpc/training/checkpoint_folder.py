@@ -44,7 +44,7 @@ def resolve_checkpoint(path: str | Path) -> Path:
     folder = path / (_name(int(number)) if number.isdecimal() else number)
     if not number or not (folder / _FORMAT).is_file():
         others = ", ".join(p.name for p in _complete(path)) or "none"
-        raise ConfigError(f"{path / _POINTER}: names '{number}', of which there is no complete checkpoint; complete ones: {others}")
+        raise ConfigError(f"{path / _POINTER}: names '{number}', which is no complete checkpoint; complete ones: {others}")
     return folder
 
 
