@@ -29,12 +29,11 @@ from megatron_lpc.training.checkpoint_folder import (
     resolve_checkpoint,
     write_description,
 )
-from megatron_lpc.training.checkpoint_tensors import compare_options, copy_weights, load_weights, read_tensors, sharded_weights
+from megatron_lpc.training.checkpoint_tensors import compare_options, copy_weights, read_tensors, sharded_weights
 from megatron_lpc.training.optimizer_state import optimizer_updates, restore_optimizer_state, sharded_optimizer_state
 from megatron_lpc.training.random_state import restore_random_state, save_random_state
 from megatron_lpc.training.setup import seed_everything
-
-__all__ = ["Checkpoints", "RunState", "load_weights", "resolve_checkpoint"]
+from megatron_lpc.training.write_results import use_results_file
 
 
 @dataclass(kw_only=True)
@@ -66,6 +65,7 @@ class Checkpoints:
         self.root = Path(config.checkpoint.save) if config.checkpoint.save else None
         self._kept: int | None = None
         self._pending = AsyncCallsQueue()
+        use_results_file()
         group = parallel_state.get_data_parallel_group(with_context_parallel=True)
         self._strategy = FullyParallelSaveStrategyWrapper(get_default_save_sharded_strategy(), group)
 

@@ -51,19 +51,20 @@ def load_weights(chunks: list[nn.Module], path: Path, *, latent_head: bool, conf
         chunks: this rank's model chunks, bare or wrapped.
         path: folder of one checkpoint, as `resolve_checkpoint` gives it.
         latent_head: load the LPC head too, where the checkpoint has one; otherwise the model's head, if any, keeps its weights.
-        config: options to compare with those that the checkpoint was saved with.
+        config: options to compare with those that the checkpoint was saved with; the vocabulary is compared in any case.
 
     Raises:
         ConfigError: options of the model differ; a tensor is missing, left over or of another shape. A head may be absent as a whole.
     """
-    if config is not None:
-        _compare(path, _backbone_options(asdict(config)), _backbone_options(read_description(path).get("options", {})))
+    vocab_size = _inner(chunks[0]).real_vocab_size
+    wanted = {"vocab_size": vocab_size} if config is None else _backbone_options(asdict(config))
+    _compare(path, wanted, _backbone_options(read_description(path).get("options", {})))
     weights = sharded_weights(chunks)
     with_head = latent_head and any(key.startswith(_HEAD) for key in _stored_shapes(path))
     if not with_head:
         weights = {name: leaf for name, leaf in weights.items() if not leaf.key.startswith(_HEAD)}
     ignored = ("optimizer.",) if with_head else ("optimizer.", _HEAD)
-    copy_weights(chunks, read_tensors(path, {"model": weights}, vocab_size=_inner(chunks[0]).real_vocab_size, ignored=ignored)["model"])
+    copy_weights(chunks, read_tensors(path, {"model": weights}, vocab_size=vocab_size, ignored=ignored)["model"])
 
 
 def compare_options(folder: Path, saved: dict[str, Any], config: Config) -> None:
