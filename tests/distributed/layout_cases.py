@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from megatron_lpc.config import Config, DataConfig, LatentConfig, LossConfig, ModelConfig, ParallelConfig, TrainingConfig
@@ -67,6 +69,22 @@ def layout_config(layout: str, case: str) -> Config:
         parallel=ParallelConfig(device="cpu", **LAYOUTS[layout][1]),
         training=TrainingConfig(micro_batch_size=2, global_batch_size=8, seed=3),
     )
+
+
+START_CASES: dict[str, tuple[LatentConfig, bool]] = {
+    "start-none": (LatentConfig(latent_mode="none"), False),
+    "start-lpc": (LatentConfig(codebook_size=6, codebook_init_std=0.0), False),
+    "start-none-bf16": (LatentConfig(latent_mode="none"), True),
+    "start-lpc-bf16": (LatentConfig(codebook_size=6, codebook_init_std=0.0), True),
+}
+"""name -> latent, bf16: plain dpo where the policy is still its reference."""
+
+
+def start_config(layout: str, case: str) -> Config:
+    """Options of a run that has not yet made its first step."""
+    latent, bf16 = START_CASES[case]
+    config = layout_config(layout, "dpo-none-tied")
+    return replace(config, latent=latent, loss=LossConfig(loss_type="dpo"), training=replace(config.training, bf16=bf16))
 
 
 def pair_batches(config: Config) -> list[PairBatch]:

@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node N layout_worker.py LAYOUT OUTPUT_DIR
 
-Every process of a layout starts once and runs all cases of `layout_cases.CASES`; rank r writes OUTPUT_DIR/LAYOUT-r.pt with, per case,
-the losses and log-probs of the step, and its pieces of every parameter's gradient by global name and offset.
+Every process of a layout starts once and runs all cases of `layout_cases.CASES` and `START_CASES`; rank r writes OUTPUT_DIR/LAYOUT-r.pt
+with, per case, the losses and log-probs of the step, and its pieces of every parameter's gradient by global name and offset.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from layout_cases import CASES, LAYOUTS, layout_config, pair_batches
+from layout_cases import CASES, LAYOUTS, START_CASES, layout_config, pair_batches, start_config
 
 from megatron_lpc.config import Config
 from megatron_lpc.losses import LatentSchedule, uses_reference
@@ -88,8 +88,9 @@ def _gather_gradient_shards(chunk) -> None:
 def main() -> None:
     name, output = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(1)
-    platform = start_distributed(layout_config(name, next(iter(CASES))))
-    results = {case: run_case(layout_config(name, case), platform) for case in CASES}
+    configs = {case: layout_config(name, case) for case in CASES} | {case: start_config(name, case) for case in START_CASES}
+    platform = start_distributed(configs[next(iter(CASES))])
+    results = {case: run_case(config, platform) for case, config in configs.items()}
     torch.save(results, output / f"{name}-{dist.get_rank()}.pt")
     dist.barrier()
     assert name in LAYOUTS

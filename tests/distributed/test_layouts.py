@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
-from launch import torchrun
 from layout_cases import CASES, LAYOUTS
 
 pytestmark = pytest.mark.distributed
-HERE = Path(__file__).parent
 Result = dict[str, dict]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("layouts")
-
-
-@pytest.fixture(scope="module")
-def single(folder: Path) -> Result:
-    return _run("single", folder)
+def single(run_layout: Callable[[str], list[Result]]) -> Result:
+    return _assemble_cases(run_layout("single"))
 
 
 @pytest.fixture(scope="module", params=[name for name in LAYOUTS if name != "single"])
-def layout(request: pytest.FixtureRequest, folder: Path) -> Result:
-    return _run(request.param, folder)
+def layout(request: pytest.FixtureRequest, run_layout: Callable[[str], list[Result]]) -> Result:
+    return _assemble_cases(run_layout(request.param))
 
 
-def _run(layout: str, folder: Path) -> Result:
+def _assemble_cases(ranks: list[Result]) -> Result:
     """What the processes of a layout computed, case by case, their pieces put together."""
-    processes = LAYOUTS[layout][0]
-    torchrun(processes, HERE / "layout_worker.py", layout, str(folder))
-    ranks = [torch.load(folder / f"{layout}-{rank}.pt", weights_only=True) for rank in range(processes)]
     return {case: _assemble([rank[case] for rank in ranks]) for case in CASES}
 
 
