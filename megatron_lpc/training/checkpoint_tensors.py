@@ -16,6 +16,7 @@ from torch import nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from megatron_lpc.config import Config, ConfigError
+from megatron_lpc.config.options import shown
 from megatron_lpc.model.initialize import sharded_tensors
 from megatron_lpc.training.checkpoint_folder import read_description, read_tensor_index
 
@@ -164,7 +165,7 @@ def _compare(folder: Path, wanted: dict[str, Any], found: dict[str, Any]) -> Non
     """Compare the options that both know."""
     differing = [name for name in wanted if name in found and wanted[name] != found[name]]
     if differing:
-        pairs = "; ".join(f"--{name.replace('_', '-')} {found[name]}, now {wanted[name]}" for name in differing)
+        pairs = "; ".join(f"--{name.replace('_', '-')} {shown(found[name])}, now {shown(wanted[name])}" for name in differing)
         raise ConfigError(f"{folder}: was saved with other options: {pairs}")
 
 
