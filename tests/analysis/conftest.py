@@ -1,0 +1,54 @@
+"""Generated preferences, their tokenizer, and runs of training and evaluation in this process."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+def _tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def make_world(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
+    """Given the generator's flags: the flags of a run on what it writes, tokenizer included."""
+
+    def make(*flags: str) -> list[str]:
+        folder = tmp_path_factory.mktemp("world")
+        _tool("make_preferences").main(["--output", str(folder), *flags])
+        _tool("train_tokenizer").train_tokenizer([str(folder / "train.jsonl")], str(folder / "tokenizer"), 400)
+        sets = [f"{name}={folder}/test_{name}.jsonl" for name in ("agree", "disagree")]
+        files = ["--train-data", f"{folder}/train.jsonl", "--tokenizer-model", f"{folder}/tokenizer.model"]
+        return [*files, "--data-cache-path", f"{folder}/cache", "--valid-data", *sets]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """Run the evaluation's command line in this process and give the JSON that it wrote."""
+
+    def run(*flags: str) -> dict[str, Any]:
+        from megatron_lpc.evaluate import main
+
+        output = tmp_path_factory.mktemp("report") / "report.json"
+        main([*flags, "--output", str(output)])
+        return json.loads(output.read_text())
+
+    return run

@@ -1,0 +1,42 @@
+"""A group's latent, and the pairs that may judge it."""
+
+import pytest
+import torch
+
+from megatron_lpc.analysis import draw_support, held_out_pairs, support_mixtures
+
+GROUPS = ["a", "b"] * 10 + ["c"] * 3
+
+
+def test_support_is_of_its_group_and_without_repetition():
+    support = draw_support(GROUPS, 4, seed=1)
+    assert set(support) == {"a", "b"}  # c has three pairs
+    for group, rows in support.items():
+        assert len(set(rows)) == 4
+        assert rows == sorted(rows)
+        assert {GROUPS[row] for row in rows} == {group}
+
+
+def test_a_group_with_just_enough_pairs_gives_all():
+    assert draw_support(GROUPS, 3, seed=1)["c"] == [20, 21, 22]
+
+
+def test_the_seed_decides_the_draw_and_other_groups_do_not():
+    assert draw_support(GROUPS, 4, seed=1) == draw_support(GROUPS, 4, seed=1)
+    assert draw_support(GROUPS, 4, seed=1) != draw_support(GROUPS, 4, seed=2)
+    alone = ["a", "x"] * 10
+    assert draw_support(alone, 4, seed=1)["a"] == draw_support(GROUPS, 4, seed=1)["a"]
+
+
+def test_mixture_is_the_mean_of_probabilities_not_of_logits():
+    logits = torch.tensor([[0.0, 0.0], [40.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    mixture = support_mixtures(logits, {"a": [0, 1]})
+    assert mixture["a"].tolist() == pytest.approx([0.75, 0.25])
+
+
+def test_held_out_pairs_share_no_prompt_with_their_own_groups_support():
+    groups = ["a", "a", "a", "b", "b", "c"]
+    prompts = ["p", "p", "q", "p", "r", "q"]
+    kept = held_out_pairs(groups, prompts, {"a": {"p"}, "b": {"r"}})
+    # Both pairs of a with prompt p go, that of b with prompt p stays, and c has no support.
+    assert kept.tolist() == [False, False, True, True, False, False]
