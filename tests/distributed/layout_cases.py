@@ -17,7 +17,24 @@ LAYOUTS: dict[str, tuple[int, dict[str, object]]] = {
     "pp2_interleaved": (2, {"pipeline_model_parallel_size": 2, "num_virtual_stages_per_pipeline_rank": 2}),
     "dp2": (2, {}),
     "dp2_distributed_optimizer": (2, {"use_distributed_optimizer": True}),
+    "dp2_overlapped": (2, {"use_distributed_optimizer": True, "overlap_grad_reduce": True, "overlap_param_gather": True}),
+    "recompute_full": (1, {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}),
+    "tp2_recompute_selective": (2, {"tensor_model_parallel_size": 2, "recompute_granularity": "selective"}),
     "tp2_pp2": (4, {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2}),
+    "everything": (
+        4,
+        {
+            "tensor_model_parallel_size": 2,
+            "sequence_parallel": True,
+            "pipeline_model_parallel_size": 2,
+            "num_virtual_stages_per_pipeline_rank": 2,
+            "use_distributed_optimizer": True,
+            "overlap_grad_reduce": True,
+            "recompute_granularity": "full",
+            "recompute_method": "uniform",
+            "recompute_num_layers": 1,
+        },
+    ),
 }
 """name -> processes, parallel options."""
 
@@ -87,9 +104,9 @@ def start_config(layout: str, case: str) -> Config:
     return replace(config, latent=latent, loss=LossConfig(loss_type="dpo"), training=replace(config.training, bf16=bf16))
 
 
-def pair_batches(config: Config) -> list[PairBatch]:
+def pair_batches(config: Config, seed: int = 7) -> list[PairBatch]:
     """Four micro-batches of two pairs, each of its own length, a multiple of 2 for sequence parallelism."""
-    generator = torch.Generator().manual_seed(7)
+    generator = torch.Generator().manual_seed(seed)
     batches = []
     for number, length in enumerate((12, 16, 10, 14)):
         pairs = config.training.micro_batch_size
