@@ -50,22 +50,26 @@ class Report:
 
 
 def report_table(reports: Mapping[str, Report]) -> Table:
-    """A row per data set; accuracies under the model's own latents are over all its pairs, the one under `support` over held-out pairs."""
-    latents = list(dict.fromkeys(latent for report in reports.values() for latent in report.metrics))
-    table = Table(title="preference accuracy", title_justify="left")
-    for heading in ("data", "pairs", *latents, "support (held-out pairs)", "code/group information, bits"):
+    """A row per data set; accuracies under the model's own latents are over all its pairs, the one under `support` over those held out."""
+    table = Table(title="Preference accuracy under each latent, and what codes know of the groups", title_justify="left")
+    rows = {name: _cells(report) for name, report in reports.items()}
+    for heading in ("data", *dict.fromkeys(heading for cells in rows.values() for heading in cells)):
         table.add_column(heading, justify="left" if heading == "data" else "right")
-    for name, report in reports.items():
-        accuracies = [f"{report.metrics[latent]['rewards/accuracies']:.1%}" for latent in latents]
-        support, known = report.support, report.information
-        table.add_row(
-            name,
-            str(report.pairs),
-            *accuracies,
-            f"{support.accuracy['support']:.1%} ({support.held_out})" if support else "",
-            f"{known.bits:.3f} of {known.maximum:.3f} (by chance {known.bias:.3f})" if known else "",
-        )
+    for name, cells in rows.items():
+        table.add_row(name, *(cells.get(str(column.header), "") for column in table.columns[1:]))
     return table
+
+
+def _cells(report: Report) -> dict[str, str]:
+    """Heading -> cell."""
+    cells = {"pairs": str(report.pairs)}
+    cells |= {latent: f"{metrics['rewards/accuracies']:.1%}" for latent, metrics in report.metrics.items()}
+    if report.support is not None:
+        cells |= {"support": f"{report.support.accuracy['support']:.1%}", "held out": str(report.support.held_out)}
+    if report.information is not None:
+        known = report.information
+        cells |= {"bits": f"{known.bits:.3f}", "at most": f"{known.maximum:.3f}", "by chance": f"{known.bias:.3f}"}
+    return cells
 
 
 def write_json(path: Path, settings: Mapping[str, object], reports: Mapping[str, Report]) -> None:
