@@ -1,0 +1,35 @@
+"""The codes find two annotators who disagree, under the settings of examples/recovery; plain DPO cannot tell them apart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from megatron_lpc.config import parse_args
+
+SETTINGS = Path(__file__).parents[2] / "examples" / "recovery"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_codes_find_the_annotators(make_world, evaluation, tmp_path):
+    from megatron_lpc.train import train
+
+    world = make_world()
+    reports = {}
+    for name in ("plain", "lpc"):
+        save = str(tmp_path / name)
+        train(parse_args(["--config", str(SETTINGS / f"{name}.yaml"), *world, "--seed", "1", "--no-tensorboard", "--save", save]))
+        # Pairs of the training prompts, which no test prompt is among.
+        support = ["--support-data", world[1]] if name == "lpc" else []
+        reports[name] = evaluation("--config", f"{save}/config.yaml", *support)["data"]
+
+    codes, plain = reports["lpc"]["disagree"], reports["plain"]["disagree"]["metrics"]["none"]
+    assert codes["information"]["bits"] >= 0.8
+    assert codes["information"]["maximum"] == pytest.approx(1.0)
+    assert codes["support"]["held_out"] == codes["pairs"] == 300
+    assert codes["support"]["accuracy"]["support"] >= plain["rewards/accuracies"] + 0.3
+    for name in ("plain", "lpc"):  # What all agree on is learnt either way.
+        assert min(metrics["rewards/accuracies"] for metrics in reports[name]["agree"]["metrics"].values()) > 0.9, json.dumps(reports[name])
