@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import sys
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from megatron_lpc.command import exit_codes
 from megatron_lpc.config import Config, ConfigError, parse_args, print_config, save_resolved
 from megatron_lpc.data.sampler import StreamOrder
 from megatron_lpc.losses import LatentSchedule, finish_metrics, sum_metrics
@@ -31,7 +31,7 @@ from megatron_lpc.training.mfu import mfu, model_flops, peak_tflops
 from megatron_lpc.training.objective import TrainingObjective, training_query
 from megatron_lpc.training.optimizer import build_optimizer, build_scheduler, optimizer_step
 from megatron_lpc.training.pipeline import on_last_stage, train_pass
-from megatron_lpc.training.run import make_loader, make_reference, open_data, open_tokenizer, start_model, starting_point, total_steps
+from megatron_lpc.training.run import make_loader, make_references, open_data, open_tokenizer, start_model, starting_point, total_steps
 from megatron_lpc.training.setup import start_distributed, stop_distributed
 from megatron_lpc.training.watch import Watch
 
@@ -57,7 +57,7 @@ def train(config: Config) -> dict[str, dict[str, float]]:
     steps = total_steps(config, len(data))
 
     policy = start_model(config, platform)
-    reference = make_reference(config, platform, policy, data)
+    reference, *judges = make_references(config, platform, policy, [("train", data), *validation.items()])
     chunks = wrap_data_parallel(config, policy)
     optimizer = build_optimizer(config, chunks)
     scheduler = build_scheduler(config, optimizer, steps)
@@ -78,12 +78,10 @@ def train(config: Config) -> dict[str, dict[str, float]]:
                 save_resolved(config, Path(config.checkpoint.save) / "config.yaml")
 
         def evaluate() -> None:
-            for name, dataset in validation.items():
+            for (name, dataset), judge in zip(validation.items(), judges, strict=True):
                 batches = make_loader(config, tokenizer, dataset).evaluation(
                     max_steps=config.logging.eval_iters, multiple=config.parallel.pipeline_model_parallel_size
                 )
-                # A cache of reference log-probs belongs to the training data alone.
-                judge = reference if config.loss.reference == "online" else make_reference(config, platform, policy, dataset)
                 sources = evaluation_sources(config.latent)
                 table = score_pairs(list(chunks), batches, judge, sources, platform.device)
                 for index, source in enumerate(sources):
@@ -178,13 +176,9 @@ def _report_bad_batch(config: Config, state: RunState, rows: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line. Exits with 2 when the options cannot work, with 1 when the training diverged; rank 0 says why."""
-    try:
+    """Command line. Exits with 2 when the options or the data cannot work, with 1 when the training diverged; rank 0 says why."""
+    with exit_codes({ConfigError: 2, TooManyBadSteps: 1}):
         train(parse_args(sys.argv[1:] if argv is None else argv))
-    except (ConfigError, TooManyBadSteps) as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, ConfigError) else 1) from error
 
 
 if __name__ == "__main__":

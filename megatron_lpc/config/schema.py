@@ -120,7 +120,7 @@ class LossConfig:
     reference: Literal["online", "precomputed"] = "online"
     """dpo and ipo: a frozen copy in the same layout, or log-probs from `reference_cache`."""
     reference_cache: str | None = None
-    """File written by `python -m megatron_lpc.precompute_reference`."""
+    """Folder written by `python -m megatron_lpc.precompute_reference`: one file a data set, training and validation."""
     reference_load: str | None = None
     """Checkpoint of the reference; the weights that training starts from when unset."""
     reference_offload: bool = False

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from megatron_lpc.config import Config
+from megatron_lpc.config import Config, ConfigError
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.losses import LatentState
 from megatron_lpc.model import LatentQuery, build_model
@@ -45,10 +45,10 @@ class OnlineReference:
         """Fresh weights; load a checkpoint into `chunks` unless the policy starts from fresh weights as well.
 
         Raises:
-            ValueError: offload is asked for where host memory is the device's memory.
+            ConfigError: offload is asked for where host memory is the device's memory.
         """
         if config.loss.reference_offload and not platform.is_cuda:
-            raise ValueError("--reference-offload: a CPU run keeps the reference in host memory already; leave it out")
+            raise ConfigError("--reference-offload: a CPU run keeps the reference in host memory already; leave it out")
         self.device, self.offload = platform.device, config.loss.reference_offload
         self.chunks = build_model(config, platform, replace(config.latent, latent_mode="none"))
         for chunk in self.chunks:

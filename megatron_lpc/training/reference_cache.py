@@ -1,4 +1,4 @@
-"""Reference log-probs on disk: one file, bound to the data, the tokenizer and the weights that it was made with."""
+"""Reference log-probs on disk: a folder with a file for each data set, bound to the data, the tokenizer and the weights that made it."""
 
 from __future__ import annotations
 
@@ -15,38 +15,57 @@ from torch import Tensor, nn
 from megatron_lpc.config import ConfigError
 from megatron_lpc.model.initialize import sharded_tensors
 
+_AGAIN = "write it anew with `python -m megatron_lpc.precompute_reference` and the options of this run"
 
-def save_reference_cache(path: str | Path, logps: Tensor, data: str, weights: str) -> None:
-    """Write [rows, 2] fp32 log-probs of chosen and rejected; the file appears when it is complete.
+
+def cache_file(folder: str | Path, data: str) -> Path:
+    """Where the log-probs of the data set with this fingerprint are."""
+    return Path(folder) / f"{data[:20]}.safetensors"
+
+
+def save_reference_cache(folder: str | Path, logps: Tensor, data: str, weights: str) -> Path:
+    """Write [rows, 2] fp32 log-probs of chosen and rejected; the file appears when it is complete, and replaces one of the same data.
 
     Args:
         data: `PairDataset.fingerprint`, which covers rows, tokenizer and truncation.
         weights: `weights_fingerprint` of the reference.
     """
-    path = Path(path)
+    path = cache_file(folder, data)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".tmp")
     save_file({"reference_logps": logps.float().contiguous()}, partial, metadata={"data": data, "weights": weights})
     partial.replace(path)
+    return path
 
 
-def load_reference_cache(path: str | Path, data: str, weights: str) -> Tensor:
+def load_reference_cache(folder: str | Path, name: str, data: str, weights: str) -> Tensor:
     """[rows, 2] fp32 log-probs.
 
+    Args:
+        name: name of the data set, for messages.
+
     Raises:
-        ConfigError: no such file, not a cache, or one made with other data, another tokenizer or other weights.
+        ConfigError: the folder has no file for these data under this tokenizer and these lengths, or it is damaged, or was made with
+            other weights.
     """
-    again = "write it anew with `python -m megatron_lpc.precompute_reference`"
+    path = cache_file(folder, data)
+    if not path.is_file():
+        others = len(list(Path(folder).glob("*.safetensors")))
+        raise ConfigError(
+            f"--reference-cache {folder}: has no log-probs of data set `{name}` ({path.name}) with this tokenizer and these lengths; "
+            f"files of other data: {others}; {_AGAIN}"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             made_with = file.metadata() or {}
             logps = file.get_tensor("reference_logps")
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"--reference-cache {path}: cannot be read ({error}); {again}") from error
-    for name, value in (("data", data), ("weights", weights)):
-        if made_with.get(name) != value:
-            what = "other training data, tokenizer or lengths" if name == "data" else "other reference weights"
-            raise ConfigError(f"--reference-cache {path}: was made with {what} (its {name}: {made_with.get(name)}, now: {value}); {again}")
+        raise ConfigError(f"--reference-cache {folder}: {path.name} cannot be read ({error}); {_AGAIN}") from error
+    if made_with != {"data": data, "weights": weights}:
+        raise ConfigError(
+            f"--reference-cache {folder}: the log-probs of data set `{name}` ({path.name}) are of another reference "
+            f"(weights {made_with.get('weights')}, now {weights}); {_AGAIN}"
+        )
     return logps
 
 

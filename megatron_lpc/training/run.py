@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import nn
 
-from megatron_lpc.config import Config, validate_vocab
+from megatron_lpc.config import Config, ConfigError, validate_vocab
 from megatron_lpc.data.cache import PairDataset, build_dataset
 from megatron_lpc.data.loader import PairLoader
 from megatron_lpc.data.tokenizer import Tokenizer, load_tokenizer
@@ -27,9 +28,10 @@ def open_tokenizer(config: Config) -> Tokenizer:
     """The tokenizer; `config.model.vocab_size` becomes its size where it is unset.
 
     Raises:
-        ConfigError: the model has fewer words than the tokenizer, or its padded vocabulary does not split over the ranks.
+        ConfigError: it cannot be loaded, has more words than the model, or its padded vocabulary does not split over the ranks.
     """
-    tokenizer = load_tokenizer(config.data)
+    with _input_errors():
+        tokenizer = load_tokenizer(config.data)
     if config.model.vocab_size is None:
         config.model.vocab_size = tokenizer.vocab_size
     validate_vocab(config, tokenizer.vocab_size)
@@ -37,8 +39,33 @@ def open_tokenizer(config: Config) -> Tokenizer:
 
 
 def open_data(config: Config, tokenizer: Tokenizer, sources: Sequence[str], name: str) -> PairDataset:
-    """A tokenized data set. Rank 0 builds what is not yet cached; the others wait at a barrier over all ranks."""
-    return build_dataset(config.data, tokenizer, sources, name, is_builder=dist.get_rank() == 0, barrier=dist.barrier)
+    """A tokenized data set. Rank 0 builds what is not yet cached.
+
+    Collectives: one broadcast over all ranks, at which the others wait.
+
+    Raises:
+        ConfigError: a source cannot be read, a row cannot be used, or the tokenizer lacks the chat template that it needs.
+    """
+    problem: list[str | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            with _input_errors():
+                build_dataset(config.data, tokenizer, sources, name)
+        except ConfigError as error:
+            problem = [str(error)]
+    dist.broadcast_object_list(problem, src=0)
+    if problem[0] is not None:
+        raise ConfigError(problem[0])
+    return build_dataset(config.data, tokenizer, sources, name, is_builder=False)
+
+
+@contextmanager
+def _input_errors() -> Iterator[None]:
+    """Tokenizers and data files report what the user can mend as these three; BadRow is a ValueError."""
+    try:
+        yield
+    except (ValueError, LookupError, OSError) as error:
+        raise ConfigError(str(error)) from error
 
 
 def make_loader(config: Config, tokenizer: Tokenizer, dataset: PairDataset) -> PairLoader:
@@ -79,23 +106,29 @@ def start_model(config: Config, platform: Platform) -> list[nn.Module]:
     return chunks
 
 
-def make_reference(config: Config, platform: Platform, policy: list[nn.Module], dataset: PairDataset) -> Reference:
-    """Where the objective's reference log-probs come from.
+def make_references(
+    config: Config, platform: Platform, policy: list[nn.Module], datasets: Sequence[tuple[str, PairDataset]]
+) -> list[Reference]:
+    """Where the objective's reference log-probs of each data set come from.
 
     The reference is `reference_load`, or else what the policy started from: `pretrained_checkpoint`, or the fresh weights, which are a
     function of the seed. So it is the same after a resume.
 
     Args:
         policy: the model before its first step; its weights are the reference's when `reference_load` is unset.
-        dataset: the training data, which a cache must have been made for.
+        datasets: all that will be scored, each with its name.
+
+    Raises:
+        ConfigError: the cache does not fit these data or these weights.
     """
     if not uses_reference(config.loss):
-        return NoReference()
+        return [NoReference()] * len(datasets)
     if config.loss.reference == "online":
-        return online_reference(config, platform)
-    reference = online_reference(config, platform).chunks if config.loss.reference_load else policy
-    assert config.loss.reference_cache is not None
-    return CachedReference(load_reference_cache(config.loss.reference_cache, dataset.fingerprint, weights_fingerprint(reference)))
+        return [online_reference(config, platform)] * len(datasets)
+    folder = config.loss.reference_cache
+    assert folder is not None
+    weights = weights_fingerprint(online_reference(config, platform).chunks if config.loss.reference_load else policy)
+    return [CachedReference(load_reference_cache(folder, name, data.fingerprint, weights)) for name, data in datasets]
 
 
 def online_reference(config: Config, platform: Platform) -> OnlineReference:

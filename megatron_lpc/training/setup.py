@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from megatron_lpc.config import Config, validate
+from megatron_lpc.config import Config, ConfigError, validate
 from megatron_lpc.platform import Platform, select_platform
 
 
@@ -23,7 +23,10 @@ def start_distributed(config: Config) -> Platform:
     """
     for name, alone in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "0")):
         os.environ.setdefault(name, alone)
-    platform = select_platform(config.parallel.device, int(os.environ["LOCAL_RANK"]))
+    try:
+        platform = select_platform(config.parallel.device, int(os.environ["LOCAL_RANK"]))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     validate(config, int(os.environ["WORLD_SIZE"]), platform.device.type)
 
     from megatron.core import parallel_state

@@ -1,0 +1,36 @@
+"""Train with losses or gradients made NaN at chosen steps.
+
+python diverging_worker.py 2:gradient 5:loss … FLAGS OF megatron_lpc.train
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import megatron_lpc.train as program
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    first_flag = next(place for place, word in enumerate(words) if word.startswith("--"))
+    bad = dict(word.split(":") for word in words[:first_flag])
+    train_pass, step = program.train_pass, 0
+
+    def diverging(chunks: Any, batches: Any, query: Any, objective: Any) -> Any:
+        nonlocal step
+        step += 1
+
+        def poisoned(batch: Any, scores: Any) -> Any:
+            total, metrics = objective(batch, scores)
+            loss = metrics["loss"] * float("nan") if bad[str(step)] == "loss" else metrics["loss"]
+            return total * float("nan"), metrics | {"loss": loss}
+
+        return train_pass(chunks, batches, query, poisoned if str(step) in bad else objective)
+
+    program.train_pass = diverging
+    program.main(words[first_flag:])
+
+
+if __name__ == "__main__":
+    main()
