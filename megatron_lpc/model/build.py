@@ -137,3 +137,10 @@ def wrap_data_parallel(config: Config, chunks: list[nn.Module]) -> list[Distribu
 
 def _one_or_list(functions: list[Any]) -> Any:
     return functions if len(functions) > 1 else functions[0]
+
+
+def unwrapped(chunk: nn.Module) -> Any:
+    """The `PreferenceModel` within its precision and data parallel wrappers."""
+    while isinstance(module := getattr(chunk, "module", None), nn.Module):
+        chunk = module
+    return chunk

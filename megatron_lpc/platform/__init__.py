@@ -1,13 +1,14 @@
 """The one place that knows CUDA with NCCL from a CPU with gloo.
 
 Everything above asks the `Platform` it is given; nothing else in this project names a device or a backend.
-Import this package before megatron-core.
+It must be imported before megatron-core; `megatron_lpc` itself sees to that.
 """
 
 from __future__ import annotations
 
 import resource
 import sys
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +17,10 @@ import torch
 if not torch.cuda.is_available():
     # A TransformerEngine without a GPU raises RuntimeError at import, and megatron-core expects ImportError alone.
     sys.modules.setdefault("transformer_engine", None)  # type: ignore[arg-type]
+
+# Said at every start by every process, of extensions that the portable layers do without and of options that are not used.
+for _said in ("(Transformer Engine and )?Apex (is|are) not installed", "full scope is deprecated", "When using async grad allreduce"):
+    warnings.filterwarnings("ignore", message=_said, module=r"megatron\.core")
 
 
 @dataclass(frozen=True)

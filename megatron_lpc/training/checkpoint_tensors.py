@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from megatron_lpc.config import Config, ConfigError
 from megatron_lpc.config.options import shown
+from megatron_lpc.model import unwrapped
 from megatron_lpc.model.initialize import sharded_tensors
 from megatron_lpc.training.checkpoint_folder import read_description, read_tensor_index
 
@@ -57,7 +58,7 @@ def load_weights(chunks: list[nn.Module], path: Path, *, latent_head: bool, conf
     Raises:
         ConfigError: options of the model differ; a tensor is missing, left over or of another shape. A head may be absent as a whole.
     """
-    vocab_size = _inner(chunks[0]).real_vocab_size
+    vocab_size = unwrapped(chunks[0]).real_vocab_size
     wanted = {"vocab_size": vocab_size} if config is None else _backbone_options(asdict(config))
     _compare(path, wanted, _backbone_options(read_description(path).get("options", {})))
     weights = sharded_weights(chunks)
@@ -86,7 +87,7 @@ def sharded_weights(chunks: list[nn.Module]) -> dict[str, Any]:
     return {
         f"{number}.{name}": leaf
         for number, chunk in enumerate(chunks)
-        for name, leaf in _inner(chunk).sharded_state_dict().items()
+        for name, leaf in unwrapped(chunk).sharded_state_dict().items()
         if not isinstance(leaf, ShardedObject)  # Scales of fp8, which is not used here, and which only some layers would ask for.
     }
 
@@ -97,7 +98,7 @@ def copy_weights(chunks: list[nn.Module], loaded: dict[str, torch.Tensor]) -> No
     for number, chunk in enumerate(chunks):
         prefix = f"{number}."
         own = {name.removeprefix(prefix): tensor for name, tensor in loaded.items() if name.startswith(prefix)}
-        _inner(chunk).load_state_dict(own, strict=False)
+        unwrapped(chunk).load_state_dict(own, strict=False)
 
 
 def read_tensors(folder: Path, wanted: dict[str, Any], *, vocab_size: int, ignored: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -167,10 +168,3 @@ def _compare(folder: Path, wanted: dict[str, Any], found: dict[str, Any]) -> Non
     if differing:
         pairs = "; ".join(f"--{name.replace('_', '-')} {shown(found[name])}, now {shown(wanted[name])}" for name in differing)
         raise ConfigError(f"{folder}: was saved with other options: {pairs}")
-
-
-def _inner(chunk: nn.Module) -> Any:
-    """The model within its precision and data parallel wrappers."""
-    while isinstance(module := getattr(chunk, "module", None), nn.Module):
-        chunk = module
-    return chunk

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from megatron_lpc.config import ConfigError
+from megatron_lpc.model import unwrapped
 from megatron_lpc.model.initialize import sharded_tensors
 
 _AGAIN = "write it anew with `python -m megatron_lpc.precompute_reference` and the options of this run"
@@ -80,7 +80,7 @@ def weights_fingerprint(chunks: list[nn.Module]) -> str:
     """
     sums: dict[str, list[int]] = {}
     for chunk in chunks:
-        for tensor in sharded_tensors(_inner(chunk).sharded_state_dict()):
+        for tensor in sharded_tensors(unwrapped(chunk).sharded_state_dict()):
             if tensor.key.startswith("latent_head.") or not isinstance(tensor.data, Tensor) or any(_replica(tensor.replica_id)):
                 continue
             data = tensor.data.detach().cpu()
@@ -98,13 +98,6 @@ def weights_fingerprint(chunks: list[nn.Module]) -> str:
             before = whole.get(name, [0, 0])
             whole[name] = [before[0] + plain, before[1] + weighted]
     return hashlib.sha256(repr(sorted(whole.items())).encode()).hexdigest()
-
-
-def _inner(chunk: nn.Module) -> Any:
-    """The model within its precision and data parallel wrappers."""
-    while isinstance(module := getattr(chunk, "module", None), nn.Module):
-        chunk = module
-    return chunk
 
 
 def _replica(replica_id: int | tuple[int, ...]) -> tuple[int, ...]:

@@ -102,7 +102,8 @@ def start_model(config: Config, platform: Platform) -> list[nn.Module]:
     """The policy as training starts from it: fresh, or with the weights of `pretrained_checkpoint`."""
     chunks = build_model(config, platform, config.latent)
     if config.checkpoint.pretrained_checkpoint:
-        load_weights(chunks, resolve_checkpoint(config.checkpoint.pretrained_checkpoint), latent_head=config.latent.latent_mode != "none")
+        start = resolve_checkpoint(config.checkpoint.pretrained_checkpoint)
+        load_weights(chunks, start, latent_head=config.latent.latent_mode != "none", config=config)
     return chunks
 
 
@@ -135,5 +136,5 @@ def online_reference(config: Config, platform: Platform) -> OnlineReference:
     """The reference model with its weights."""
     reference = OnlineReference(config, platform)
     if start := config.loss.reference_load or config.checkpoint.pretrained_checkpoint:
-        load_weights(reference.chunks, resolve_checkpoint(start), latent_head=False)
+        load_weights(reference.chunks, resolve_checkpoint(start), latent_head=False, config=config)
     return reference
