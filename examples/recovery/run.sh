@@ -27,10 +27,12 @@ repeat() { # NAME CONFIG [--flag value …]
 repeat plain plain
 repeat continuous plain --latent-mode continuous --codebook-size 8 --codebook-init-std 0.5 --posterior-input difference --latent-lr 0.01
 repeat lpc lpc
-repeat kl_weight=1 lpc --kl-weight 1
-repeat prior_mix_final=1 lpc --prior-mix-final 1
 repeat posterior_input=concat lpc --posterior-input concat
-repeat init_method_std=0.02 lpc --init-method-std 0.02
-repeat latent_lr=lr lpc --latent-lr 0.002
-.venv/bin/python examples/recovery/table.py $root plain continuous lpc kl_weight=1 prior_mix_final=1 posterior_input=concat \
-    init_method_std=0.02 latent_lr=lr | tee $root/table.md
+repeat posterior_input=bilinear lpc --posterior-input bilinear
+repeat codebook_init_std=0.02 lpc --codebook-init-std 0.02
+repeat latent_lr=lr lpc --latent-lr none
+repeat prior_mix_final=1 lpc --prior-mix-final 1
+repeat kl_weight=1 lpc --kl-weight 1
+repeat defaults lpc --posterior-input concat --codebook-init-std 0.02 --latent-lr none --prior-mix-final 1
+.venv/bin/python examples/recovery/table.py $root plain continuous lpc posterior_input={concat,bilinear} codebook_init_std=0.02 \
+    latent_lr=lr prior_mix_final=1 kl_weight=1 defaults | tee $root/table.md

@@ -12,19 +12,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-COLUMNS = ("information, bits of 1", "disagree: support", "disagree: prior", "agree: support", "agree: prior")
+COLUMNS = ("KL, nats", "bits of 1", "disagree: support", "disagree: prior", "agree: support", "agree: prior")
 
 
 def cells(report: dict[str, Any]) -> list[str]:
-    """One seed: information between code and annotator on the disagreeing pairs, and accuracies. Without codes, there is one latent."""
+    """One seed: KL(q || p) and the codes' information on the annotator over disagreeing pairs, and accuracies. Without codes, one latent."""
     agree, disagree = report["data"]["agree"], report["data"]["disagree"]
-    bits = f"{disagree['information']['bits']:.2f}" if disagree["information"] else ""
+    codes = ["", ""]
+    if disagree["information"]:
+        codes = [f"{disagree['metrics']['prior']['lpc/kl']:.2f}", f"{disagree['information']['bits']:.2f}"]
     accuracies = []
     for found in (disagree, agree):
         own = found["metrics"].get("prior") or found["metrics"]["none"]
         support = f"{100 * found['support']['accuracy']['support']:.1f}" if found["support"] else ""
         accuracies += [support, f"{100 * own['rewards/accuracies']:.1f}"]
-    return [bits, *accuracies]
+    return [*codes, *accuracies]
 
 
 def main(root: Path, names: list[str]) -> None:
