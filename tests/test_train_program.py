@@ -117,15 +117,14 @@ def test_steps_that_are_not_finite(tiny_run, tmp_path: Path) -> None:
     bad = ("2:gradient", "5:loss", "6:gradient", "7:loss")
     flags = ("--config", tiny_run.config, "--save", str(tmp_path), "--max-bad-steps", "2", "--train-iters", "20")
     done = run([sys.executable, worker, *bad, *flags], check=False)
-    assert done.returncode == 1, done.stderr
+    saved = tmp_path / "bad_batch_7.json"
+    message = f"the loss or a gradient was not finite for 3 steps in a row, the last is step 7; the pairs it read are in {saved}"
+    assert f"error: {message}\n" in done.stderr, done.stderr
+    assert done.returncode == 1
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["skipped"] for line in lines] == [0, 1, 0, 0, 1, 1, 1]
     assert [line["loss"] == line["loss"] for line in lines] == [True, True, True, True, False, True, False], "NaN is no number"
     assert [line["grad_norm"] == line["grad_norm"] for line in lines] == [True, False, True, True, False, False, False]
-    saved = tmp_path / "bad_batch_7.json"
-    assert f"error: the loss or a gradient was not finite for 3 steps in a row, the last is step 7; the pairs it read are in {saved}" in (
-        done.stderr
-    )
     assert "Traceback" not in done.stderr
     batch = json.loads(saved.read_text())
     assert batch["samples"] == list(range(48, 56)), "the seventh batch of eight; the second pass over 48 pairs"
