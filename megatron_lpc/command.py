@@ -1,4 +1,4 @@
-"""How a command line ends when something is wrong that its user can mend."""
+"""What command lines share: where they print, and how they end when something is wrong that their user can mend."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+
+from rich.console import Console
+
+
+def wide_console() -> Console:
+    """Standard output; wide where it is no terminal, so that tables in files keep their words."""
+    return Console() if sys.stdout.isatty() else Console(width=120)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from megatron_lpc.analysis import draw_support, held_out_pairs, mutual_informati
 from megatron_lpc.analysis.judge import judge
 from megatron_lpc.analysis.options import SupportOptions, has_groups, parse_command
 from megatron_lpc.analysis.report import Report, report_table, write_json
-from megatron_lpc.command import exit_codes
+from megatron_lpc.command import exit_codes, wide_console
 from megatron_lpc.config import Config, ConfigError
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.cache import PairDataset
@@ -153,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         config, support, output = parse_command(sys.argv[1:] if argv is None else argv)
         reports = evaluate(config, support)
     if os.environ.get("RANK", "0") == "0":
-        Console().print(report_table(reports))
+        wide_console().print(report_table(reports))
         if output is not None:
             assert config.checkpoint.load is not None
             settings = {"checkpoint": str(resolve_checkpoint(config.checkpoint.load)), "loss_type": config.loss.loss_type}

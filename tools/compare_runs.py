@@ -2,6 +2,7 @@
 
     python tools/compare_runs.py plain=runs/quickstart/plain lpc=runs/quickstart/lpc
 
+A held-out set and the latent under which it was judged, KL(q || p) in nats a pair, and the codes that are some pair's most probable.
 A run is a `metrics.jsonl` or the folder that holds one, with a label before it if wanted. `--output FILE.md` writes the table too.
 """
 
@@ -13,18 +14,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from megatron_lpc.command import wide_console
 from megatron_lpc.training.metrics_file import METRICS_FILE, read_metrics
 
 COLUMNS = {
     "rewards/accuracies": ("accuracy", "{:.1%}"),
     "rewards/margins": ("margin", "{:.3f}"),
-    "loss": ("loss", "{:.4f}"),
-    "lpc/kl": ("KL, nats", "{:.4f}"),
+    "loss": ("loss", "{:.3f}"),
+    "lpc/kl": ("KL", "{:.3f}"),
     "lpc/perplexity": ("perplexity", "{:.2f}"),
-    "lpc/active_codes": ("active codes", "{:.0f}"),
+    "lpc/active_codes": ("codes", "{:.0f}"),
 }
 
 
@@ -52,7 +53,7 @@ def markdown(rows: list[list[str]]) -> str:
 
 
 def _header() -> list[str]:
-    return ["run", "held out / latent", "step", *(title for title, _ in COLUMNS.values())]
+    return ["run", "held out", "step", *(title for title, _ in COLUMNS.values())]
 
 
 def _named(argument: str) -> tuple[str, Path]:
@@ -72,10 +73,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
-    table = Table(*_header())
+    table = Table()
+    for heading in _header():
+        table.add_column(heading, no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    wide_console().print(table)
     if arguments.output:
         partial = arguments.output.with_suffix(".tmp")
         partial.write_text(markdown(rows), encoding="utf-8")

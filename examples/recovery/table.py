@@ -16,7 +16,7 @@ COLUMNS = ("KL, nats", "bits of 1", "disagree: support", "disagree: prior", "agr
 
 
 def cells(report: dict[str, Any]) -> list[str]:
-    """One seed: KL(q || p) and the codes' information on the annotator over disagreeing pairs, and accuracies. Without codes, one latent."""
+    """One seed: KL(q || p) and what codes tell of the annotator, over disagreeing pairs; accuracies. Without codes, of the one latent."""
     agree, disagree = report["data"]["agree"], report["data"]["disagree"]
     codes = ["", ""]
     if disagree["information"]:

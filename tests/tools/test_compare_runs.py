@@ -20,7 +20,7 @@ def test_newest_evaluation_of_each_name(tmp_path: Path) -> None:
     old, new = ({"iteration": step, "evaluation": "test/prior", "rewards/accuracies": step / 10, "lpc/kl": 0.5} for step in (4, 8))
     file = write(tmp_path / "metrics.jsonl", old, {"iteration": 6, "loss": 1.0}, new)
     (row,) = TOOL["last_evaluations"]({"lpc": file})
-    assert row == ["lpc", "test/prior", "8", "80.0%", "", "", "0.5000", "", ""]
+    assert row == ["lpc", "test/prior", "8", "80.0%", "", "", "0.500", "", ""]
 
 
 def test_command_line_writes_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
