@@ -6,13 +6,10 @@ Reads from top to bottom as a run goes: build, resume, loop, save.
 from __future__ import annotations
 
 import json
-import math
 import signal
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -22,17 +19,13 @@ import torch.distributed as dist
 from megatron_lpc.command import exit_codes
 from megatron_lpc.config import Config, ConfigError, parse_args, print_config, save_resolved
 from megatron_lpc.data.sampler import StreamOrder
-from megatron_lpc.losses import LatentSchedule, finish_metrics, sum_metrics
 from megatron_lpc.model import wrap_data_parallel
 from megatron_lpc.training.checkpoint import Checkpoints, RunState
-from megatron_lpc.training.collectives import MetricReducer
-from megatron_lpc.training.evaluate import evaluation_sources, score_pairs, table_metrics
-from megatron_lpc.training.mfu import mfu, model_flops, peak_tflops
-from megatron_lpc.training.objective import TrainingObjective, training_query
-from megatron_lpc.training.optimizer import build_optimizer, build_scheduler, optimizer_step
-from megatron_lpc.training.pipeline import on_last_stage, train_pass
+from megatron_lpc.training.evaluate import evaluate_pairs
+from megatron_lpc.training.optimizer import build_optimizer, build_scheduler
 from megatron_lpc.training.run import make_loader, make_references, open_data, open_tokenizer, start_model, starting_point, total_steps
 from megatron_lpc.training.setup import start_distributed, stop_distributed
+from megatron_lpc.training.step import TrainStep
 from megatron_lpc.training.watch import Watch
 
 
@@ -65,62 +58,39 @@ def train(config: Config) -> dict[str, dict[str, float]]:
     start = starting_point(config)
     state = checkpoints.load(start) if start else RunState(iteration=0, consumed_samples=0, bad_steps=0, train_iters=steps)
 
-    loader, schedule = make_loader(config, tokenizer, data), LatentSchedule(config.latent, steps)
-    reduce_metrics, stop = MetricReducer(platform.device), _StopSignal()
-    peak = config.logging.peak_tflops or peak_tflops(platform, config.training.bf16)
+    step = TrainStep(config, platform, chunks, optimizer, scheduler, reference, steps)
+    stream = make_loader(config, tokenizer, data).training(config.training.seed, state.consumed_samples)
+    stop = _StopSignal()
     results: dict[str, dict[str, float]] = {}
 
-    with ExitStack() as stack:
-        watch = stack.enter_context(Watch(config, steps, state.iteration)) if dist.get_rank() == 0 else None
+    with Watch(config, steps, state.iteration) if dist.get_rank() == 0 else nullcontext() as watch:
         if watch:
             print_config(config)
             if config.checkpoint.save:
                 save_resolved(config, Path(config.checkpoint.save) / "config.yaml")
+            if state.train_iters != steps:
+                watch.message(f"The run was of {state.train_iters} steps and is now of {steps}: all schedules follow the new number.")
 
         def evaluate() -> None:
             for (name, dataset), judge in zip(validation.items(), judges, strict=True):
                 batches = make_loader(config, tokenizer, dataset).evaluation(
                     max_steps=config.logging.eval_iters, multiple=config.parallel.pipeline_model_parallel_size
                 )
-                sources = evaluation_sources(config.latent)
-                table = score_pairs(list(chunks), batches, judge, sources, platform.device)
-                for index, source in enumerate(sources):
-                    results[f"{name}/{source}"] = metrics = table_metrics(config, table, index)
+                for source, metrics in evaluate_pairs(config, list(chunks), batches, judge, platform.device).items():
+                    results[f"{name}/{source}"] = metrics
                     if watch:
                         watch.evaluation(state.iteration, f"{name}/{source}", metrics)
 
-        began = time.perf_counter()
-        for batches in islice(loader.training(config.training.seed, state.consumed_samples), steps - state.iteration):
-            latent = schedule.at(state.iteration)
-            for chunk in chunks:
-                chunk.zero_grad_buffer()
-            optimizer.zero_grad()
-            batches = reference.attach([batch.to(platform.device) for batch in batches])
-            parts = train_pass(list(chunks), batches, training_query(config, latent), TrainingObjective(config, latent))
-            totals = reduce_metrics(sum_metrics(parts) if on_last_stage() else None)
-            metrics = finish_metrics(totals)
-            learning_rate = max(group["lr"] for group in optimizer.param_groups)
-            updated, grad_norm = optimizer_step(optimizer, math.isfinite(metrics["loss"]))
-            scheduler.step(increment=1)
-            state = replace(
-                state,
+        for batches in islice(stream, steps - state.iteration):
+            result = step(batches, state.iteration)
+            state = RunState(
                 iteration=state.iteration + 1,
                 consumed_samples=state.consumed_samples + config.training.global_batch_size,
-                bad_steps=0 if updated else state.bad_steps + 1,
+                bad_steps=0 if result.updated else state.bad_steps + 1,
+                train_iters=steps,
             )
-
-            platform.synchronize()
-            seconds, began = time.perf_counter() - began, time.perf_counter()
             if watch:
-                tokens, response_tokens, attended, pairs = (int(number) for number in totals["work"])
-                flops = model_flops(config, (tokens, response_tokens, attended, pairs))
-                watch.step(
-                    state.iteration,
-                    metrics
-                    | {"grad_norm": grad_norm, "lr": learning_rate, "skipped": float(not updated), "step_seconds": seconds}
-                    | {"lpc/tau": latent.tau, "lpc/prior_mix": latent.prior_mix, "lpc/kl_weight": latent.kl_weight}
-                    | {"tokens_per_sec": tokens / seconds, "mfu": mfu(flops, seconds, dist.get_world_size(), peak)},
-                )
+                watch.step(state.iteration, result.metrics)
             if state.bad_steps > config.training.max_bad_steps:
                 raise TooManyBadSteps(_report_bad_batch(config, state, len(data)))
 

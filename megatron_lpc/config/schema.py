@@ -182,7 +182,7 @@ class ParallelConfig:
     recompute_num_layers: int | None = None
     """With `full`: layers a block, or layers recomputed a stage."""
     distributed_timeout_minutes: int = 10
-    """Time after which a waiting collective gives up."""
+    """Time after which a waiting collective gives up; other ranks wait so while the first one tokenizes new data."""
 
 
 @dataclass(kw_only=True)

@@ -46,6 +46,15 @@ def evaluation_sources(latent: LatentConfig) -> tuple[LatentSource, ...]:
     return modes[latent.latent_mode]
 
 
+def evaluate_pairs(
+    config: Config, chunks: list[nn.Module], steps: Iterable[list[tuple[PairBatch, int]]], reference: Reference, device: torch.device
+) -> dict[LatentSource, dict[str, float]]:
+    """Metrics of a data set under each latent of the model's mode, on every rank. Arguments and collectives as `score_pairs`."""
+    sources = evaluation_sources(config.latent)
+    table = score_pairs(chunks, steps, reference, sources, device)
+    return {source: table_metrics(config, table, index) for index, source in enumerate(sources)}
+
+
 def score_pairs(
     chunks: list[nn.Module],
     steps: Iterable[list[tuple[PairBatch, int]]],

@@ -9,13 +9,14 @@ import sys
 from typing import Any
 
 import megatron_lpc.train as program
+import megatron_lpc.training.step as steps
 
 
 def main() -> None:
     words = sys.argv[1:]
     first_flag = next(place for place, word in enumerate(words) if word.startswith("--"))
     bad = dict(word.split(":") for word in words[:first_flag])
-    train_pass, step = program.train_pass, 0
+    train_pass, step = steps.train_pass, 0
 
     def diverging(chunks: Any, batches: Any, query: Any, objective: Any) -> Any:
         nonlocal step
@@ -28,7 +29,7 @@ def main() -> None:
 
         return train_pass(chunks, batches, query, poisoned if str(step) in bad else objective)
 
-    program.train_pass = diverging
+    steps.train_pass = diverging
     program.main(words[first_flag:])
 
 
