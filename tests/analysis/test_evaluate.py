@@ -11,6 +11,7 @@ from launch import torchrun
 from megatron_lpc.analysis.options import SupportOptions, parse_command
 from megatron_lpc.config import ConfigError, parse_args
 from megatron_lpc.evaluate import evaluate
+from megatron_lpc.training.setup import stop_distributed
 
 SHAPE = "--num-layers 2 --hidden-size 16 --ffn-hidden-size 32 --num-attention-heads 2 --max-position-embeddings 128 --max-length 128"
 HEAD = "--codebook-size 4 --codebook-init-std 1 --init-method-std 0.1"
@@ -115,8 +116,6 @@ def test_without_groups_there_is_no_support(run, evaluation):
 
 def test_no_pair_left(run):
     config, support, _ = parse_command([*run, "--support-pairs", "6"])
-    from megatron_lpc.training.setup import stop_distributed
-
     with pytest.raises(ConfigError, match=r"--valid-data agree: no pair is left to judge by 6 support pairs a group"):
         evaluate(config, support)
     stop_distributed()
@@ -155,5 +154,6 @@ def test_a_head_that_the_checkpoint_lacks_is_not_made_up(run, tmp_path, make_wor
     (tmp_path / "iter_0000002" / "description.json").unlink()
     with pytest.raises(SystemExit) as ended:
         main([*run, "--load", str(tmp_path)])
+    stop_distributed()
     assert ended.value.code == 2
     assert "lacks latent_head." in capsys.readouterr().err
