@@ -18,9 +18,15 @@ if not torch.cuda.is_available():
     # A TransformerEngine without a GPU raises RuntimeError at import, and megatron-core expects ImportError alone.
     sys.modules.setdefault("transformer_engine", None)  # type: ignore[arg-type]
 
-# Said at every start by every process, of extensions that the portable layers do without and of options that are not used.
-for _said in ("(Transformer Engine and )?Apex (is|are) not installed", "full scope is deprecated", "When using async grad allreduce"):
-    warnings.filterwarnings("ignore", message=_said, module=r"megatron\.core")
+# Said by every process of every run: extensions that the portable layers do without, options that are not used, calls within core.
+for _said in (
+    "(Transformer Engine and )?Apex (is|are) not installed",
+    "full scope is deprecated",
+    "When using async grad allreduce",
+    "`load_state_dict` is deprecated",
+    "Please use DTensor instead",
+):
+    warnings.filterwarnings("ignore", message=_said, module=r"(megatron\.core|torch\.distributed\.checkpoint)")
 
 
 @dataclass(frozen=True)
