@@ -35,6 +35,12 @@ class ModelConfig:
     """The vocabulary is padded to this multiple, whatever the tensor parallel size; padded words never get probability."""
     norm_epsilon: float = 1e-5
     """Added to the variance in RMSNorm."""
+    apply_layernorm_1p: bool = False
+    """Norm weights are stored as their distance from 1 (Gemma)."""
+    activation: Literal["swiglu", "geglu"] = "swiglu"
+    """Gate of the MLP: SiLU, or GELU in its tanh form (Gemma)."""
+    scale_embeddings: bool = False
+    """Multiply input embeddings by the root of the hidden size (Gemma)."""
     rotary_base: int = 10000
     """Base period of the rotary position embedding (Hugging Face `rope_theta`)."""
     rotary_percent: float = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import nn
-from torch.nn.functional import silu
+from torch.nn.functional import gelu, silu
 
 from megatron_lpc.config import Config, LatentConfig, padded_vocab_size
 from megatron_lpc.model.initialize import initialize_parameters
@@ -19,6 +20,8 @@ from megatron_lpc.model.latent_head import build_latent_head
 from megatron_lpc.model.layer_spec import block_spec
 from megatron_lpc.model.preference_model import PreferenceModel
 from megatron_lpc.platform import Platform
+
+_GATES = {"swiglu": silu, "geglu": partial(gelu, approximate="tanh")}
 
 
 def transformer_config(config: Config, platform: Platform) -> TransformerConfig:
@@ -34,8 +37,9 @@ def transformer_config(config: Config, platform: Platform) -> TransformerConfig:
         kv_channels=model.kv_channels,
         normalization="RMSNorm",
         layernorm_epsilon=model.norm_epsilon,
+        layernorm_zero_centered_gamma=model.apply_layernorm_1p,
         gated_linear_unit=True,
-        activation_func=silu,
+        activation_func=_GATES[model.activation],
         add_bias_linear=False,
         add_qkv_bias=model.add_qkv_bias,
         qk_layernorm=model.qk_layernorm,
@@ -90,6 +94,7 @@ def build_model(config: Config, platform: Platform, latent: LatentConfig) -> lis
             vocab_size=padded_vocab_size(config, model.vocab_size),
             real_vocab_size=model.vocab_size,
             logps_chunk_size=config.loss.logps_chunk_size,
+            embedding_scale=math.sqrt(model.hidden_size) if model.scale_embeddings else None,
             latent_head=partial(build_latent_head, megatron_config, latent, config.training.seed),
             max_sequence_length=model.max_position_embeddings,
             pre_process=first,

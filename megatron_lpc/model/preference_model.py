@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from lpc_kernels import pair_logps
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
@@ -48,6 +49,7 @@ class PreferenceModel(GPTModel):
         *args: Any,
         real_vocab_size: int,
         logps_chunk_size: int,
+        embedding_scale: float | None = None,
         latent_head: Callable[[], LatentHead | ContinuousHead | None],
         **kwargs: Any,
     ) -> None:
@@ -56,16 +58,27 @@ class PreferenceModel(GPTModel):
         Args:
             real_vocab_size: words of the vocabulary, without its padding.
             logps_chunk_size: rows whose logits exist at one time.
+            embedding_scale: factor of the input embeddings, rounded to their dtype as Gemma does.
             latent_head: makes the head; called on the last stage alone.
         """
         super().__init__(*args, **kwargs)
         self.real_vocab_size, self.logps_chunk_size = real_vocab_size, logps_chunk_size
         self.latent_head = latent_head() if self.post_process else None
+        if embedding_scale is not None and self.pre_process:
+            self.embedding.register_forward_hook(lambda module, args, output: output * torch.tensor(embedding_scale, dtype=output.dtype))
 
     def forward(self, batch: PairBatch, query: LatentQuery) -> Tensor | PairScores:
         """One backbone pass over a micro-batch, and on the last stage the scores of its pairs."""
-        hidden = super().forward(batch.tokens, batch.position_ids, batch.attention_mask)
+        hidden = self.hidden_states(batch.tokens, batch.position_ids, batch.attention_mask)
         return self.score(hidden, batch, query) if self.post_process else hidden
+
+    def hidden_states(self, tokens: Tensor, position_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """This stage's last hidden states [S, R, H], on the last stage after the final norm."""
+        return super().forward(tokens, position_ids, attention_mask)
+
+    def output_weight(self) -> Tensor:
+        """[V / tp, H] weight of the LM head, padded words included; for the last stage."""
+        return self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else self.output_layer.weight
 
     def _postprocess(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Called by `GPTModel.forward`: hand the hidden states on instead of multiplying all of them with the LM head."""
@@ -90,7 +103,7 @@ class PreferenceModel(GPTModel):
         if self.latent_head is not None:
             h_w, h_l = at(batch.response_end).chunk(2)
             latent = self.latent_head(at(batch.prompt_end), h_w, h_l, batch.sample_ids, query.state, query.sources, batch.mixture)
-        weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else self.output_layer.weight
+        weight = self.output_weight()
         logps = pair_logps(
             at(batch.loss_index),
             weight,
