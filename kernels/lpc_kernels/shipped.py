@@ -19,7 +19,7 @@ TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 @dataclass(frozen=True, kw_only=True)
 class Shipped:
-    """One configuration of one kernel, and the limits it keeps on every target (no stack and no excess of shared memory are always asked)."""
+    """One configuration of one kernel, and the limits it keeps on every target. No stack and no excess of shared memory: always asked."""
 
     name: str
     """Unique: the function it serves, the pass, the shape it is made for."""
