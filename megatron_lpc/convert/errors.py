@@ -1,0 +1,7 @@
+"""The one error of a conversion that its user can mend."""
+
+from __future__ import annotations
+
+
+class ConversionError(ValueError):
+    """The input cannot be converted or the output cannot be written; the message names the file, setting or tensor and the way out."""

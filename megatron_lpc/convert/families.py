@@ -1,0 +1,201 @@
+"""The families of models that can be converted, each a table. To add one, add a row here and a case to tests/convert/models.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PreTrainedConfig
+
+from megatron_lpc.config import ModelConfig
+from megatron_lpc.convert.errors import ConversionError
+from megatron_lpc.convert.rope import rope_options, rope_settings
+from megatron_lpc.convert.weights import DECODER, EMBEDDING, OUTPUT, QK_NORM, QKV_BIAS, Weight, head_width
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One `model_type` of Hugging Face."""
+
+    model_type: str
+    architecture: str
+    weights: tuple[Weight, ...] = DECODER
+    """All but the embedding and the LM head."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the model that the family implies and config.json does not say."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of config.json that must have this value, where they are there at all."""
+    window: Literal["none", "all layers", "by layer"] = "none"
+    """How config.json tells of a sliding window: never, by `sliding_window` alone (Mistral), or layer by layer (Qwen)."""
+
+    def all_weights(self, model: ModelConfig) -> tuple[Weight, ...]:
+        """Tensors of this model, in the order of the forward pass."""
+        return (EMBEDDING, *self.weights, *((OUTPUT,) if model.untie_embeddings_and_output_weights else ()))
+
+
+_SILU = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
+
+FAMILIES = {
+    family.model_type: family
+    for family in (
+        Family(model_type="llama", architecture="LlamaForCausalLM", settings=_SILU),
+        Family(model_type="mistral", architecture="MistralForCausalLM", settings=_SILU, window="all layers"),
+        Family(
+            model_type="qwen2",
+            architecture="Qwen2ForCausalLM",
+            weights=DECODER + QKV_BIAS,
+            options={"add_qkv_bias": True},
+            settings={"hidden_act": "silu"},
+            window="by layer",
+        ),
+        Family(
+            model_type="qwen3",
+            architecture="Qwen3ForCausalLM",
+            weights=DECODER + QK_NORM,
+            options={"qk_layernorm": True},
+            settings=_SILU,
+            window="by layer",
+        ),
+        Family(
+            model_type="gemma",
+            architecture="GemmaForCausalLM",
+            options={"apply_layernorm_1p": True, "activation": "geglu", "scale_embeddings": True},
+            settings={"hidden_act": "gelu_pytorch_tanh", "attention_bias": False, "use_bidirectional_attention": None},
+        ),
+    )
+}
+
+_EXPERTS = "it is a mixture of experts, and the model of this project is dense"
+_SOFT_CAPS = "it has norms behind each block, other layers in turn, and (Gemma 2) soft caps on its logits"
+REFUSED = {
+    "mixtral": _EXPERTS,
+    "qwen2_moe": _EXPERTS,
+    "qwen3_moe": _EXPERTS,
+    "gemma2": _SOFT_CAPS,
+    "gemma3": _SOFT_CAPS,
+    "gemma3_text": _SOFT_CAPS,
+}
+"""Near relatives of what is supported, and why they are not."""
+
+
+def find_family(model_type: str | None) -> Family:
+    """The family of a `model_type`.
+
+    Raises:
+        ConversionError: it is none of those known.
+    """
+    if model_type in FAMILIES:
+        return FAMILIES[model_type]
+    reason = f" ({REFUSED[model_type]})" if model_type in REFUSED else ""
+    raise ConversionError(f"config.json: model type '{model_type}' cannot be converted{reason}; known types: {', '.join(FAMILIES)}")
+
+
+def read_model(config: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
+    """Family and options of the model that a config.json describes.
+
+    Raises:
+        ConversionError: naming the model type, or the setting that megatron-core cannot express.
+    """
+    family = find_family(config.get("model_type"))
+    if "quantization_config" in config:
+        raise ConversionError("config.json: quantization_config: the weights are quantized; give the model in bf16, fp16 or fp32")
+    # transformers fills in the defaults, which differ from family to family, and reads the fields of its version 4 as well.
+    try:
+        full = AutoConfig.for_model(**config)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise ConversionError(f"config.json: transformers refuses it: {error}") from error
+    for name, wanted in family.settings.items():
+        if getattr(full, name, wanted) != wanted:
+            raise ConversionError(f"config.json: {name} is {getattr(full, name)}; megatron-core's {family.model_type} needs {wanted}")
+    model = ModelConfig(
+        num_layers=full.num_hidden_layers,
+        hidden_size=full.hidden_size,
+        ffn_hidden_size=full.intermediate_size,
+        num_attention_heads=full.num_attention_heads,
+        num_query_groups=full.num_key_value_heads,
+        kv_channels=getattr(full, "head_dim", None) or full.hidden_size // full.num_attention_heads,
+        max_position_embeddings=full.max_position_embeddings,
+        vocab_size=full.vocab_size,
+        norm_epsilon=full.rms_norm_eps,
+        untie_embeddings_and_output_weights=not full.tie_word_embeddings,
+        sliding_window=_window(family, full),
+        **family.options,
+        **rope_options(full.rope_parameters),
+    )
+    return family, model
+
+
+def _window(family: Family, config: PreTrainedConfig) -> int | None:
+    if family.window == "none":
+        return None
+    if family.window == "by layer":
+        kinds = set(config.layer_types)
+        if len(kinds) > 1:
+            raise ConversionError(
+                "config.json: some layers have a sliding window and others do not; --sliding-window is one for all layers"
+            )
+        return config.sliding_window if kinds == {"sliding_attention"} else None
+    return config.sliding_window
+
+
+def write_settings(family: Family, model: ModelConfig) -> dict[str, Any]:
+    """A config.json from nothing but the options of a model, with the field names that transformers 4 and 5 both read."""
+    settings: dict[str, Any] = {
+        "model_type": family.model_type,
+        "architectures": [family.architecture],
+        "num_hidden_layers": model.num_layers,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.ffn_hidden_size,
+        "num_attention_heads": model.num_attention_heads,
+        "num_key_value_heads": model.num_query_groups,
+        "head_dim": head_width(model),
+        "max_position_embeddings": model.max_position_embeddings,
+        "vocab_size": model.vocab_size,
+        "rms_norm_eps": model.norm_epsilon,
+        "tie_word_embeddings": not model.untie_embeddings_and_output_weights,
+        **family.settings,
+        **rope_settings(model),
+    }
+    if family.window != "none":
+        settings["sliding_window"] = model.sliding_window
+    if family.window == "by layer":
+        settings |= {"use_sliding_window": model.sliding_window is not None, "max_window_layers": 0}
+    return settings
+
+
+def fit_family(model: ModelConfig) -> tuple[Family, dict[str, Any]]:
+    """A family that expresses a model which came from no config.json, and its settings. Proved by reading the settings back.
+
+    Raises:
+        ConversionError: there is none.
+    """
+    model = complete(model)
+    for family in FAMILIES.values():
+        settings = write_settings(family, model)
+        if not differing_options(read_model(settings)[1], model):
+            return family, settings
+    plain = read_model(write_settings(FAMILIES["llama"], model))[1]
+    unusual = ", ".join(f"--{name.replace('_', '-')}" for name in differing_options(plain, model))
+    raise ConversionError(f"no Hugging Face family has this model: none combines {unusual}; known families: {', '.join(FAMILIES)}")
+
+
+_NOT_OF_THE_WEIGHTS = {"make_vocab_size_divisible_by", "init_method_std", "attention_dropout", "hidden_dropout", "transformer_impl"}
+
+
+def weight_options(model: ModelConfig) -> dict[str, Any]:
+    """Options that say what the weights mean: neither how they started nor how they are trained."""
+    return {name: value for name, value in asdict(model).items() if name not in _NOT_OF_THE_WEIGHTS}
+
+
+def complete(model: ModelConfig) -> ModelConfig:
+    """With the options filled in that follow from others."""
+    groups = model.num_query_groups or model.num_attention_heads
+    return ModelConfig(**asdict(model) | {"num_query_groups": groups, "kv_channels": head_width(model)})
+
+
+def differing_options(one: ModelConfig, other: ModelConfig) -> list[str]:
+    """Names of the options in which two models differ, other than in their longest sequence."""
+    left, right = weight_options(complete(one)), weight_options(complete(other))
+    return [name for name in left if left[name] != right[name] and name != "max_position_embeddings"]

@@ -1,0 +1,151 @@
+"""Tables: every setting of a config.json becomes an option, comes back, or is refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from megatron_lpc.config import ModelConfig
+from megatron_lpc.convert.errors import ConversionError
+from megatron_lpc.convert.families import FAMILIES, REFUSED, differing_options, find_family, fit_family, read_model, write_settings
+from megatron_lpc.convert.weights import QKV
+
+SIZES = {
+    "num_hidden_layers": 2,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 12,
+    "vocab_size": 131,
+    "max_position_embeddings": 64,
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_table_names_every_tensor(name: str) -> None:
+    config = SIZES | {"model_type": name}
+    family, model = read_model(config)
+    hf = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    wanted = {key: tuple(value.shape) for key, value in hf.state_dict().items()}
+    if hf.config.tie_word_embeddings:
+        wanted.pop("lm_head.weight")
+    found = {
+        part: shape
+        for weight in family.all_weights(model)
+        for layer in weight.layers(model)
+        for part, shape in zip(weight.hf_names(layer), weight.hf_shapes(model), strict=True)
+    }
+    assert found == wanted
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_join_undoes_split(name: str) -> None:
+    family, model = read_model(SIZES | {"model_type": name})
+    for weight in family.all_weights(model):
+        tensor = torch.randn(weight.shape(model), generator=torch.Generator().manual_seed(0))
+        parts = weight.transform.split(model, tensor)
+        assert torch.equal(weight.transform.join(model, parts), tensor)
+        assert len(parts) == len(weight.hf)
+
+
+def test_qkv_is_interleaved_by_group() -> None:
+    model = ModelConfig(num_attention_heads=4, num_query_groups=2, kv_channels=1)
+    q, k, v = torch.arange(4), torch.arange(10, 12), torch.arange(20, 22)
+    assert QKV.join(model, [q, k, v]).tolist() == [0, 1, 10, 20, 2, 3, 11, 21]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_options_come_back(name: str) -> None:
+    variants = [
+        {},
+        {"rope_theta": 5e5, "tie_word_embeddings": True, "rms_norm_eps": 1e-3},
+        {"tie_word_embeddings": False, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+        {"rope_scaling": {"rope_type": "llama3", "factor": 32.0, **LLAMA3}},
+    ]
+    if FAMILIES[name].window != "none":
+        variants += [{"sliding_window": 7, "use_sliding_window": True, "max_window_layers": 0}, {"sliding_window": None}]
+    seen = []
+    for variant in variants:
+        _, model = read_model(SIZES | {"model_type": name} | variant)
+        family, again = read_model(write_settings(FAMILIES[name], model))
+        assert again == model
+        assert family.model_type == name
+        assert model not in seen or not variant or variant == {"sliding_window": None}
+        seen.append(model)
+
+
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+
+
+def test_fields_of_transformers_5() -> None:
+    _, model = read_model(
+        SIZES | {"model_type": "llama", "rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8, **LLAMA3}}
+    )
+    assert (model.rotary_base, model.use_rope_scaling, model.rope_scaling_factor) == (500000, True, 8.0)
+
+
+def test_old_gemma_activation() -> None:
+    _, model = read_model(SIZES | {"model_type": "gemma", "hidden_act": "gelu"})
+    assert model.activation == "geglu"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "gpt2"}, "model type 'gpt2' cannot be converted; known types: llama, mistral, qwen2, qwen3, gemma"),
+        ({"model_type": None}, "model type 'None' cannot be converted"),
+        ({"attention_bias": True}, "attention_bias is True; megatron-core's llama needs False"),
+        ({"mlp_bias": True}, "mlp_bias is True"),
+        ({"hidden_act": "gelu"}, "hidden_act is gelu; megatron-core's llama needs silu"),
+        ({"quantization_config": {}}, "quantization_config"),
+        ({"rope_theta": 10000.5}, "rope_theta 10000.5 is no whole number"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope type 'dynamic' has no counterpart"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope type 'yarn' has no counterpart"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, **LLAMA3, "high_freq_factor": 2.0}}, "high_freq_factor is 2.0"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, **LLAMA3, "low_freq_factor": 2.0}}, "low_freq_factor is 2.0"),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, **LLAMA3, "original_max_position_embeddings": 4096}},
+            "original_max_position_embeddings is 4096",
+        ),
+        (
+            {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+            "some layers have a sliding window",
+        ),
+        ({"model_type": "qwen3", "attention_bias": True}, "attention_bias is True"),
+        ({"model_type": "gemma", "hidden_act": "relu"}, "hidden_act is relu; megatron-core's gemma needs gelu_pytorch_tanh"),
+        ({"model_type": "gemma", "use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
+        ({"num_attention_heads": "many"}, "transformers refuses it"),
+    ],
+)
+def test_refusals(change: dict, message: str) -> None:
+    with pytest.raises(ConversionError, match="config") as error:
+        read_model(SIZES | {"model_type": "llama"} | change)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_relatives_are_refused_with_the_reason(name: str) -> None:
+    with pytest.raises(ConversionError) as error:
+        find_family(name)
+    assert REFUSED[name] in str(error.value)
+
+
+def test_a_model_of_no_config_finds_its_family() -> None:
+    base = ModelConfig(vocab_size=101)
+    assert fit_family(base)[0].model_type == "llama"
+    assert fit_family(replace(base, sliding_window=9))[0].model_type == "mistral"
+    assert fit_family(replace(base, add_qkv_bias=True))[0].model_type == "qwen2"
+    assert fit_family(replace(base, qk_layernorm=True, sliding_window=9))[0].model_type == "qwen3"
+    gemma = replace(base, apply_layernorm_1p=True, activation="geglu", scale_embeddings=True)
+    assert fit_family(gemma)[0].model_type == "gemma"
+    with pytest.raises(ConversionError, match="none combines --add-qkv-bias, --qk-layernorm"):
+        fit_family(replace(base, qk_layernorm=True, add_qkv_bias=True))
+
+
+def test_longest_sequence_is_no_difference() -> None:
+    assert differing_options(ModelConfig(max_position_embeddings=8), ModelConfig(num_query_groups=8)) == []
