@@ -1,52 +1,37 @@
-"""Summed log-probabilities of responses, chosen and rejected, from hidden states, latents and the LM head."""
+"""Summed log-probabilities of responses, chosen and rejected, from hidden states, latents and the LM head; and the loss of pairs."""
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lpc_kernels.token_logps import Head, TokenLogps
+from lpc_kernels.head import Head
+from lpc_kernels.pairwise import PairLoss, Pairwise, summed_loss
+from lpc_kernels.runs import Runs, by_response
+from lpc_kernels.token_logps import Frozen, Recompute, score
+from lpc_kernels.vocab_parallel import entropy, log_prob, log_sum_exp
+
+Schedule = Literal["auto", "recompute", "pairwise", "frozen"]
 
 
-@overload
-def pair_logps(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    segments: Tensor,
-    num_segments: int,
-    *,
-    z: Tensor | None = ...,
-    vocab_start: int = ...,
-    vocab_size: int | None = ...,
-    tp_group: dist.ProcessGroup | None = ...,
-    chunk_size: int = ...,
-    logit_softcap: float | None = ...,
-    temperature: float = ...,
-    return_token_logps: Literal[False] = ...,
-) -> Tensor: ...
+@dataclass(frozen=True)
+class PairLogps:
+    """What `pair_logps` gives: fp32, or fp64 for fp64 inputs. S responses, N rows; an axis of L latents comes first where z has one."""
 
-
-@overload
-def pair_logps(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    segments: Tensor,
-    num_segments: int,
-    *,
-    z: Tensor | None = ...,
-    vocab_start: int = ...,
-    vocab_size: int | None = ...,
-    tp_group: dist.ProcessGroup | None = ...,
-    chunk_size: int = ...,
-    logit_softcap: float | None = ...,
-    temperature: float = ...,
-    return_token_logps: Literal[True],
-) -> tuple[Tensor, Tensor]: ...
+    logps: Tensor
+    """[S] or [L, S] log-probs summed over each response, 0 for one without rows. Differentiable but with schedule `pairwise`."""
+    token_logps: Tensor
+    """[N] or [L, N] log-prob of each target; -inf for one outside of the vocabulary. Differentiable but with schedule `pairwise`."""
+    log_sum_exp: Tensor
+    """[N] or [L, N] logarithm of the sum of exp(logit), without gradient."""
+    entropy: Tensor | None
+    """[N] or [L, N] entropy of the words' distribution, nats, without gradient; None unless asked for."""
+    loss: Tensor | None
+    """Scalar: the pair losses, summed over pairs. Differentiable with every schedule; None without `pair_loss`."""
 
 
 def pair_logps(
@@ -57,53 +42,120 @@ def pair_logps(
     num_segments: int,
     *,
     z: Tensor | None = None,
+    pair_loss: PairLoss | None = None,
+    schedule: Schedule = "auto",
     vocab_start: int = 0,
     vocab_size: int | None = None,
     tp_group: dist.ProcessGroup | None = None,
     chunk_size: int = 1024,
     logit_softcap: float | None = None,
     temperature: float = 1.0,
-    return_token_logps: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+    with_entropy: bool = False,
+    weight_grad: Tensor | None = None,
+) -> PairLogps:
     """Sum over each response of log softmax(cap(W (h_t + z)) / temperature)[target], with cap(x) = c tanh(x / c) or x.
 
     hidden: [N, H], only rows that carry loss. weight: [V_local, H], this rank's rows of the head from global word `vocab_start` on; the
     shards of the ranks may differ in size. targets: [N] int64 global words. segments: [N] int64 response of each row, ascending, in
     [0, num_segments). z: [P, H], or [L, P, H] for L latents at the price of little more than one; response s belongs to pair s % P.
-    vocab_size: words from this one on are padding and have no probability (a target there, or below 0, has log-prob -inf); None: no
-    padding. chunk_size: rows whose logits are in memory at one time; it changes results by rounding only.
+    pair_loss: from [L, 2, C] summed log-probs of C pairs (L = 1 unless z is [L, P, H]), chosen first, and the [C] int64 numbers of the
+    pairs, to the pairs' losses [C]; responses are then the chosen ones of all pairs and after them the rejected ones. It may be called
+    several times, with some of the pairs each time, and only gradients by the log-probs come back: tensors that it encloses get none.
+    vocab_size: words from this one on are padding and have no probability; None: no padding. chunk_size: rows whose logits are in memory
+    at one time (twice as many with a `tp_group`, as communication is hidden beneath the next chunk); changes results by rounding only.
+    weight_grad: [V_local, H] fp32 (fp64) buffer, such as megatron-core's `main_grad`, that the gradient of weight is added to; the
+    gradient that autograd gets is then zero.
 
-    Returns the sums, fp32 (fp64 for fp64 inputs), [num_segments] or, with z of [L, P, H], [L, num_segments]; a response without rows
-    has sum 0. With `return_token_logps` also the log-probs of the rows, [N] or [L, N]. Differentiable, once, in hidden, weight and z.
-    Large products run in the dtype of the weight, everything else in fp32 (fp64). Two runs give the same bits.
+    Schedules, and their cost in large products (N V H multiplications and as many additions are 2 N V H):
+    - `recompute` 8 N V H: backward makes the logits again, for any loss of what is returned.
+    - `pairwise` 6 N V H, needs `pair_loss`: gradients are made in the forward pass, in chunks of whole pairs (a pair of more than
+      `chunk_size` rows is a chunk by itself); backward scales them, once. `loss` alone is differentiable. With `weight_grad` the
+      gradient is in the buffer after the forward pass, so the loss must enter the final loss with factor 1 (else RuntimeError).
+    - `frozen` (2 + 2 L) N V H, needs a weight without gradient: any loss; keeps [L, N, H] from forward to backward. `pairwise` without
+      the weight's gradient costs 4 N V H for any L.
+    - `auto`: `pairwise` where there is a pair_loss and every pair fits into a chunk; else `frozen` where weight has no gradient and L is
+      1; else `recompute`.
+    Where no gradient is asked for, they are one: 2 N V H.
 
-    Collectives on `tp_group` (all inputs but weight and vocab_start the same on all its ranks): forward, a MAX and a SUM all-reduce
-    of fp32, 2 L N and L N numbers; backward, a SUM all-reduce of the hidden gradient [N, H] and one of the z gradient [L, P, H], each
-    only if that gradient is asked for. So the gradients of hidden and z are complete on every rank (the caller must not reduce them
-    again); the gradient of weight is local, accumulated in fp32 over the chunks.
+    Large products run in the dtype of the weight, everything else in fp32 (fp64); differentiable, once, in hidden, weight and z. Two
+    runs give the same bits.
+
+    Collectives on `tp_group` (all inputs but weight and vocab_start the same on all its ranks), SUM all-reduces but for the first:
+    an all-gather of 3 L numbers a row (4 L with entropy), in chunks; of the hidden gradient [N, H] ([L, N, H] with `frozen`), in chunks;
+    of the z gradient [L, P, H] (none with `frozen`). The latter only if that gradient is asked for. So the gradients of hidden and z are
+    complete on every rank (the caller must not reduce them again); the gradient of weight is local.
 
     Raises ValueError for shapes, dtypes and options that do not fit, RuntimeError for segments not ascending or out of range.
     """
     _check(hidden, weight, targets, segments, num_segments, z, vocab_start, vocab_size, chunk_size, logit_softcap, temperature)
+    _check_gradients(weight, num_segments, z, pair_loss, schedule, weight_grad)
     columns = weight.size(0) if vocab_size is None else min(max(vocab_size - vocab_start, 0), weight.size(0))
     group = tp_group if tp_group is not None and tp_group.size() > 1 else None
     if group is None and columns == 0:
         raise ValueError(f"pair_logps: vocab_size ({vocab_size}) leaves no word of {weight.size(0)} from vocab_start ({vocab_start}) on")
-    head = Head(vocab_start, columns, group, chunk_size, logit_softcap, temperature)
+    head = Head(vocab_start, columns, group, logit_softcap, temperature)
     latents = z[None] if z is not None and z.dim() == 2 else z
-    token_logps: Tensor = TokenLogps.apply(hidden, weight, latents, targets, segments, head)
-    sums = _segment_sums(token_logps, segments, num_segments)
-    if z is None or z.dim() == 2:
-        sums, token_logps = sums[0], token_logps[0]
-    return (sums, token_logps) if return_token_logps else sums
+    runs = by_response(segments, num_segments, num_segments if z is None else z.size(-2))
+    wants_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (hidden, weight, z))
+    chosen = _choose(schedule, weight, latents, runs, pair_loss, chunk_size) if wants_gradient else "none"
+
+    arguments = (hidden, weight, latents, targets, runs, head, chunk_size, with_entropy)
+    loss: Tensor | None = None
+    if chosen == "pairwise":
+        loss, token_logps, stats = Pairwise.apply(*arguments, weight_grad, pair_loss)
+    elif chosen == "frozen":
+        token_logps, stats = Frozen.apply(*arguments)
+    elif chosen == "recompute":
+        token_logps, stats = Recompute.apply(*arguments, weight_grad)
+    else:
+        with torch.no_grad():
+            stats = score(*arguments)
+            token_logps = log_prob(stats)
+    sums = runs.sums(token_logps)
+    if loss is None and pair_loss is not None:
+        pairs = num_segments // 2
+        loss = summed_loss(pair_loss, sums.view(-1, 2, pairs), torch.arange(pairs, device=sums.device))
+
+    def shaped(values: Tensor) -> Tensor:
+        return values if z is not None and z.dim() == 3 else values[0]
+
+    return PairLogps(
+        logps=shaped(sums),
+        token_logps=shaped(token_logps),
+        log_sum_exp=shaped(log_sum_exp(stats)),
+        entropy=shaped(entropy(stats)) if with_entropy else None,
+        loss=loss,
+    )
 
 
-def _segment_sums(token_logps: Tensor, segments: Tensor, num_segments: int) -> Tensor:
-    """[L, num_segments], summed in fp64 (a margin is a small difference of long sums) and in row order (the same bits in every run)."""
-    latents = token_logps.size(0)
-    edges = torch.searchsorted(segments.contiguous(), torch.arange(num_segments + 1, device=segments.device))
-    sums = torch.segment_reduce(token_logps.double().flatten(), "sum", lengths=edges.diff().repeat(latents), initial=0, unsafe=True)
-    return sums.view(latents, num_segments).to(token_logps.dtype)
+def _choose(schedule: Schedule, weight: Tensor, z: Tensor | None, runs: Runs, pair_loss: PairLoss | None, chunk_size: int) -> Schedule:
+    if schedule != "auto":
+        return schedule
+    if pair_loss is not None:
+        lengths = torch.tensor(runs.host_edges).diff().view(2, -1).sum(0)
+        if int(lengths.max()) <= chunk_size:
+            return "pairwise"
+    return "recompute" if weight.requires_grad or (z is not None and z.size(0) > 1) else "frozen"
+
+
+def _check_gradients(
+    weight: Tensor, num_segments: int, z: Tensor | None, pair_loss: PairLoss | None, schedule: Schedule, weight_grad: Tensor | None
+) -> None:
+    if schedule not in ("auto", "recompute", "pairwise", "frozen"):
+        raise ValueError(f"pair_logps: schedule must be auto, recompute, pairwise or frozen, got {schedule!r}")
+    if pair_loss is None and schedule == "pairwise":
+        raise ValueError("pair_logps: schedule pairwise needs pair_loss, for the gradients to be made in the forward pass")
+    if schedule == "frozen" and weight.requires_grad and torch.is_grad_enabled():
+        raise ValueError("pair_logps: schedule frozen makes no gradient of weight, which requires one; use auto, recompute or pairwise")
+    if pair_loss is not None and (num_segments % 2 or (z is not None and z.size(-2) != num_segments // 2)):
+        pairs = "" if z is None else f" and z {z.size(-2)} pairs"
+        raise ValueError(f"pair_logps: pair_loss needs two responses a pair, but num_segments is {num_segments}{pairs}")
+    if weight_grad is not None:
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        if weight_grad.shape != weight.shape or weight_grad.dtype != dtype:
+            raise ValueError(
+                f"pair_logps: weight_grad must be {list(weight.shape)} {dtype}, got {list(weight_grad.shape)} {weight_grad.dtype}"
+            )
 
 
 def _check(

@@ -1,13 +1,11 @@
-"""Log-probabilities of target words under a (vocabulary-parallel) LM head, for several latents at once.
+"""Log-probs of the rows for a loss that is known only afterwards: the schedules `recompute` and `frozen`, and work without gradient.
 
-Built on logits(h + z) = h W^T + (z W^T)[pair of the row]: every latent of the same rows shares the one large product, and z = 0 gives
-the same bits as no z at all. The schedule is `recompute`: the forward pass keeps a maximum and a sum of exponentials per row, the
-backward pass makes the logits again. Both go through the rows in chunks, so that no [N, V] tensor exists.
+All go through the rows in chunks, so that no [N, V] tensor exists, and share the one large product h W^T among all latents:
+logits(h + z) = h W^T + (z W^T)[pair of the row].
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,139 +13,130 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-
-@dataclass(frozen=True)
-class Head:
-    """This rank's part of the LM head: from which word on, how many real words, and what becomes of their logits."""
-
-    vocab_start: int
-    columns: int
-    group: dist.ProcessGroup | None
-    chunk_size: int
-    softcap: float | None
-    temperature: float
-
-    def logits(self, base: Tensor, bias: Tensor | None, pair: Tensor, dtype: torch.dtype) -> Tensor:
-        """[C, V] in `dtype`: base [C, V] plus, for each row, the row of bias [P, V] that belongs to its pair [C].
-
-        Without bias there is one latent only, and base is consumed.
-        """
-        logits = base.to(dtype) if bias is None else bias.index_select(0, pair).add_(base)
-        if self.softcap is not None:
-            logits.div_(self.softcap).tanh_().mul_(self.softcap)
-        return logits if self.temperature == 1.0 else logits.div_(self.temperature)
-
-    def slope(self, logits: Tensor) -> Tensor | None:
-        """Derivative of those logits by base; None where it is 1."""
-        if self.softcap is None:
-            return None if self.temperature == 1.0 else logits.new_tensor(1 / self.temperature)
-        return logits.mul(self.temperature / self.softcap).square_().neg_().add_(1.0).div_(self.temperature)
-
-    def locate(self, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """[C, 1] column of each target here, and [C, 1] whether it is here at all (the column is then 0)."""
-        column = (targets - self.vocab_start)[:, None]
-        mine = (column >= 0) & (column < self.columns)
-        return column.where(mine, 0), mine
+from lpc_kernels.gradients import Gradients, Wanted
+from lpc_kernels.head import Head, latent_biases
+from lpc_kernels.row_work import logits_gradient_, row_stats
+from lpc_kernels.runs import Runs, row_chunks
+from lpc_kernels.vocab_parallel import gather_stats, log_prob
 
 
-class TokenLogps(torch.autograd.Function):
-    """[L, N] log-probs of the targets; L = 1 without latents."""
+def score(
+    hidden: Tensor, weight: Tensor, z: Tensor | None, targets: Tensor, runs: Runs, head: Head, chunk_size: int, entropy: bool
+) -> Tensor:
+    """[S, L, N] statistics of `row_stats` over all ranks' words. Collective: an all-gather a chunk, beneath the next chunk's product."""
+    words = weight[: head.columns]
+    bias = latent_biases(z, words)
+    parts = []
+    for chunk in row_chunks(hidden.size(0), chunk_size):
+        base = hidden[chunk] @ words.t()
+        parts.append(gather_stats(row_stats(base, bias, targets[chunk], runs, chunk, head, entropy), head.group))
+    if not parts:
+        return hidden.new_zeros((3 + entropy, 1 if z is None else z.size(0), 0), dtype=torch.promote_types(hidden.dtype, torch.float32))
+    return torch.cat([part() for part in parts], dim=-1)
+
+
+class Recompute(torch.autograd.Function):
+    """[L, N] log-probs of the targets (L = 1 without latents), and the statistics they come from. Backward makes the logits again."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, z: Tensor | None, targets: Tensor, segments: Tensor, head: Head) -> Tensor:
-        dtype = torch.promote_types(hidden.dtype, torch.float32)
-        words = weight[: head.columns]
-        biases, pair = _biases(z, words, segments, dtype)
-        latents, rows = len(biases), hidden.size(0)
-        # An empty shard must lose every comparison, and a target that no rank holds has probability 0: both are -inf.
-        peak = hidden.new_full((2, latents, rows), -torch.inf, dtype=dtype)
-        total = hidden.new_zeros((latents, rows), dtype=dtype)
-        for chunk in _chunks(rows if head.columns else 0, head.chunk_size):
-            base = hidden[chunk] @ words.t()
-            column, mine = head.locate(targets[chunk])
-            for n, bias in enumerate(biases):
-                logits = head.logits(base, bias, pair[chunk], dtype)
-                peak[0, n, chunk] = logits.amax(-1)
-                peak[1, n, chunk] = logits.gather(1, column).where(mine, -torch.inf)[:, 0]
-                total[n, chunk] = logits.sub_(peak[0, n, chunk, None]).exp_().sum(-1)
-        if head.group is not None and rows:
-            local = peak[0].clone()
-            dist.all_reduce(peak, dist.ReduceOp.MAX, group=head.group)
-            total.mul_((local - peak[0]).exp_())
-            dist.all_reduce(total, dist.ReduceOp.SUM, group=head.group)
-        ctx.head = head
-        ctx.save_for_backward(hidden, weight, z, targets, segments, peak[0], total)
-        # The maximum leaves before the logarithm comes: logits with a large common offset lose nothing.
-        return (peak[1] - peak[0]) - total.log()
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        z: Tensor | None,
+        targets: Tensor,
+        runs: Runs,
+        head: Head,
+        chunk_size: int,
+        entropy: bool,
+        weight_grad: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        stats = score(hidden, weight, z, targets, runs, head, chunk_size, entropy)
+        ctx.runs, ctx.head, ctx.chunk_size, ctx.weight_grad = runs, head, chunk_size, weight_grad
+        ctx.save_for_backward(hidden, weight, z, targets, stats[:2])
+        ctx.mark_non_differentiable(stats)
+        return log_prob(stats), stats
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, z, targets, segments, peak, total = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, z, targets, stats = ctx.saved_tensors
         head: Head = ctx.head
-        need_hidden, need_weight, need_z = ctx.needs_input_grad[:3]
-        dtype = peak.dtype
         words = weight[: head.columns]
-        biases, pair = _biases(z, words, segments, dtype)
-        d_hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format) if need_hidden else None
-        d_weight = weight.new_zeros(weight.shape, dtype=dtype) if need_weight else None
-        d_words = None if d_weight is None else d_weight[: head.columns]
-        d_bias = None if z is None else torch.zeros((*z.shape[:2], head.columns), dtype=dtype, device=z.device)
-        for chunk in _chunks(hidden.size(0) if head.columns else 0, head.chunk_size):
-            rows = hidden[chunk]
-            base = rows @ words.t()
-            column, mine = head.locate(targets[chunk])
-            summed: Tensor | None = None
-            for n, bias in enumerate(biases):
-                logits = head.logits(base, bias, pair[chunk], dtype)
-                slope = head.slope(logits)
-                scale = grad[n, chunk, None]
-                # d log p[target] = onehot - p, times the coefficient, while still in fp32: bf16 would lose a small 1 - p.
-                d_logits = logits.sub_(peak[n, chunk, None]).exp_().mul_(-scale / total[n, chunk, None])
-                d_logits.scatter_(1, column, d_logits.gather(1, column) + scale * mine)
-                if slope is not None:
-                    d_logits.mul_(slope)
-                if d_bias is not None and (need_z or need_weight):
-                    # A product with the one-hot pairs adds up rows in a fixed order on every device; index_add_ does not.
-                    d_bias[n].addmm_(_one_hot(pair[chunk], d_bias.size(1), dtype).t(), d_logits)
-                summed = d_logits if summed is None else summed.add_(d_logits)
-            assert summed is not None
-            rounded = summed.to(hidden.dtype)
-            if d_hidden is not None:
-                d_hidden[chunk] = rounded @ words
-            if d_words is not None:
-                d_words.addmm_(rounded.t(), rows) if rows.dtype == dtype else d_words.add_(rounded.t() @ rows)
+        bias = latent_biases(z, words)
+        gradients = Gradients(hidden, weight, z, head, Wanted.of(ctx, ctx.weight_grad))
+        for chunk in row_chunks(hidden.size(0), ctx.chunk_size):
+            base = hidden[chunk] @ words.t()
+            logits_gradient_(base, bias, targets[chunk], stats[..., chunk], grad[:, chunk], ctx.runs, chunk, head, gradients.bias)
+            gradients.add(chunk, base)
+        d_hidden, d_weight, d_z = gradients.finish()
+        return d_hidden, as_gradient(weight, d_weight, ctx.weight_grad), as_gradient(z, d_z), *[None] * 6
+
+
+class Frozen(torch.autograd.Function):
+    """As `Recompute`, for a head that has no gradient: forward also makes d log-prob / d hidden of each row, backward scales it.
+
+    Costs (2 + 2 L) N V H instead of 6 N V H, and L N H numbers kept.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, z: Tensor | None, targets: Tensor, runs: Runs, head: Head, chunk_size: int, entropy: bool
+    ) -> tuple[Tensor, Tensor]:
+        words = weight[: head.columns]
+        bias = latent_biases(z, words)
+        latents, rows = 1 if z is None else z.size(0), hidden.size(0)
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        jacobian = hidden.new_zeros((latents, rows, hidden.size(1)))
+        stats = hidden.new_empty((3 + entropy, latents, rows), dtype=dtype)
+        reductions: list[dist.Work] = []
+
+        def finish(chunk: slice, base: Tensor, merged: Tensor) -> None:
+            stats[..., chunk] = merged
+            one = merged.new_ones((1, base.size(0)))
+            for n in range(latents):
+                logits = base if n == latents - 1 else base.clone()
+                own_bias = None if bias is None else bias[n : n + 1]
+                logits_gradient_(logits, own_bias, targets[chunk], merged[:2, n : n + 1], one, runs, chunk, head, None)
+                part = jacobian[n, chunk]
+                if head.columns:
+                    torch.mm(logits, words, out=part)
+                if head.group is not None:
+                    reductions.append(dist.all_reduce(part, group=head.group, async_op=True))
+
+        waiting: list[Any] = []
+        for chunk in row_chunks(rows, chunk_size):
+            base = hidden[chunk] @ words.t()
+            waiting.append((chunk, base, gather_stats(row_stats(base, bias, targets[chunk], runs, chunk, head, entropy), head.group)))
+            if head.group is None or len(waiting) > 1:
+                previous, logits, merged = waiting.pop(0)
+                finish(previous, logits, merged())
+        for previous, logits, merged in waiting:
+            finish(previous, logits, merged())
+        for reduction in reductions:
+            reduction.wait()
+        ctx.runs = runs
+        ctx.save_for_backward(jacobian, z)
+        ctx.mark_non_differentiable(stats)
+        return log_prob(stats), stats
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        jacobian, z = ctx.saved_tensors
+        scaled = jacobian * grad[..., None]
         d_z = None
-        if z is not None and d_bias is not None:
-            flat = d_bias.flatten(0, 1)
-            if d_words is not None:
-                d_words.addmm_(flat.t(), z.flatten(0, 1).to(dtype))
-            d_z = (flat.to(weight.dtype) @ words).to(dtype).view(z.shape) if need_z else None
-        if head.group is not None:
-            for partial in (d_hidden, d_z):
-                if partial is not None and partial.numel():
-                    dist.all_reduce(partial, group=head.group)
-        return (
-            d_hidden,
-            None if d_weight is None else d_weight.to(weight.dtype),
-            None if d_z is None or z is None else d_z.to(z.dtype),
-            None,
-            None,
-            None,
-        )
+        if z is not None and ctx.needs_input_grad[2]:
+            pair = ctx.runs.pairs.repeat_interleave(ctx.runs.edges.diff(), output_size=jacobian.size(1))
+            # A product with the one-hot pairs adds up rows in a fixed order on every device; index_add_ does not.
+            one_hot = (torch.arange(z.size(1), device=pair.device)[:, None] == pair).to(scaled.dtype)
+            d_z = one_hot @ scaled
+        d_hidden = scaled.sum(0).to(jacobian.dtype) if ctx.needs_input_grad[0] else None
+        return d_hidden, None, as_gradient(z, d_z), *[None] * 5
 
 
-def _chunks(rows: int, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, rows, size)]
-
-
-def _biases(z: Tensor | None, words: Tensor, segments: Tensor, dtype: torch.dtype) -> tuple[list[Tensor] | list[None], Tensor]:
-    """For each latent z W^T, [P, V], and the pair of each row, [N]. Without latents one that adds nothing."""
-    if z is None:
-        return [None], segments
-    # One product a latent, for a latent to get the same bits alone as beside others.
-    return [(latent @ words.t()).to(dtype) for latent in z.to(words.dtype)], segments % z.size(1)
-
-
-def _one_hot(index: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    return (index[:, None] == torch.arange(size, device=index.device)).to(dtype)
+def as_gradient(value: Tensor | None, gradient: Tensor | None, added_to: Tensor | None = None) -> Tensor | None:
+    """What autograd gets for an input: its gradient in its dtype, or, where that was added to a buffer, zeros that take no memory."""
+    if value is None or gradient is None:
+        return None
+    return gradient.to(value.dtype) if added_to is None else value.new_zeros(()).expand_as(value)

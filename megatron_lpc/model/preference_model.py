@@ -115,5 +115,5 @@ class PreferenceModel(GPTModel):
             vocab_size=self.real_vocab_size,
             tp_group=self.pg_collection.tp,
             chunk_size=self.logps_chunk_size,
-        )
+        ).logps
         return PairScores(logps=logps.view(-1, 2 * batch.num_pairs), latent=latent)

@@ -1,13 +1,15 @@
-"""Inputs, the fp64 definition, and the cases that two tensor parallel ranks and one process must agree on."""
+"""Inputs, the fp64 definition, and the cases that tensor parallel ranks and one process must agree on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from lpc_kernels import pair_logps
 from torch import Tensor
 from torch.distributed import ProcessGroup
+from torch.nn.functional import logsigmoid
 
 
 def draw(rows: int, words: int, width: int, pairs: int, latents: int | None, seed: int, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -47,8 +49,9 @@ def reference(
 
 @dataclass(frozen=True)
 class Case:
-    shards: tuple[int, int]
+    shards: tuple[int, ...]
     """Words on each rank, padding included."""
+    schedule: Literal["recompute", "pairwise", "frozen"] = "recompute"
     vocab_size: int | None = None
     rows: int = 25
     latents: int | None = None
@@ -56,7 +59,7 @@ class Case:
     softcap: float | None = None
 
 
-CASES = {
+_SHAPES = {
     "equal": Case((8, 8)),
     "latents": Case((8, 8), latents=2),
     "softcap": Case((8, 8), latents=3, softcap=2.0),
@@ -67,32 +70,51 @@ CASES = {
     "no rows": Case((8, 8), rows=0, latents=2),
     "fp64": Case((5, 8), vocab_size=11, latents=2, dtype=torch.float64),
     "bf16": Case((8, 8), latents=2, dtype=torch.bfloat16),
+    "four ranks": Case((4, 4, 4, 4), latents=2),
+    "four ranks, uneven": Case((1, 9, 5, 3), vocab_size=14),
 }
+CASES = {
+    f"{schedule}, {name}": replace(case, schedule=schedule)
+    for name, case in _SHAPES.items()
+    for schedule in ("recompute", "pairwise", "frozen")
+}
+PAIRS, WIDTH, CHUNK = 3, 8, 7
 
 
 def run(case: Case, rank: int | None, group: ProcessGroup | None) -> dict[str, Tensor]:
     """Outputs and gradients on one rank's shard, or, with `rank` None, of the whole head."""
-    first, words = case.shards[0], sum(case.shards)
-    real = case.vocab_size or words
-    inputs = draw(case.rows, words, 8, 3, case.latents, 7, case.dtype)
-    edges = torch.tensor([0, min(first, real) - 1, min(first, real - 1), real - 1])
-    targets = torch.cat((edges, inputs["targets"] % real))[: case.rows]
-    start, stop = {None: (0, words), 0: (0, first), 1: (first, words)}[rank]
-    weight = inputs["weight"].detach()[start:stop].clone().requires_grad_()
-    sums, rows = pair_logps(
+    edges = [sum(case.shards[:n]) for n in range(len(case.shards) + 1)]
+    real = case.vocab_size or edges[-1]
+    inputs = draw(case.rows, edges[-1], WIDTH, PAIRS, case.latents, 7, case.dtype)
+    corners = [min(word, real - 1) for edge in edges for word in (max(edge - 1, 0), edge)]
+    targets = torch.cat((torch.tensor(corners), inputs["targets"] % real))[: case.rows]
+    start, stop = (0, edges[-1]) if rank is None else (edges[rank], edges[rank + 1])
+    weight = inputs["weight"].detach()[start:stop].clone().requires_grad_(case.schedule != "frozen")
+    result = pair_logps(
         inputs["hidden"],
         weight,
         targets,
         inputs["segments"],
-        6,
+        2 * PAIRS,
         z=inputs["z"],
+        pair_loss=_pair_loss,
+        schedule=case.schedule,
         vocab_start=start,
         vocab_size=case.vocab_size,
         tp_group=group,
-        chunk_size=7,
+        chunk_size=CHUNK,
         logit_softcap=case.softcap,
-        return_token_logps=True,
+        with_entropy=True,
     )
-    loss = sum((torch.linspace(-1, 1.5, x.numel(), dtype=x.dtype).view(x.shape) * x).sum() for x in (sums, rows))
-    gradients = torch.autograd.grad(loss, (inputs["hidden"], weight, inputs["z"]))
-    return {"sums": sums.detach(), "rows": rows.detach(), **dict(zip(("hidden", "weight", "z"), gradients, strict=True))}
+    loss, rows = result.loss, result.token_logps
+    if case.schedule != "pairwise":
+        loss = loss + (torch.linspace(-1, 1.5, rows.numel(), dtype=rows.dtype).view(rows.shape) * rows).sum()
+    wanted = {"hidden": inputs["hidden"], "z": inputs["z"]} | ({} if case.schedule == "frozen" else {"weight": weight})
+    gradients = dict(zip(wanted, torch.autograd.grad(loss, list(wanted.values())), strict=True))
+    outputs = {"sums": result.logps, "rows": rows, "loss": result.loss, "entropy": result.entropy}
+    return {name: value.detach() for name, value in outputs.items()} | gradients
+
+
+def _pair_loss(logps: Tensor, pairs: Tensor) -> Tensor:
+    margins = logps[:, 0] - logps[:, 1] + pairs
+    return (-logsigmoid(0.2 * margins) + 0.01 * logps[:, 0].square()).sum(0)

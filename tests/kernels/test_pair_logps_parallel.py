@@ -1,4 +1,4 @@
-"""Two tensor parallel ranks (real processes, gloo) compute what one process computes."""
+"""Two and four tensor parallel ranks (real processes, gloo) compute what one process computes."""
 
 from __future__ import annotations
 
@@ -8,37 +8,57 @@ import pytest
 import torch
 from launch import torchrun
 
-from .pair_logps_cases import CASES, run
+from .pair_logps_cases import CASES, CHUNK, PAIRS, WIDTH, run
 
 pytestmark = pytest.mark.distributed
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    torchrun(2, Path(__file__).with_name("pair_logps_worker.py"), str(folder))
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    """Case -> what each of its ranks saved."""
+    found = {}
+    for count in (2, 4):
+        folder = tmp_path_factory.mktemp("ranks")
+        torchrun(count, Path(__file__).with_name("pair_logps_worker.py"), str(folder))
+        saved = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(count)]
+        found |= {name: [rank[name] for rank in saved] for name in saved[0]}
+    return found
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_equals_one_process(ranks, name):
     case = CASES[name]
-    one, (left, right) = run(case, None, None), (rank[name] for rank in ranks)
-    for key in ("sums", "rows", "hidden", "z"):
-        assert torch.equal(left[key], right[key]), f"{key} differs between the ranks"
-    both = {**left, "weight": torch.cat((left["weight"], right["weight"]))}
+    one, every = run(case, None, None), [rank["outputs"] for rank in ranks[name]]
+    for key in one.keys() - {"weight"}:
+        assert all(torch.equal(rank[key], every[0][key]) for rank in every), f"{key} differs between the ranks"
+    together = {**every[0], **({"weight": torch.cat([rank["weight"] for rank in every])} if "weight" in one else {})}
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[case.dtype]
     for key, expected in one.items():
-        assert both[key].dtype == expected.dtype
-        assert both[key].isfinite().all()
+        assert together[key].dtype == expected.dtype
+        assert together[key].isfinite().all()
         scale = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0
-        torch.testing.assert_close(both[key], expected, rtol=tolerance, atol=tolerance * scale, msg=lambda m, key=key: f"{key}: {m}")
+        torch.testing.assert_close(together[key], expected, rtol=tolerance, atol=tolerance * scale, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def _numbers(calls, kind):
+    return sum(int(call.split()[1].rstrip("!")) for call in calls if call.startswith(kind))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_collectives_are_those_of_the_docstring(ranks, name):
     case = CASES[name]
-    latents, rows, width, pairs = case.latents or 1, case.rows, 8, 3
-    expected = [2 * latents * rows, latents * rows, rows * width] if rows else []
-    for rank in ranks:
-        assert rank[name]["collectives"].tolist() == [*expected, latents * pairs * width]
+    latents, hidden, z = case.latents or 1, case.rows * WIDTH, (case.latents or 1) * PAIRS * WIDTH
+    for rank in ranks[name]:
+        calls = rank["collectives"]
+        assert all(call.endswith("!") for call in calls), "a collective is waited for on the spot"
+        assert _numbers(calls, "gather") == 4 * latents * case.rows
+        assert _numbers(calls, "reduce") == (latents * hidden if case.schedule == "frozen" else hidden + z)
+
+
+@pytest.mark.parametrize("schedule", ["pairwise", "frozen"])
+def test_statistics_travel_beneath_the_next_product(ranks, schedule):
+    """The second chunk's own statistics are sent before anything is done with the first chunk's."""
+    calls = [call.split()[0] for call in ranks[f"{schedule}, equal"][0]["collectives"]]
+    assert calls.count("gather") > 2
+    assert calls[:5] == ["gather", "gather", "reduce", "gather", "reduce"]
+    assert CASES[f"{schedule}, equal"].rows > 2 * CHUNK

@@ -1,0 +1,98 @@
+"""What is done to each row of logits between the large products: the softmax's statistics, and the gradient of the logits, in place.
+
+In PyTorch, a few rows at a time: on a CPU they then stay in its cache from the first operation to the last. All of it in fp32, or in
+fp64 for fp64 logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lpc_kernels.head import Head
+from lpc_kernels.runs import Runs
+
+_BLOCK = 1 << 18
+"""Logits at a time on a CPU."""
+
+
+def row_stats(base: Tensor, bias: Tensor | None, targets: Tensor, runs: Runs, chunk: slice, head: Head, entropy: bool) -> Tensor:
+    """Statistics of the rows' softmaxes over this rank's words.
+
+    base: [C, V] h W^T of the rows of `chunk`. bias: [L, P, V] or None. targets: [C] int64 global words.
+    Returns [3, L, C]: the largest logit, the sum of exp(logit - largest), the target's logit (-inf where another rank has it; on a rank
+    without words -inf, 0, -inf). With `entropy` [4, L, C], last the sum of exp(logit - largest) (logit - largest).
+    """
+    latents = 1 if bias is None else bias.size(0)
+    dtype = torch.promote_types(base.dtype, torch.float32)
+    stats = torch.zeros((4 if entropy else 3, latents, base.size(0)), dtype=dtype, device=base.device)
+    if head.columns == 0:
+        stats[0], stats[2] = -torch.inf, -torch.inf
+        return stats
+    column = head.locate(targets)[:, None]
+    for rows, pair in _blocks(base, runs, chunk):
+        for n in range(latents):
+            logits = _logits(base[rows], bias, n, pair, head, dtype)
+            peak = logits.amax(-1)
+            stats[0, n, rows] = peak
+            stats[2, n, rows] = logits.gather(1, column[rows].clamp(min=0)).where(column[rows] >= 0, -torch.inf)[:, 0]
+            shifted = logits.sub_(peak[:, None])
+            if entropy:
+                weights = shifted.exp()
+                stats[1, n, rows], stats[3, n, rows] = weights.sum(-1), weights.mul_(shifted).sum(-1)
+            else:
+                stats[1, n, rows] = shifted.exp_().sum(-1)
+    return stats
+
+
+def logits_gradient_(
+    base: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    stats: Tensor,
+    scale: Tensor,
+    runs: Runs,
+    chunk: slice,
+    head: Head,
+    d_bias: Tensor | None,
+) -> None:
+    """Turn the logits of a chunk into the gradient of sum over latents and rows of scale * log-prob of the target.
+
+    base: [C, V], overwritten with the gradient by h W^T, rounded once. bias, targets: as in `row_stats`. stats: [>= 2, L, C], over all
+    ranks' words. scale: [L, C]. d_bias: [L, P, V] gradient by bias, added to; or None.
+    """
+    if head.columns == 0:
+        return
+    column = head.locate(targets)[:, None]
+    here, mine = column.clamp(min=0), column >= 0
+    for rows, pair in _blocks(base, runs, chunk):
+        summed: Tensor | None = None
+        for n in range(scale.size(0)):
+            logits = _logits(base[rows], bias, n, pair, head, scale.dtype)
+            slope = head.slope(logits)
+            factor = scale[n, rows, None]
+            # d log p[target] = onehot - p, times the coefficient, while still in fp32: bf16 would lose a small 1 - p.
+            gradient = logits.sub_(stats[0, n, rows, None]).exp_().mul_(-factor / stats[1, n, rows, None])
+            gradient.scatter_add_(1, here[rows], factor * mine[rows])
+            if slope is not None:
+                gradient.mul_(slope)
+            if d_bias is not None:
+                d_bias[n, pair] += gradient.sum(0)
+            summed = gradient if summed is None else summed.add_(gradient)
+        assert summed is not None
+        base[rows] = summed
+
+
+def _logits(base: Tensor, bias: Tensor | None, latent: int, pair: int, head: Head, dtype: torch.dtype) -> Tensor:
+    """A new [C, V] of rows of one pair."""
+    return head.cap_(base.to(dtype, copy=True) if bias is None else base + bias[latent, pair])
+
+
+def _blocks(base: Tensor, runs: Runs, chunk: slice) -> Iterator[tuple[slice, int]]:
+    """Rows of one pair, few enough; and the pair."""
+    size = max(1, _BLOCK // base.size(1)) if base.device.type == "cpu" else base.size(0)
+    for span, pair in runs.spans(chunk):
+        for start in range(span.start, span.stop, size):
+            yield slice(start, min(start + size, span.stop)), pair
