@@ -31,6 +31,17 @@ setup(
     extras_require={
         "te": ["transformer-engine[pytorch]"],
         "wandb": ["wandb"],
-        "test": ["pytest", "pytest-timeout", "hypothesis", "trl", "ruff", "mypy", "pre-commit", "types-PyYAML"],
+        # Triton runs and compiles the kernels without a GPU too, and PyTorch for CPU comes without it.
+        "test": [
+            "pytest",
+            "pytest-timeout",
+            "hypothesis",
+            "trl",
+            "ruff",
+            "mypy",
+            "pre-commit",
+            "types-PyYAML",
+            "triton>=3.6; platform_system == 'Linux'",
+        ],
     },
 )

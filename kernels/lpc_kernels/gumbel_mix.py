@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from lpc_kernels.philox import POSTERIOR_STREAM, PRIOR_STREAM, gumbel_noise
+
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ def gumbel_mix(
     logits_q, logits_p: [B, K]. codebook E: [K, H]. sample_ids: [B] int64, the global number of each pair: its noise does not depend
     on the rest of the batch, nor on where the batch is computed. tau > 0: temperature. prior_mix: m in [0, 1]; at exactly 0 or 1 the
     other side takes no part in z, whatever its values. straight_through: weights are one-hot forward, with the soft weights' gradient.
-    Differentiable in both logits and the codebook. No collectives: ranks that hold the same inputs get the same outputs.
+    Differentiable in both logits and the codebook, more than once on CPU only. No collectives: ranks that hold the same inputs get the
+    same outputs. Runs on Triton for CUDA tensors, and for all with TRITON_INTERPRET=1; else in plain PyTorch, the noise equal to the bit.
     Raises ValueError for shapes that do not fit, tau <= 0, m outside [0, 1], and what `gumbel_noise` refuses.
     """
     if logits_q.dim() != 2 or logits_p.shape != logits_q.shape:
@@ -64,6 +68,29 @@ def gumbel_mix(
     if not 0 <= prior_mix <= 1:
         raise ValueError(f"gumbel_mix: prior_mix must be in [0, 1], got {prior_mix}")
 
+    if logits_q.is_cuda or _INTERPRETED:
+        # Not before it is needed: PyTorch for CPU comes without Triton.
+        from lpc_kernels.gumbel_mix_op import gumbel_mix_op
+
+        signed_seed = seed - (1 << 64) if seed >= 1 << 63 else seed
+        return GumbelMix(*gumbel_mix_op(logits_q, logits_p, codebook, sample_ids, signed_seed, tau, prior_mix, straight_through)[:8])
+    return gumbel_mix_reference(
+        logits_q, logits_p, codebook, sample_ids, seed=seed, tau=tau, prior_mix=prior_mix, straight_through=straight_through
+    )
+
+
+def gumbel_mix_reference(
+    logits_q: Tensor,
+    logits_p: Tensor,
+    codebook: Tensor,
+    sample_ids: Tensor,
+    *,
+    seed: int,
+    tau: float,
+    prior_mix: float,
+    straight_through: bool,
+) -> GumbelMix:
+    """`gumbel_mix` in plain PyTorch, on any device, for arguments that it has checked."""
     dtype = torch.promote_types(torch.promote_types(logits_q.dtype, logits_p.dtype), torch.float32)
     logits_q, logits_p = logits_q.to(dtype), logits_p.to(dtype)
     log_q, log_p = logits_q.log_softmax(-1), logits_p.log_softmax(-1)
@@ -90,10 +117,12 @@ def gumbel_mix(
 
 
 def _sample(logits: Tensor, sample_ids: Tensor, seed: int, stream: int, tau: float, straight_through: bool) -> Tensor:
-    noise = gumbel_noise(sample_ids, logits.size(-1), seed, stream)
-    soft = ((logits + noise) / tau).softmax(-1)
+    noisy = logits + gumbel_noise(sample_ids, logits.size(-1), seed, stream)
+    # The largest leaves before a small tau magnifies the rounding of what is left.
+    soft = ((noisy - noisy.detach().amax(-1, keepdim=True)) / tau).softmax(-1)
     if not straight_through:
         return soft
-    hard = one_hot(soft.argmax(-1), logits.size(-1)).to(soft.dtype)
+    # Of the noisy logits, which have the same bits everywhere; those of a softmax depend on the machine.
+    hard = one_hot(noisy.argmax(-1), logits.size(-1)).to(soft.dtype)
     # In this order the forward value is exactly one-hot: the bracket is zero.
     return hard + (soft - soft.detach())

@@ -25,14 +25,14 @@ _ROUNDS = 10
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 
-_UNIFORM_SCALE = 4.6566127342e-10
-_UNIFORM_FLOOR = 2.0**-32
+UNIFORM_SCALE = 4.6566127342e-10
+UNIFORM_FLOOR = 2.0**-32
 
-_MANTISSA = (1 << 52) - 1
-_ONE = 1023 << 52
-_SQRT2 = 1.4142135623730951
-_LN2 = 0.6931471805599453
-_LOG_TERMS = 8
+MANTISSA = (1 << 52) - 1
+ONE = 1023 << 52
+SQRT2 = 1.4142135623730951
+LN2 = 0.6931471805599453
+LOG_TERMS = 8
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -57,7 +57,7 @@ def uniform(word: Tensor) -> Tensor:
     """fp32 in [0, 1) from an int64 word in [0, 2^32): `triton.language.random.uint_to_uniform_float`, bit for bit."""
     # As a signed word x: x itself, or -x - 1 where it is negative; in unsigned terms the complement of the word.
     folded = torch.where(word > 0x7FFFFFFF, _WORD - word, word)
-    return folded.float() * _UNIFORM_SCALE
+    return folded.float() * UNIFORM_SCALE
 
 
 def gumbel_noise(sample_ids: Tensor, num_codes: int, seed: int, stream: int) -> Tensor:
@@ -76,7 +76,7 @@ def gumbel_noise(sample_ids: Tensor, num_codes: int, seed: int, stream: int) -> 
     ids = sample_ids[:, None]
     code = torch.arange(num_codes, device=ids.device).expand(ids.size(0), num_codes)
     word = philox((code, torch.full_like(code, stream), ids & _WORD, (ids >> 32) & _WORD), seed)[0]
-    u = uniform(word).clamp_min(_UNIFORM_FLOOR).double()
+    u = uniform(word).clamp_min(UNIFORM_FLOOR).double()
     return (-_log(-_log(u))).float()
 
 
@@ -87,13 +87,13 @@ def _log(x: Tensor) -> Tensor:
     """
     bits = x.view(torch.int64)
     exponent = (bits >> 52) - 1023
-    m = ((bits & _MANTISSA) | _ONE).view(torch.float64)
-    high = m > _SQRT2
+    m = ((bits & MANTISSA) | ONE).view(torch.float64)
+    high = m > SQRT2
     m = torch.where(high, m * 0.5, m)
     exponent = exponent + high
     s = (m - 1.0) / (m + 1.0)
     square = s * s
-    series = torch.full_like(s, 1.0 / (2 * _LOG_TERMS - 1))
-    for n in range(_LOG_TERMS - 2, -1, -1):
+    series = torch.full_like(s, 1.0 / (2 * LOG_TERMS - 1))
+    for n in range(LOG_TERMS - 2, -1, -1):
         series = series * square + 1.0 / (2 * n + 1)
-    return exponent.double() * _LN2 + 2.0 * s * series
+    return exponent.double() * LN2 + 2.0 * s * series
