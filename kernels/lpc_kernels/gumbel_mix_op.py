@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lpc_kernels import gumbel_mix_kernels as kernels
+from lpc_kernels.shipped import Shipped
 
 _Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 _TRITON_TYPES = {torch.float64: tl.float64, torch.float32: tl.float32}
@@ -171,3 +172,34 @@ def _outputs(logits_q: Tensor, logits_p: Tensor, codebook: Tensor, straight_thro
 def _input_gradients(logits_q: Tensor, logits_p: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     d_logits_q, d_logits_p, d_codebook = (x.new_empty(x.shape) for x in (logits_q, logits_p, codebook))
     return d_logits_q, d_logits_p, d_codebook
+
+
+def _shipped(codes: int, width: int, straight_through: bool) -> tuple[Shipped, ...]:
+    """The three kernels as training launches them: fp32 logits, a bf16 codebook, a loss of z and the divergence."""
+    shape = f"K {codes}, H {width}" + (", straight-through" if straight_through else "")
+    plan = blocks(codes, width)
+    options = {"num_warps": plan.pop("num_warps")}
+    inner = {key: value for key, value in plan.items() if key != "BLOCK_K"}
+    tables = ("logits_q", "logits_p", "weights_q", "weights_p", "soft_q", "soft_p", "q", "p", "kl", "entropy_q", "entropy_p")
+    fp32 = dict.fromkeys((*tables, "d_mix", "d_kl", "d_logits_q", "d_logits_p"), "*fp32")
+    bf16 = dict.fromkeys(("codebook", "z", "d_z", "d_codebook"), "*bf16")
+    scalars = {"seed": "i64", "B": "i32", "K": "i32", "H": "i32", "tau": "fp64", "share_q": "fp64", "share_p": "fp64"}
+    types = {**fp32, **bf16, **scalars, "sample_ids": "*i64"}
+    unread = ("d_q", "d_p", "d_entropy_q", "d_entropy_p", "d_weights_q", "d_weights_p")
+    soft = {} if straight_through else {"soft_q": None, "soft_p": None}
+
+    def row(direction: str, kernel: Any, constants: dict[str, Any], **limits: Any) -> Shipped:
+        taken = {name: types[name] for name in kernel.arg_names if name not in constants}
+        aligned = tuple(name for name, kind in taken.items() if kind.startswith("*") or name in ("K", "H"))
+        name = f"gumbel_mix {direction}, {shape}"
+        return Shipped(name=name, kernel=kernel, types=taken, constants=constants, aligned=aligned, **limits)
+
+    exact = {"options": {**options, "enable_fp_fusion": False}, "fused_fp64": False}
+    return (
+        row("forward", kernels.forward, {**plan, **soft, "HARD": straight_through, "DTYPE": tl.float32}, **exact),
+        row("backward of weights", kernels.backward_weights, {**inner, "DTYPE": tl.float32}, options=options),
+        row("backward of inputs", kernels.backward_inputs, {**plan, **dict.fromkeys(unread), "DTYPE": tl.float32}, options=options),
+    )
+
+
+SHIPPED = (*_shipped(64, 4096, straight_through=False), *_shipped(1024, 4096, straight_through=True))
