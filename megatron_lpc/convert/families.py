@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -103,7 +104,7 @@ def read_model(config: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
         raise ConversionError("config.json: quantization_config: the weights are quantized; give the model in bf16, fp16 or fp32")
     # transformers fills in the defaults, which differ from family to family, and reads the fields of its version 4 as well.
     try:
-        full = AutoConfig.for_model(**config)
+        full = AutoConfig.for_model(**deepcopy(dict(config)))  # It completes nested settings in place.
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise ConversionError(f"config.json: transformers refuses it: {error}") from error
     for name, wanted in family.settings.items():

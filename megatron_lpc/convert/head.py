@@ -1,0 +1,68 @@
+"""The LPC head on its way: its tensors, which have the same names on both sides, and the config.json around the backbone's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_lpc.config import LatentConfig, ModelConfig
+from megatron_lpc.convert.errors import ConversionError
+from megatron_lpc.convert.hub.configuration_lpc import LPCConfig
+from megatron_lpc.convert.hub.modeling_lpc import LatentHead
+from megatron_lpc.convert.weights import Weight
+
+MODEL_TYPE = LPCConfig.model_type
+BACKBONE_PREFIX = "backbone."
+"""Before the names of the backbone's tensors in an exported model with a head."""
+CODE_FILES = [Path(__file__).parent / "hub" / name for name in ("configuration_lpc.py", "modeling_lpc.py")]
+
+
+def head_weights(model: ModelConfig, latent: Mapping[str, Any]) -> tuple[Weight, ...]:
+    """Tensors of the head that `latent` describes."""
+    config = LPCConfig(text_config={"model_type": "llama", "hidden_size": model.hidden_size, "num_attention_heads": 1}, latent=dict(latent))
+    with torch.device("meta"):
+        shapes = {f"latent_head.{name}": tuple(tensor.shape) for name, tensor in LatentHead(config).state_dict().items()}
+    return tuple(Weight(name, (name,), partial(_always, shape)) for name, shape in shapes.items())
+
+
+def _always(shape: tuple[int, ...], model: ModelConfig) -> tuple[int, ...]:
+    return shape
+
+
+def head_settings(backbone: Mapping[str, Any], latent: Mapping[str, Any], code_names: list[str] | None) -> dict[str, Any]:
+    """config.json of a model with a head.
+
+    Args:
+        backbone: config.json of the model without.
+        latent: options of the head and of its training.
+    """
+    shared = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "torch_dtype", "dtype")
+    return {
+        "model_type": MODEL_TYPE,
+        "architectures": ["LPCForCausalLM"],
+        "auto_map": {"AutoConfig": "configuration_lpc.LPCConfig", "AutoModelForCausalLM": "modeling_lpc.LPCForCausalLM"},
+        **{name: backbone[name] for name in shared if name in backbone},
+        "latent": dict(latent),
+        "code_names": code_names,
+        "text_config": dict(backbone),
+    }
+
+
+def check_head(latent: Mapping[str, Any], code_names: object) -> None:
+    """Refuse what a config.json says of a head that training does not know.
+
+    Raises:
+        ConversionError: naming it.
+    """
+    try:
+        options = LatentConfig(**latent)
+    except TypeError as error:
+        raise ConversionError(f"config.json: latent: {error}; its keys are the options of the section `latent` of a run") from error
+    if options.latent_mode not in ("lpc", "continuous"):
+        raise ConversionError(f"config.json: latent_mode is {options.latent_mode}; a model with a head has lpc or continuous")
+    if code_names is not None and (not isinstance(code_names, list) or len(code_names) != options.codebook_size):
+        raise ConversionError(f"config.json: code_names must name each of the {options.codebook_size} codes")

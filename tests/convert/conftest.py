@@ -1,0 +1,8 @@
+"""Its worker and tests share the table of small models."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

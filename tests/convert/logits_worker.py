@@ -1,0 +1,51 @@
+"""Logits of imported checkpoints in parallel layouts of two processes.
+
+    torchrun --nproc-per-node 2 logits_worker.py FOLDER
+
+For every FOLDER/NAME/megatron, the last rank writes FOLDER/NAME/logits-LAYOUT.pt: a list of [1, S, V].
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+sys.path.insert(0, str(Path(__file__).parent))
+from models import prompts
+
+from megatron_lpc.config import ParallelConfig
+from megatron_lpc.convert.description import describe_megatron
+from megatron_lpc.convert.logits import logits_config, logits_of
+from megatron_lpc.model import build_model
+from megatron_lpc.training.checkpoint_tensors import load_weights
+from megatron_lpc.training.setup import seed_everything, start_distributed
+
+
+def main() -> None:
+    from megatron.core import parallel_state
+
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    platform = None
+    for layout, sizes in (("tp2", {"tensor_model_parallel_size": 2}), ("pp2", {"pipeline_model_parallel_size": 2})):
+        for checkpoint in sorted(folder.glob("*/megatron")):
+            model, bf16 = describe_megatron(checkpoint).model, checkpoint.parent.name.endswith("bf16")
+            config = logits_config(model, bf16=bf16, parallel=ParallelConfig(device="cpu", **sizes))
+            platform = platform or start_distributed(config)
+            if parallel_state.get_pipeline_model_parallel_world_size() != config.parallel.pipeline_model_parallel_size:
+                parallel_state.destroy_model_parallel()
+                parallel_state.initialize_model_parallel(1, 2)
+                seed_everything(1)
+            chunks = build_model(config, platform, config.latent)
+            load_weights(chunks, checkpoint, latent_head=False, config=config)
+            logits = logits_of(chunks, prompts())
+            if logits and dist.get_rank() == 1:
+                torch.save(logits, checkpoint.parent / f"logits-{layout}.pt")
+    dist.barrier()
+
+
+if __name__ == "__main__":
+    main()

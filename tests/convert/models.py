@@ -1,0 +1,61 @@
+"""Small random models of every family, as a user has them on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+SIZES: dict[str, Any] = {
+    "num_hidden_layers": 2,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 131,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+WINDOW = 5
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+MODELS: dict[str, dict[str, Any]] = {
+    "llama2": {"model_type": "llama", "num_key_value_heads": 4},
+    "llama3": {"model_type": "llama", "rope_theta": 500000.0, "rms_norm_eps": 1e-5},
+    "llama3.1": {"model_type": "llama", "rope_theta": 500000.0, "rope_scaling": LLAMA3},
+    "llama3.2": {"model_type": "llama", "rope_theta": 500000.0, "rope_scaling": LLAMA3 | {"factor": 32.0}, "tie_word_embeddings": True},
+    "llama_linear": {"model_type": "llama", "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+    "mistral": {"model_type": "mistral", "sliding_window": WINDOW, "head_dim": 12},
+    "mistral_open": {"model_type": "mistral", "sliding_window": None},
+    "qwen2": {"model_type": "qwen2", "rope_theta": 1000000.0},
+    "qwen2_window": {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 0},
+    "qwen3": {"model_type": "qwen3", "head_dim": 16, "tie_word_embeddings": True},
+    "gemma": {"model_type": "gemma", "head_dim": 16},
+}
+
+
+def make_model(folder: Path, name: str, *, dtype: torch.dtype = torch.float32, vocab_size: int = 131, **save: Any) -> Path:
+    """Write a model with weights of which none is special: norms away from 1 and biases away from 0, else swapped ones go unseen."""
+    torch.manual_seed(len(name))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SIZES | MODELS[name] | {"vocab_size": vocab_size}))
+    for parameter in model.parameters():
+        parameter.data += torch.randn_like(parameter) * (0.2 if parameter.ndim == 1 else 0.1)
+    model.to(dtype).save_pretrained(folder, **save)
+    # As a model of transformers 4 has it on the Hub: there `rope_theta` and `rope_scaling` are fields of their own.
+    config = json.loads((folder / "config.json").read_text())
+    if name.startswith("llama3"):
+        rope = config.pop("rope_parameters")
+        config["rope_theta"] = rope.pop("rope_theta")
+        config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def prompts() -> list[torch.Tensor]:
+    """[1, S] tokens of several lengths, most beyond the window."""
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randint(0, SIZES["vocab_size"], (1, length), generator=generator) for length in (1, 4, 11, 32)]
