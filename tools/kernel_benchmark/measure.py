@@ -1,0 +1,158 @@
+"""Time, extra memory, and the speed limits of the machine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from kernel_benchmark import mix_case, pair_providers
+from kernel_benchmark.mix_case import MixCase
+from kernel_benchmark.pair_case import PairCase
+from kernel_benchmark.pair_providers import Step, Unavailable
+
+Case = PairCase | MixCase
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a provider took for one case; without times, `note` says why."""
+
+    provider: str
+    times: tuple[float, ...] = ()
+    """Seconds of each round."""
+    memory: int | None = None
+    """Bytes above what the inputs take, at the highest point of a step, gradients included."""
+    note: str = ""
+
+    def milliseconds(self, quantile: int) -> float:
+        """The 20th, 50th or 80th percentile of the rounds."""
+        if len(self.times) == 1:
+            return self.times[0] * 1e3
+        return statistics.quantiles(self.times, n=10, method="inclusive")[quantile // 10 - 1] * 1e3
+
+
+def providers_of(case: Case) -> Mapping[str, Callable[..., Step]]:
+    """All providers for a case of its kind."""
+    return pair_providers.PROVIDERS if isinstance(case, PairCase) else mix_case.PROVIDERS
+
+
+def measure(case: Case, names: list[str], rounds: int) -> list[Result]:
+    """Run the providers in turn, `rounds` times each after one run to warm up, in this process; memory by `extra_memory`.
+
+    A provider that cannot run, or whose loss is not that of the first one, gives a result with the reason.
+    """
+    steps: dict[str, Step] = {}
+    notes: dict[str, str] = {}
+    expected: float | None = None
+    for name in names:
+        try:
+            step = providers_of(case)[name](case)
+            loss = float(step())
+            if name not in pair_providers.OTHER_JOBS:
+                expected = loss if expected is None else expected
+                if not abs(loss - expected) <= (1e-4 if case.dtype == torch.float32 else 2e-2) * max(1.0, abs(expected)):
+                    raise Unavailable(f"its loss is {loss:.6g}, that of the first provider {expected:.6g}")
+            steps[name] = step
+        except Unavailable as error:
+            notes[name] = str(error)
+        except Exception as error:  # other people's code, in all its ways
+            notes[name] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            times[name].append(seconds(step, case.device))
+    memory = {name: extra_memory(case, name, step) for name, step in steps.items()}
+    return [Result(name, tuple(times.get(name, ())), memory.get(name), notes.get(name, "")) for name in names]
+
+
+def seconds(step: Callable[[], object], device: str) -> float:
+    """Of one run, from a cold second-level cache on CUDA."""
+    if device == "cpu":
+        start = time.perf_counter()
+        step()
+        return time.perf_counter() - start
+    # Larger than the second-level cache of any GPU.
+    torch.empty(1 << 28, dtype=torch.int8, device=device).zero_()
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    step()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def extra_memory(case: Case, name: str, step: Step) -> int | None:
+    """Bytes above those before the step. CUDA: PyTorch's own count. CPU: resident memory of a fresh process; None where Linux's
+    counts are missing.
+    """
+    if case.device != "cpu":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    if not Path("/proc/self/clear_refs").exists():
+        return None
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_resident_peak, args=(case, name, torch.get_num_threads(), sender))
+    process.start()
+    sender.close()
+    try:
+        return int(receiver.recv())
+    except EOFError as error:
+        process.join()
+        raise RuntimeError(f"the process that measures the memory of {name} ended with status {process.exitcode}") from error
+    finally:
+        process.join()
+
+
+def _resident_peak(case: Case, name: str, threads: int, sender) -> None:  # type: ignore[no-untyped-def]
+    torch.set_num_threads(threads)
+    # What is loaded and set up once, by the first call of any size, is no part of the step; a compiler works for one size.
+    step = providers_of(case)[name](case if name == "compile" else _tiny(case))
+    step()
+    if name != "compile":
+        step = providers_of(case)[name](case)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    before = _status("VmHWM")
+    step()
+    sender.send(_status("VmHWM") - before)
+
+
+def _tiny(case: Case) -> Case:
+    if isinstance(case, PairCase):
+        return replace(case, model="8x32", rows=8, response=2, tp=1)
+    return replace(case, pairs=2, codes=4, width=8)
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def product_ceiling(case: PairCase, rounds: int) -> float:
+    """FLOP/s of the vendor's [N, H] x [H, V] product of the rows with loss."""
+    rows = max(1, round(case.rows * (1 - case.masked)))
+    left = torch.randn(rows, case.width, dtype=case.dtype, device=case.device)
+    right = torch.randn(case.words, case.width, dtype=case.dtype, device=case.device).t()
+    return 2 * rows * case.words * case.width / _median(lambda: left @ right, case.device, rounds)
+
+
+def copy_ceiling(device: str, rounds: int) -> float:
+    """Bytes/s of a large copy, read and written ones counted."""
+    source = torch.zeros(1 << (30 if device != "cpu" else 27), dtype=torch.int8, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / _median(lambda: target.copy_(source), device, rounds)
+
+
+def _median(step: Callable[[], object], device: str, rounds: int) -> float:
+    step()
+    return statistics.median(seconds(step, device) for _ in range(rounds))
