@@ -2,6 +2,8 @@
 
 python tools/convert_hf.py import --hf PATH_OR_NAME --output DIR
 python tools/convert_hf.py export --load DIR --output HF_DIR
+python tools/convert_hf.py verify HF_DIR DIR
+python tools/convert_hf.py inspect DIR
 """
 
 from __future__ import annotations
@@ -13,12 +15,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_lpc.command import exit_codes
+from megatron_lpc.command import exit_codes, wide_console
 from megatron_lpc.config import ConfigError
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.export_hf import export_hf
 from megatron_lpc.convert.hf_folder import find_hf_folder
 from megatron_lpc.convert.import_hf import DTYPES, import_hf
+from megatron_lpc.convert.inspect_model import inspection_table
+from megatron_lpc.convert.opened import open_model
+from megatron_lpc.convert.verify import TEXTS, comparison_table, verify
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -63,6 +68,23 @@ def _export(options: argparse.Namespace) -> None:
     print(f"Wrote {options.output} ({kind})")
 
 
+def _verify(options: argparse.Namespace) -> None:
+    first, second = (open_model(path, options.hf_config) for path in (options.first, options.second))
+    texts = [options.text.read_text(encoding="utf-8")] if options.text else TEXTS
+    comparison = verify(first, second, texts)
+    wide_console().print(comparison_table(comparison))
+    if not comparison.agrees(options.tolerance):
+        raise Disagreement(f"{options.first} and {options.second} differ by more than --tolerance {options.tolerance:g}")
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    wide_console().print(inspection_table(options.folder, open_model(options.folder, options.hf_config)))
+
+
+class Disagreement(Exception):
+    """Two models are not the same."""
+
+
 def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = root.add_subparsers(dest="command", required=True)
@@ -74,12 +96,24 @@ def parser() -> argparse.ArgumentParser:
 
     exporting = commands.add_parser("export", help="megatron-core checkpoint -> Hugging Face")
     exporting.add_argument("--load", required=True, type=Path, help="folder of a checkpoint, or of a run, whose newest is meant")
-    exporting.add_argument("--hf-config", type=Path, help="folder of the original config.json and tokenizer (that of the import)")
     exporting.add_argument("--max-shard-size", type=shard_size, default=5 * 10**9, help="largest file of weights, such as 500MB (5GB)")
     exporting.add_argument("--backbone-only", action="store_true", help="leave the LPC head out: a plain model of its family")
     exporting.add_argument("--code-names", type=Path, metavar="FILE.json", help="a JSON list that names each code")
     exporting.set_defaults(run=_export)
 
+    verifying = commands.add_parser("verify", help="compare logits and every tensor of two models, in either format")
+    verifying.add_argument("first", type=Path)
+    verifying.add_argument("second", type=Path)
+    verifying.add_argument("--text", type=Path, metavar="FILE", help="text whose logits are compared (a few sentences of this program)")
+    verifying.add_argument("--tolerance", type=float, default=1e-5, help="largest difference that is none (1e-5)")
+    verifying.set_defaults(run=_verify)
+
+    inspecting = commands.add_parser("inspect", help="what a folder holds")
+    inspecting.add_argument("folder", type=Path)
+    inspecting.set_defaults(run=_inspect)
+
+    for reading in (exporting, verifying, inspecting):
+        reading.add_argument("--hf-config", type=Path, help="folder of the original config.json and tokenizer (that of the import)")
     for writing in (command, exporting):
         writing.add_argument("--output", required=True, type=Path, help="folder to write")
         writing.add_argument("--dtype", choices=dtypes, default="keep", help="type of the written weights (keep)")
@@ -88,9 +122,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line. Exits with 2 when something cannot be converted, and says what."""
+    """Command line. Exits with 2 when something cannot be converted, with 1 when two models differ, and says what."""
     options = parser().parse_args(arguments)
-    with exit_codes({ConversionError: 2, ConfigError: 2}):
+    with exit_codes({ConversionError: 2, ConfigError: 2, Disagreement: 1}):
         options.run(options)
 
 

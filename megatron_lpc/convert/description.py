@@ -9,12 +9,13 @@ from typing import Any
 
 import yaml
 
-from megatron_lpc.config import ModelConfig
+from megatron_lpc.config import DataConfig, ModelConfig
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.families import Family, complete, differing_options, fit_family, read_model, weight_options
 from megatron_lpc.convert.head import BACKBONE_PREFIX, MODEL_TYPE, check_head, head_weights
 from megatron_lpc.convert.hf_folder import read_json
 from megatron_lpc.convert.weights import Weight
+from megatron_lpc.data.tokenizer import load_tokenizer
 from megatron_lpc.training.checkpoint_folder import read_description, resolve_checkpoint
 
 HF_FILES = "hf"
@@ -86,6 +87,7 @@ def describe_megatron(folder: Path, hf_config: Path | None = None) -> ModelDescr
     origin = hf_config or find_hf_files(folder)
     if origin is None:
         family, settings = fit_family(model)
+        settings |= _special_tokens(options.get("data", {}).get("tokenizer_model"))
     else:
         described = describe_hf(read_json(origin / "config.json"))
         family, settings = described.family, dict(described.settings)
@@ -98,6 +100,14 @@ def describe_megatron(folder: Path, hf_config: Path | None = None) -> ModelDescr
     return ModelDescription(
         family=family, model=model, settings=settings, latent=latent if has_head else None, code_names=names if has_head else None
     )
+
+
+def _special_tokens(tokenizer_model: str | None) -> dict[str, int | None]:
+    """Fields of config.json that end and pad a text, which a family would otherwise take from its first model."""
+    if not tokenizer_model or not Path(tokenizer_model).exists():
+        return {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    tokenizer = load_tokenizer(DataConfig(tokenizer_model=tokenizer_model))
+    return {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
 
 
 def find_hf_files(folder: Path) -> Path | None:

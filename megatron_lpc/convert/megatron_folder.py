@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, save
+from torch.distributed.checkpoint import CheckpointException, FileSystemReader, FileSystemWriter, save
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -57,7 +57,11 @@ def write_checkpoint(folder: Path, pieces: Sequence[Piece], description: dict[st
     writer = _Writer(folder, single_file_per_rank=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # As it is meant to be.
-        save({}, storage_writer=writer, planner=_Pieces(pieces), no_dist=True)
+        try:
+            save({}, storage_writer=writer, planner=_Pieces(pieces), no_dist=True)
+        except CheckpointException as error:
+            (cause, _) = next(iter(error.failures.values()))
+            raise cause from error  # What went wrong within; torch wraps even the user's interruption.
     torch.save({}, folder / "common.pt")
     write_description(folder, description)
     (folder / "metadata.json").write_text(json.dumps(_FORMAT), encoding="utf-8")

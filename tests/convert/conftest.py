@@ -2,9 +2,69 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 import megatron_lpc.convert.logits  # noqa: F401
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def convert_hf() -> Callable[..., int]:
+    """The program, in this process: arguments -> exit code."""
+    spec = importlib.util.spec_from_file_location("convert_hf", Path(__file__).parents[2] / "tools" / "convert_hf.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*arguments: object) -> int:
+        try:
+            module.main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face model in shards, with a tokenizer."""
+    from models import make_model
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    folder = make_model(tmp_path_factory.mktemp("llama") / "hf", "llama3", max_shard_size="20KB")
+    words = {word: number for number, word in enumerate(["<pad>", "<s>", "</s>", *(chr(code) for code in range(33, 127))])}
+    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[], unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", bos_token="<s>", pad_token="<pad>").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(llama: Path, tmp_path: Path) -> Path:
+    """The same, to be damaged."""
+    return Path(shutil.copytree(llama, tmp_path / "hf"))
+
+
+@pytest.fixture(scope="session")
+def imported(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from megatron_lpc.convert.import_hf import import_hf
+
+    folder = tmp_path_factory.mktemp("imported") / "megatron"
+    import_hf(llama, folder)
+    return folder
+
+
+@pytest.fixture
+def checkpoint(imported: Path, tmp_path: Path) -> Path:
+    """The imported checkpoint, to be damaged."""
+    return Path(shutil.copytree(imported, tmp_path / "megatron"))
