@@ -96,10 +96,12 @@ class Pairwise(torch.autograd.Function):
         d_hidden, d_weight, d_z = ctx.gradients
         ctx.gradients = None
         if ctx.added and d_weight is not None:
-            # What has been added to a buffer that others add to cannot be scaled any more.
+            # What has been added to a buffer that others add to cannot be scaled any more; only not to be finite can be passed on.
             torch._assert_async(
-                grad == 1, "pair_logps: with schedule pairwise and weight_grad the loss must enter the final loss with factor 1"
+                (grad == 1) | ~grad.isfinite(),
+                "pair_logps: with schedule pairwise and weight_grad the loss must enter the final loss with factor 1",
             )
+            d_weight[:1] += grad - 1
         elif d_weight is not None:
             d_weight.mul_(grad)
         return (

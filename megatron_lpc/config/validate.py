@@ -160,6 +160,8 @@ def _data(config: Config) -> Iterator[str]:
 
 def _objective(config: Config) -> Iterator[str]:
     loss, training = config.loss, config.training
+    if loss.logps_schedule == "frozen":
+        yield "--logps-schedule frozen: makes no gradient of the LM head, and training trains it; set auto, pairwise or recompute"
     if loss.loss_type == "sft" and config.latent.latent_mode != "none":
         yield f"--latent-mode {config.latent.latent_mode}: --loss-type sft has no pair to compare; set --latent-mode none"
     if loss.loss_type in ("dpo", "ipo") and loss.reference == "precomputed" and loss.reference_cache is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lpc_kernels import pair_logps
+from lpc_kernels import PairLoss, Schedule, pair_logps
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from torch import Tensor
@@ -28,14 +28,20 @@ class PairScores:
     """[L, 2B] fp32 summed response log-probs, chosen first, one row per requested latent."""
     latent: LatentOutput | None
     """None for the plain algorithm."""
+    loss: Tensor | None = None
+    """Scalar fp32: the query's `pair_loss` summed over the pairs. With it, gradients may come by way of this alone and not of `logps`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentQuery:
-    """Under which latents a micro-batch is scored."""
+    """Under which latents a micro-batch is scored, and by which loss its pairs are judged at once."""
 
     sources: tuple[LatentSource, ...]
     state: LatentState
+    pair_loss: Callable[[PairBatch], PairLoss] | None = None
+    """Known when the logits are, it saves making them again for the gradients; None: scores alone."""
+    schedule: Schedule = "auto"
+    """Of `pair_logps`."""
 
 
 class PreferenceModel(GPTModel):
@@ -104,16 +110,32 @@ class PreferenceModel(GPTModel):
             h_w, h_l = at(batch.response_end).chunk(2)
             latent = self.latent_head(at(batch.prompt_end), h_w, h_l, batch.sample_ids, query.state, query.sources, batch.mixture)
         weight = self.output_weight()
-        logps = pair_logps(
+        result = pair_logps(
             at(batch.loss_index),
             weight,
             batch.loss_target,
             batch.loss_segment,
             2 * batch.num_pairs,
             z=None if latent is None else latent.z,
+            pair_loss=None if query.pair_loss is None else query.pair_loss(batch),
+            schedule=query.schedule,
             vocab_start=weight.size(0) * self.pg_collection.tp.rank(),
             vocab_size=self.real_vocab_size,
             tp_group=self.pg_collection.tp,
             chunk_size=self.logps_chunk_size,
-        ).logps
-        return PairScores(logps=logps.view(-1, 2 * batch.num_pairs), latent=latent)
+            weight_grad=_main_grad(weight),
+        )
+        return PairScores(logps=result.logps.view(-1, 2 * batch.num_pairs), latent=latent, loss=result.loss)
+
+
+def _main_grad(weight: Tensor) -> Tensor | None:
+    """megatron-core's fp32 gradient buffer of a weight, where there is one and a gradient is made.
+
+    Its data parallel wrapper is told not to add what autograd hands it, as by core's own fused linear layer. Where the weight is also the
+    embedding on this stage, core has set `zero_out_wgrad` and the wrapper adds it nevertheless: the embedding's share beside our zeros.
+    """
+    main_grad: Tensor | None = getattr(weight, "main_grad", None)
+    if main_grad is None or not (weight.requires_grad and torch.is_grad_enabled()):
+        return None
+    weight.grad_added_to_main_grad = True  # type: ignore[attr-defined]
+    return main_grad

@@ -49,6 +49,7 @@ def _problems(flags: str, world_size: int = 1, device_type: str | None = None) -
         ("--save out --load auto --keep-last 2 --save-interval 10 --async-save --valid-data a=b --eval-interval 3 --eval-iters 2", 1),
         ("--max-length 64 --max-prompt-length 63 --max-position-embeddings 64", 1),
         ("--lr 1e-3 --min-lr 1e-3 --train-iters 3", 1),
+        ("--logps-schedule pairwise --logps-chunk-size 64", 1),
         ("--use-rope-scaling --rope-scaling-factor 32", 1),
     ],
 )
@@ -98,6 +99,7 @@ def test_what_fits_together_passes(flags, world_size):
         ("--tokenizer-model=", 1, "--tokenizer-model: is empty"),
         ("--max-length 4096", 1, "--max-length 4096: exceeds --max-position-embeddings 2048"),
         ("--max-prompt-length 512", 1, "--max-prompt-length 512: leaves no room for a response within --max-length 512"),
+        ("--logps-schedule frozen", 1, "--logps-schedule frozen: makes no gradient of the LM head, and training trains it"),
         ("--loss-type sft", 1, "--latent-mode lpc: --loss-type sft has no pair to compare; set --latent-mode none"),
         ("--loss-type sft --latent-mode continuous", 1, "--latent-mode continuous: --loss-type sft has no pair to compare"),
         ("--reference precomputed", 1, "--reference precomputed: needs --reference-cache"),

@@ -38,8 +38,10 @@ LAYOUTS: dict[str, tuple[int, dict[str, object]]] = {
 }
 """name -> processes, parallel options."""
 
+_DPO = LossConfig(loss_type="dpo", label_smoothing=0.1, rpo_alpha=0.2, logps_chunk_size=8)
 _LOSSES = {
-    "dpo": LossConfig(loss_type="dpo", label_smoothing=0.1, rpo_alpha=0.2),
+    "dpo": replace(_DPO, logps_schedule="pairwise"),
+    "dpo_recomputed": replace(_DPO, logps_schedule="recompute"),
     "ipo": LossConfig(loss_type="ipo"),
     "simpo": LossConfig(loss_type="simpo", beta=2.0),
     "sft": LossConfig(loss_type="sft"),
@@ -60,7 +62,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     for loss in _LOSSES
     for latent in _LATENTS
     for model in _MODEL
-    if loss != "sft" or latent == "none"
+    if (loss != "sft" or latent == "none") and (loss != "dpo_recomputed" or latent == "lpc")
 }
 
 

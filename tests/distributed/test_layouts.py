@@ -66,6 +66,19 @@ def test_equals_one_process(single: Result, layout: Result, case: str) -> None:
         torch.testing.assert_close(many["grads"][name], gradient, rtol=0, atol=1e-5 * scale, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.parametrize("model", ["tied", "untied"])
+def test_schedules_of_the_head_agree(layout: Result, model: str) -> None:
+    """Gradients made in the forward pass, straight into megatron-core's buffer, are those of logits made again in backward."""
+    pairwise, recomputed = layout[f"dpo-lpc-{model}"], layout[f"dpo_recomputed-lpc-{model}"]
+    for sample, value in recomputed["logps"].items():
+        torch.testing.assert_close(pairwise["logps"][sample], value, rtol=1e-6, atol=1e-5)
+    for name, gradient in recomputed["grads"].items():
+        scale = max(1.0, float(gradient.abs().max()))
+        torch.testing.assert_close(
+            pairwise["grads"][name], gradient, rtol=0, atol=1e-5 * scale, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_are_there(single: Result, case: str) -> None:
     """The comparison above would pass on zeros."""
