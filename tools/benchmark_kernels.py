@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from kernel_benchmark import mix_case, pair_providers
-from kernel_benchmark.measure import Case, copy_ceiling, measure, product_ceiling
+from kernel_benchmark.measure import CLOCKS, Case, copy_ceiling, measure, product_ceiling
 from kernel_benchmark.mix_case import MixCase
 from kernel_benchmark.pair_case import MODELS, PairCase
 from kernel_benchmark.report import Measured, provenance, write_csv, write_markdown, write_picture
@@ -54,10 +54,11 @@ def cases(arguments: Any) -> list[Case]:
     return made
 
 
-def run(case: Case, names: list[str], rounds: int, copy: float) -> Measured:
+def run(case: Case, arguments: Any, copy: float) -> Measured:
     """Measure one case; `copy` is the ceiling of those that move bytes."""
-    results = measure(case, names, rounds)
-    return Measured(case, results, product_ceiling(case, rounds) if isinstance(case, PairCase) else copy)
+    how = arguments.rounds, arguments.clock
+    results = measure(case, arguments.providers, *how)
+    return Measured(case, results, product_ceiling(case, *how) if isinstance(case, PairCase) else copy)
 
 
 def parse(argv: Sequence[str] | None) -> Any:
@@ -67,6 +68,7 @@ def parse(argv: Sequence[str] | None) -> Any:
     shared.add_argument("--device", choices=("cuda", "cpu"), default=device, help="default: %(default)s")
     shared.add_argument("--dtype", choices=DTYPES, default="bf16" if device == "cuda" else "fp32", help="default: %(default)s")
     shared.add_argument("--rounds", type=int, default=20, help="runs of every provider after one to warm up (default: %(default)s)")
+    shared.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: time of our threads, on a busy CPU (default: wall)")
     shared.add_argument("--threads", type=int, help="of PyTorch on CPU (default: its own choice)")
     shared.add_argument("--output", type=Path, metavar="DIR/NAME", help="default: benchmarks/results/KERNEL")
     kinds = parser.add_subparsers(dest="kernel", required=True)
@@ -94,6 +96,8 @@ def parse(argv: Sequence[str] | None) -> Any:
     arguments = parser.parse_args(argv)
     if arguments.device == "cuda" and device == "cpu":
         parser.error("--device cuda: PyTorch finds no CUDA device")
+    if arguments.device == "cuda" and arguments.clock == "cpu":
+        parser.error("--clock cpu does not see what a GPU takes; use --clock wall")
     if arguments.rounds < 1 or (arguments.threads is not None and arguments.threads < 1):
         parser.error(f"--rounds and --threads must be at least 1, got {arguments.rounds} and {arguments.threads}")
     return arguments
@@ -109,13 +113,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"benchmark_kernels: {error}", file=sys.stderr)
         return 1
-    copy = copy_ceiling(arguments.device, arguments.rounds) if arguments.kernel == "gumbel_mix" else 0.0
+    copy = copy_ceiling(arguments.device, arguments.rounds, arguments.clock) if arguments.kernel == "gumbel_mix" else 0.0
     command = shlex.join(["python", "tools/benchmark_kernels.py", *(sys.argv[1:] if argv is None else argv)])
     origin = provenance(command, arguments.device)
     measured: list[Measured] = []
     for number, case in enumerate(wanted, start=1):
         print(f"{number} of {len(wanted)}: {' '.join(f'{key}={value}' for key, value in case.labels().items())}", file=sys.stderr)
-        measured.append(run(case, arguments.providers, arguments.rounds, copy))
+        measured.append(run(case, arguments, copy))
         # After every case: a long run that is stopped keeps what it has.
         write_csv(output.with_suffix(".csv"), measured, origin)
         write_markdown(output.with_suffix(".md"), measured, origin)
