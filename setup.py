@@ -36,6 +36,7 @@ setup(
             "pytest",
             "pytest-timeout",
             "hypothesis",
+            "lm-eval",
             "trl",
             "ruff",
             "mypy",
