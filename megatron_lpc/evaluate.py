@@ -101,7 +101,7 @@ class _Scorer:
         """`mixture`: [P, K] code weights of every pair, for the source of that name."""
         loader = make_loader(self.config, self.tokenizer, data)
         steps = track(
-            _with_mixture(loader.evaluation(multiple=self.config.parallel.pipeline_model_parallel_size), mixture),
+            _with_mixture(loader.evaluation(), mixture),
             f"Scoring {name} under {' and '.join(sources)}",
             total=math.ceil(len(data) / loader.global_batch_size),
             console=Console(stderr=True),

@@ -43,7 +43,7 @@ def precompute_reference(config: Config) -> None:
         data = open_data(config, tokenizer, sources, name)
         loader = make_loader(config, tokenizer, data)
         steps = track(
-            loader.evaluation(multiple=config.parallel.pipeline_model_parallel_size),
+            loader.evaluation(),
             f"Scoring {name}",
             total=math.ceil(len(data) / loader.global_batch_size),
             console=console,

@@ -73,9 +73,7 @@ def train(config: Config) -> dict[str, dict[str, float]]:
 
         def evaluate() -> None:
             for (name, dataset), judge in zip(validation.items(), judges, strict=True):
-                batches = make_loader(config, tokenizer, dataset).evaluation(
-                    max_steps=config.logging.eval_iters, multiple=config.parallel.pipeline_model_parallel_size
-                )
+                batches = make_loader(config, tokenizer, dataset).evaluation(max_steps=config.logging.eval_iters)
                 for source, metrics in evaluate_pairs(config, list(chunks), batches, judge, platform.device).items():
                     results[f"{name}/{source}"] = metrics
                     if watch:

@@ -156,6 +156,10 @@ class DataConfig:
     """Longest prompt in tokens; prompts are cut by `truncation_mode`. Not limited by itself when unset."""
     truncation_mode: Literal["keep_start", "keep_end"] = "keep_end"
     """Which end of a too long prompt stays; responses always keep their start."""
+    share_prompt: bool = False
+    """One row a pair, prompt, chosen, rejected: the prompt is computed once and seen by both responses. The same numbers for less work."""
+    pack_to: int | None = None
+    """Tokens of a packed row, which holds as many pairs as fit and is a micro-batch by itself; pairs are not packed when unset."""
     bad_rows: Literal["stop", "skip"] = "stop"
     """Stop at the first unusable row, or count such rows and write them to a side file."""
     data_cache_path: str = ".cache/megatron_lpc"

@@ -132,6 +132,11 @@ def _batches(config: Config, world_size: int) -> Iterator[str]:
     if world_size % model_parallel_size(config):
         return
     copies = data_parallel_size(config, world_size)
+    if config.data.pack_to is not None:
+        unit = copies * (pipeline if config.parallel.num_virtual_stages_per_pipeline_rank else 1)
+        if training.global_batch_size % unit:
+            yield f"--global-batch-size {training.global_batch_size}: with --pack-to it must be a multiple of {unit}, the least rows a step"
+        return
     if training.global_batch_size % (training.micro_batch_size * copies):
         yield (
             f"--global-batch-size {training.global_batch_size}: must be a multiple of --micro-batch-size {training.micro_batch_size} "
@@ -147,7 +152,17 @@ def _batches(config: Config, world_size: int) -> Iterator[str]:
 
 
 def _data(config: Config) -> Iterator[str]:
-    data, positions = config.data, config.model.max_position_embeddings
+    data, positions, parallel = config.data, config.model.max_position_embeddings, config.parallel
+    if data.pack_to is not None and parallel.sequence_parallel and data.pack_to % parallel.tensor_model_parallel_size:
+        yield (
+            f"--pack-to {data.pack_to}: --sequence-parallel splits rows over --tensor-model-parallel-size "
+            f"{parallel.tensor_model_parallel_size}; make it a multiple of that"
+        )
+    if data.share_prompt and config.model.transformer_impl == "transformer_engine":
+        yield (
+            "--share-prompt: TransformerEngine's attention takes no such mask; set --transformer-impl local, "
+            "or drop it and use --pack-to, which packs separate rows"
+        )
     if not data.train_data:
         yield "--train-data: is empty; name at least one file"
     if not data.tokenizer_model:
@@ -164,6 +179,11 @@ def _objective(config: Config) -> Iterator[str]:
         yield "--logps-schedule frozen: makes no gradient of the LM head, and training trains it; set auto, pairwise or recompute"
     if loss.loss_type == "sft" and config.latent.latent_mode != "none":
         yield f"--latent-mode {config.latent.latent_mode}: --loss-type sft has no pair to compare; set --latent-mode none"
+    if config.latent.usage_entropy_weight and config.data.pack_to is not None:
+        yield (
+            f"--usage-entropy-weight {config.latent.usage_entropy_weight}: is of the pairs of a micro-batch, which --pack-to chooses by "
+            "their length; drop one of the two"
+        )
     if loss.loss_type in ("dpo", "ipo") and loss.reference == "precomputed" and loss.reference_cache is None:
         yield "--reference precomputed: needs --reference-cache; write it with `python -m megatron_lpc.precompute_reference`"
     if training.lr_decay_style != "constant":
@@ -181,3 +201,9 @@ def _start(config: Config) -> Iterator[str]:
 def _device(config: Config, device: str) -> Iterator[str]:
     if config.model.transformer_impl == "transformer_engine" and device == "cpu":
         yield "--transformer-impl transformer_engine: TransformerEngine runs on GPUs only; set --transformer-impl local"
+    several = config.data.share_prompt or config.data.pack_to is not None
+    if several and config.model.attention_dropout and config.model.transformer_impl == "local" and device == "cuda":
+        yield (
+            f"--attention-dropout {config.model.attention_dropout}: FlexAttention, which --share-prompt and --pack-to need on a GPU, "
+            "has no dropout; set it to 0"
+        )

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+PADDING = -3
+"""Document of tokens that belong to no pair."""
 _FLAT = ("prompt_end", "response_end", "loss_index")
 
 
@@ -22,10 +24,10 @@ class PairBatch:
 
     tokens: Tensor
     """[R, S] token ids, padded on the right."""
-    position_ids: Tensor
-    """[R, S] rotary positions."""
-    attention_mask: Tensor | None = None
-    """[R, 1, S, S] bool, True where a query may attend; None means plain causal attention."""
+    layout: Tensor | None = None
+    """[2, R, S] documents and rotary positions, where rows hold more than one sequence; None: one a row, with plain causal attention.
+    Documents: 3 p is the shared prompt of the p-th pair, 3 p + 1 and 3 p + 2 its chosen and rejected response (each with a prompt of its
+    own, if that is not shared), -3 padding. A token sees the earlier ones of its own document and of its pair's shared prompt."""
     prompt_end: Tensor
     """[B] flat index of the last prompt token: h_x."""
     response_end: Tensor
@@ -54,13 +56,14 @@ class PairBatch:
     def widened(self, width: int, pad_id: int) -> PairBatch:
         """The same pairs in rows of `width` >= S tokens, for a pipeline that wants one shape for all micro-batches of a step."""
         length, extra = self.tokens.size(1), width - self.tokens.size(1)
-        if extra < 0 or (extra and self.attention_mask is not None):
-            raise ValueError(f"rows of {length} tokens (mask: {self.attention_mask is not None}) cannot become rows of {width}")
+        if extra < 0:
+            raise ValueError(f"rows of {length} tokens cannot become rows of {width}")
         moved = {name: (index := getattr(self, name)) + index // length * extra for name in _FLAT}
-        last = self.position_ids[:, -1:] + torch.arange(1, extra + 1, device=self.tokens.device)
-        return replace(
-            self, tokens=pad(self.tokens, (0, extra), value=pad_id), position_ids=torch.cat([self.position_ids, last], dim=1), **moved
-        )
+        layout = None
+        if self.layout is not None:
+            documents, positions = self.layout
+            layout = torch.stack((pad(documents, (0, extra), value=PADDING), pad(positions, (0, extra))))
+        return replace(self, tokens=pad(self.tokens, (0, extra), value=pad_id), layout=layout, **moved)
 
     def to(self, device: torch.device | str) -> PairBatch:
         """The same batch on `device`; copies from pinned memory do not block."""

@@ -8,9 +8,13 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from megatron_lpc.config.schema import DataConfig
 from megatron_lpc.data.encode import EncodedPair, encode_pair
@@ -41,6 +45,7 @@ class PairDataset:
             raise ValueError(f"{folder}: unreadable data cache ({error}). Delete the folder; it is built anew.") from error
         if not intact:
             raise ValueError(f"{folder}: data cache does not fit its summary. Delete the folder; it is built anew.")
+        self.folder = folder
         self.fingerprint: str = summary["fingerprint"]
         """Hash of the data, the tokenizer and the options that made the tokens."""
         self.num_bad_rows: int = summary["bad_rows"]
@@ -55,6 +60,12 @@ class PairDataset:
             raise IndexError(f"row {row} of a data set of {len(self)}")
         prompt, chosen, rejected = (self._table[name][row].values.to_numpy() for name in ("prompt", "chosen", "rejected"))
         return EncodedPair(prompt, chosen, rejected, self._table["group"][row].as_py())
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """[P, 3] tokens of prompt, chosen and rejected."""
+        columns = [pc.list_value_length(self._table[name]).to_numpy() for name in ("prompt", "chosen", "rejected")]
+        return np.stack(columns, axis=1).astype(np.int64)
 
     @property
     def groups(self) -> list[str | None]:

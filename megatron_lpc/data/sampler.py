@@ -1,13 +1,12 @@
 """Which pairs a step sees: pure functions of the number of samples consumed, whatever the data parallel size.
 
-Micro-batch m of a global batch belongs to data parallel rank m mod dp_size, so the set of micro-batches, and with it every sum
-over a micro-batch, is the same in every layout.
+Micro-batch m of a global batch belongs to data parallel rank m mod dp_size, so the set of micro-batches (of unpacked ones), and with it
+every sum over a micro-batch, is the same in every layout.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -36,41 +35,27 @@ class StreamOrder:
         return torch.randperm(self._num_rows, generator=generator)
 
 
-def microbatches(first_sample: int, global_batch_size: int, micro_batch_size: int, dp_rank: int, dp_size: int) -> list[list[int]]:
-    """Sample ids of the micro-batches that `dp_rank` runs in the step that begins at `first_sample`.
+def microbatches(batch_size: int, micro_batch_size: int, dp_rank: int, dp_size: int) -> list[list[int]]:
+    """Places in a global batch of `batch_size` pairs, as the micro-batches that `dp_rank` runs.
 
     Raises ValueError when the global batch is not made of the same number of micro-batches for every rank.
     """
-    if global_batch_size % (micro_batch_size * dp_size):
+    if batch_size % (micro_batch_size * dp_size):
         raise ValueError(
-            f"--global-batch-size {global_batch_size} is not a multiple of --micro-batch-size {micro_batch_size} "
+            f"--global-batch-size {batch_size} is not a multiple of --micro-batch-size {micro_batch_size} "
             f"times data parallel size {dp_size}. Change one of them."
         )
-    starts = range(first_sample, first_sample + global_batch_size, micro_batch_size)
+    starts = range(0, batch_size, micro_batch_size)
     return [list(range(start, start + micro_batch_size)) for start in starts[dp_rank::dp_size]]
 
 
-@dataclass(frozen=True)
-class EvaluationMicroBatch:
-    rows: list[int]
-    """`micro_batch_size` rows."""
-    valid: int
-    """Leading rows that count; the others only fill the micro-batch up."""
+def evaluation_batches(num_rows: int, global_batch_size: int, unit: int) -> list[tuple[list[int], int]]:
+    """Rows 0 … num_rows - 1 once each, in global batches, each with the number of leading rows that count.
 
-
-def evaluation_steps(
-    num_rows: int, global_batch_size: int, micro_batch_size: int, dp_rank: int, dp_size: int, *, multiple: int = 1
-) -> list[list[EvaluationMicroBatch]]:
-    """Rows 0 … num_rows - 1 once each, in global batches, as the micro-batches that `dp_rank` runs in each of them.
-
-    The last global batch is filled up with rows from the start that do not count, to the fewest micro-batches that are the same
-    number, a multiple of `multiple` (an interleaved pipeline asks for one), on every rank.
-    Raises ValueError as `microbatches` does.
+    The last is filled up with rows from the start that do not count, to the next multiple of `unit` or to the global batch size.
     """
-    steps = []
+    batches = []
     for first in range(0, num_rows, global_batch_size):
-        unit = micro_batch_size * dp_size * multiple
         size = min(global_batch_size, -(-(num_rows - first) // unit) * unit)
-        ids = microbatches(first, size, micro_batch_size, dp_rank, dp_size)
-        steps.append([EvaluationMicroBatch([i % num_rows for i in batch], min(max(num_rows - batch[0], 0), len(batch))) for batch in ids])
-    return steps
+        batches.append(([row % num_rows for row in range(first, first + size)], min(size, num_rows - first)))
+    return batches

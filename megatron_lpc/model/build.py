@@ -95,6 +95,7 @@ def build_model(config: Config, platform: Platform, latent: LatentConfig) -> lis
             real_vocab_size=model.vocab_size,
             logps_chunk_size=config.loss.logps_chunk_size,
             embedding_scale=math.sqrt(model.hidden_size) if model.scale_embeddings else None,
+            packs_sequences=model.transformer_impl == "transformer_engine",
             latent_head=partial(build_latent_head, megatron_config, latent, config.training.seed),
             max_sequence_length=model.max_position_embeddings,
             pre_process=first,

@@ -18,6 +18,7 @@ from torch import Tensor
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.losses.schedules import LatentState
 from megatron_lpc.model.latent_head import ContinuousHead, LatentHead, LatentOutput, LatentSource
+from megatron_lpc.model.pair_mask import packed_sequences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,7 @@ class PreferenceModel(GPTModel):
         real_vocab_size: int,
         logps_chunk_size: int,
         embedding_scale: float | None = None,
+        packs_sequences: bool = False,
         latent_head: Callable[[], LatentHead | ContinuousHead | None],
         **kwargs: Any,
     ) -> None:
@@ -65,22 +67,40 @@ class PreferenceModel(GPTModel):
             real_vocab_size: words of the vocabulary, without its padding.
             logps_chunk_size: rows whose logits exist at one time.
             embedding_scale: factor of the input embeddings, rounded to their dtype as Gemma does.
+            packs_sequences: the layers take several sequences in a row as TransformerEngine does, not by `PairBatch.layout`.
             latent_head: makes the head; called on the last stage alone.
         """
         super().__init__(*args, **kwargs)
         self.real_vocab_size, self.logps_chunk_size = real_vocab_size, logps_chunk_size
+        self.packs_sequences = packs_sequences
         self.latent_head = latent_head() if self.post_process else None
         if embedding_scale is not None and self.pre_process:
             self.embedding.register_forward_hook(lambda module, args, output: output * torch.tensor(embedding_scale, dtype=output.dtype))
 
     def forward(self, batch: PairBatch, query: LatentQuery) -> Tensor | PairScores:
         """One backbone pass over a micro-batch, and on the last stage the scores of its pairs."""
-        hidden = self.hidden_states(batch.tokens, batch.position_ids, batch.attention_mask)
+        hidden = self.hidden_states(batch.tokens, batch.layout)
         return self.score(hidden, batch, query) if self.post_process else hidden
 
-    def hidden_states(self, tokens: Tensor, position_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """This stage's last hidden states [S, R, H], on the last stage after the final norm."""
-        return super().forward(tokens, position_ids, attention_mask)
+    def hidden_states(self, tokens: Tensor, layout: Tensor | None = None) -> Tensor:
+        """This stage's last hidden states [S, R, H], on the last stage after the final norm.
+
+        Args:
+            tokens: [R, S].
+            layout: [2, R, S] as in `PairBatch`; None: one sequence a row.
+        """
+        if layout is None:
+            return super().forward(tokens, None, None)
+        if self.packs_sequences:
+            return super().forward(tokens, None, None, packed_seq_params=packed_sequences(layout))
+        return super().forward(tokens, layout[1], layout)
+
+    def _preprocess(self, input_ids: Tensor, position_ids: Tensor | None, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Called by `GPTModel.forward`: rotate each token by its own position, where megatron-core's angles [S, 1, 1, D] go by column."""
+        embedded, angles, *rest = super()._preprocess(input_ids, position_ids, *args, **kwargs)
+        if position_ids is not None:
+            angles = angles[:, 0][position_ids.t()]
+        return embedded, angles, *rest
 
     def output_weight(self) -> Tensor:
         """[V / tp, H] weight of the LM head, padded words included; for the last stage."""

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from megatron_lpc.config import Config, LatentConfig
 from megatron_lpc.data.batch import PairBatch
@@ -64,7 +65,7 @@ def score_pairs(
 ) -> PairTable:
     """Score every pair once; the table is whole on every rank.
 
-    Collectives: those of the pipeline; per step one all-gather over the data parallel group on the last stage; at the end two broadcasts
+    Collectives: those of the pipeline; per step two all-gathers over the data parallel group on the last stage; at the end two broadcasts
     over the pipeline group.
 
     Args:
@@ -111,13 +112,16 @@ def _rows(batch: PairBatch, scores: PairScores, valid: int) -> Tensor:
 
 
 def _gather_data_parallel(local: Tensor) -> list[Tensor]:
-    """Tables of all data parallel ranks, which have the same shape."""
+    """Tables of all data parallel ranks; packing gives each rank a number of pairs of its own."""
     group = parallel_state.get_data_parallel_group()
     if group.size() == 1:
         return [local]
-    parts = [torch.empty_like(local) for _ in range(group.size())]
-    dist.all_gather(parts, local, group=group)
-    return parts
+    counts = [torch.zeros(1, dtype=torch.int64, device=local.device) for _ in range(group.size())]
+    dist.all_gather(counts, torch.tensor([len(local)], device=local.device), group=group)
+    longest = max(int(count) for count in counts)
+    parts = [local.new_empty(longest, local.size(1)) for _ in counts]
+    dist.all_gather(parts, pad(local, (0, 0, 0, longest - len(local))), group=group)
+    return [part[: int(count)] for part, count in zip(parts, counts, strict=True)]
 
 
 def table_metrics(config: Config, table: PairTable, latent: int) -> dict[str, float]:

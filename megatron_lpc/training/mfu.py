@@ -45,20 +45,22 @@ def batch_work(batch: PairBatch, sliding_window: int | None = None) -> Tensor:
     Without waiting for the device. These are sums, so they add over micro-batches and data parallel ranks.
 
     Args:
-        sliding_window: tokens a query may attend to, where the batch has no mask of its own.
+        sliding_window: tokens a query may attend to.
     """
-    rows, columns = batch.tokens.shape
-    ends = batch.response_end
-    lengths = torch.zeros(rows, dtype=torch.int64, device=ends.device)
-    lengths.scatter_reduce_(0, ends // columns, ends % columns + 1, reduce="amax")
-    if batch.attention_mask is None:
-        beyond = (lengths - sliding_window).clamp(min=0) if sliding_window else torch.zeros_like(lengths)
-        attended = (lengths * (lengths + 1) - beyond * (beyond + 1)).sum() // 2
-    else:
-        real_query = torch.arange(columns, device=ends.device) < lengths[:, None]
-        attended = (batch.attention_mask[:, 0].sum(dim=-1) * real_query).sum()
-    pairs = torch.full_like(attended, batch.num_pairs)
-    return torch.stack([lengths.sum(), batch.response_length.sum(), attended, pairs])
+    prompt = batch.prompt_end % batch.tokens.size(1) + 1
+    shared = torch.zeros_like(prompt)
+    if batch.layout is not None:
+        documents, positions = batch.layout.flatten(1)[:, batch.prompt_end]
+        prompt, shared = positions + 1, (documents % 3 == 0).long()
+    whole = prompt.repeat(2) + batch.response_length
+
+    def attended(length: Tensor) -> Tensor:
+        beyond = (length - sliding_window).clamp(min=0) if sliding_window else torch.zeros_like(length)
+        return (length * (length + 1) - beyond * (beyond + 1)) // 2
+
+    tokens = whole.sum() - (shared * prompt).sum()
+    keys = attended(whole).sum() - (shared * attended(prompt)).sum()
+    return torch.stack([tokens, batch.response_length.sum(), keys, torch.full_like(tokens, batch.num_pairs)])
 
 
 def model_flops(config: Config, work: tuple[int, int, int, int]) -> float:
@@ -70,11 +72,15 @@ def model_flops(config: Config, work: tuple[int, int, int, int]) -> float:
     model, (tokens, response_tokens, attended, pairs) = config.model, work
     if model.vocab_size is None:
         raise ValueError("model.vocab_size is unset; take the tokenizer's before FLOPs are counted")
-    attention = 2 * model.num_layers * model.num_attention_heads * head_width(config)  # Weights of q k^T and of p v for one query-key pair.
-    backbone = model.num_layers * _layer_weights(config) * tokens + attention * attended
+    backbone = model.num_layers * _layer_weights(config) * (tokens + attention_cost(config) * attended)
     policy = backbone + model.hidden_size * model.vocab_size * response_tokens
     reference = policy if config.loss.loss_type in ("dpo", "ipo") and config.loss.reference == "online" else 0
     return _FORWARD_BACKWARD * (policy + _latent_weights(config.latent, model) * pairs) + _FORWARD * reference
+
+
+def attention_cost(config: Config) -> float:
+    """Work of attention for one query-key pair, where a token's passage through the weights of a layer is 1."""
+    return 2 * config.model.num_attention_heads * head_width(config) / _layer_weights(config)
 
 
 def mfu(flops: float, seconds: float, devices: int, peak_tflops: float) -> float:

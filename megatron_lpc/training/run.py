@@ -13,13 +13,14 @@ from torch import nn
 
 from megatron_lpc.config import Config, ConfigError, validate_vocab
 from megatron_lpc.data.cache import PairDataset, build_dataset
-from megatron_lpc.data.loader import PairLoader
+from megatron_lpc.data.loader import PairLoader, pair_tokens
 from megatron_lpc.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lpc.losses import uses_reference
 from megatron_lpc.model import build_model
 from megatron_lpc.platform import Platform
 from megatron_lpc.training.checkpoint_folder import holds_checkpoint, resolve_checkpoint
 from megatron_lpc.training.checkpoint_tensors import load_weights
+from megatron_lpc.training.mfu import attention_cost
 from megatron_lpc.training.reference import CachedReference, NoReference, OnlineReference, Reference
 from megatron_lpc.training.reference_cache import load_reference_cache, weights_fingerprint
 
@@ -69,8 +70,20 @@ def _input_errors() -> Iterator[None]:
 
 
 def make_loader(config: Config, tokenizer: Tokenizer, dataset: PairDataset) -> PairLoader:
-    """This rank's share of a data set. Ranks of one model copy load the same rows."""
-    parallel = config.parallel
+    """This rank's share of a data set. Ranks of one model copy load the same rows.
+
+    Raises:
+        ConfigError: a pair does not fit `pack_to`.
+    """
+    data, parallel = config.data, config.parallel
+    if data.pack_to is not None:
+        tokens = pair_tokens(dataset.lengths, data.share_prompt)
+        if tokens.max() > data.pack_to:
+            row = int(tokens.argmax())
+            raise ConfigError(
+                f"--pack-to {data.pack_to}: pair {row} (from 0, in {dataset.folder}) has {tokens[row]} tokens with both responses; "
+                f"raise it to that, or lower --max-length"
+            )
     return PairLoader(
         dataset=dataset,
         pad_id=tokenizer.pad_id,
@@ -79,7 +92,10 @@ def make_loader(config: Config, tokenizer: Tokenizer, dataset: PairDataset) -> P
         dp_rank=parallel_state.get_data_parallel_rank(),
         dp_size=parallel_state.get_data_parallel_world_size(),
         pad_to_multiple=parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1,
-        one_width=parallel.num_virtual_stages_per_pipeline_rank is not None,
+        multiple=parallel.pipeline_model_parallel_size if parallel.num_virtual_stages_per_pipeline_rank else 1,
+        share_prompt=data.share_prompt,
+        pack_to=data.pack_to,
+        attention_cost=attention_cost(config),
     )
 
 

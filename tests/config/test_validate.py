@@ -50,6 +50,9 @@ def _problems(flags: str, world_size: int = 1, device_type: str | None = None) -
         ("--max-length 64 --max-prompt-length 63 --max-position-embeddings 64", 1),
         ("--lr 1e-3 --min-lr 1e-3 --train-iters 3", 1),
         ("--logps-schedule pairwise --logps-chunk-size 64", 1),
+        ("--share-prompt --micro-batch-size 2", 1),
+        ("--share-prompt --pack-to 4096 --global-batch-size 30", 2),
+        ("--pack-to 4096 --tensor-model-parallel-size 2 --sequence-parallel", 4),
         ("--use-rope-scaling --rope-scaling-factor 32", 1),
     ],
 )
@@ -98,6 +101,18 @@ def test_what_fits_together_passes(flags, world_size):
         ("--train-data", 1, "--train-data: is empty"),
         ("--tokenizer-model=", 1, "--tokenizer-model: is empty"),
         ("--max-length 4096", 1, "--max-length 4096: exceeds --max-position-embeddings 2048"),
+        (
+            "--pack-to 1001 --tensor-model-parallel-size 2 --sequence-parallel",
+            2,
+            "--pack-to 1001: --sequence-parallel splits rows over --tensor-model-parallel-size 2; make it a multiple of that",
+        ),
+        ("--pack-to 1000", 3, "--global-batch-size 32: with --pack-to it must be a multiple of 3, the least rows a step"),
+        (
+            "--pack-to 1000 --pipeline-model-parallel-size 2 --num-virtual-stages-per-pipeline-rank 2 --global-batch-size 6",
+            8,
+            "--global-batch-size 6: with --pack-to it must be a multiple of 8",
+        ),
+        ("--pack-to 1000 --usage-entropy-weight 0.1", 1, "--usage-entropy-weight 0.1: is of the pairs of a micro-batch, which --pack-to"),
         ("--max-prompt-length 512", 1, "--max-prompt-length 512: leaves no room for a response within --max-length 512"),
         ("--logps-schedule frozen", 1, "--logps-schedule frozen: makes no gradient of the LM head, and training trains it"),
         ("--loss-type sft", 1, "--latent-mode lpc: --loss-type sft has no pair to compare; set --latent-mode none"),
@@ -134,6 +149,7 @@ def test_each_contradiction_is_refused(flags, world_size, message):
             for flag in ("--relaxation straight_through", "--gumbel-tau 2", "--prior-mix-final 0", "--kl-weight 1")
         ),
         ("--gumbel-tau-final 0.5", "--gumbel-tau-final", "with --gumbel-tau-schedule constant"),
+        ("--pack-to 1000 --micro-batch-size 2", "--micro-batch-size", "with --pack-to, which decides"),
         ("--gumbel-tau-schedule linear", "--gumbel-tau-schedule", "without --gumbel-tau-final"),
         ("--kl-weight 0 --kl-warmup-iters 3", "--kl-warmup-iters", "with --kl-weight 0"),
         ("--kl-weight 0 --kl-free-bits 3", "--kl-free-bits", "with --kl-weight 0"),
@@ -180,6 +196,15 @@ def test_all_problems_are_told_at_once():
 def test_transformer_engine_is_judged_by_the_device_that_was_chosen():
     validate(_config("--transformer-impl transformer_engine"), 1, "cuda")
     assert "GPUs only" in _problems("--transformer-impl transformer_engine", device_type="cpu")[0]
+
+
+def test_what_the_attention_of_a_device_cannot_do_is_refused():
+    for flags in ("--share-prompt", "--pack-to 1000"):
+        validate(_config(f"{flags} --attention-dropout 0.1"), 1, "cpu")
+        assert "--attention-dropout 0.1: FlexAttention, which" in _problems(f"{flags} --attention-dropout 0.1", device_type="cuda")[0]
+    validate(_config("--pack-to 1000 --transformer-impl transformer_engine --attention-dropout 0.1"), 1, "cuda")
+    problems = _problems("--share-prompt --transformer-impl transformer_engine", device_type="cuda")
+    assert problems[0].startswith("--share-prompt: TransformerEngine's attention takes no such mask")
 
 
 def test_every_numeric_option_has_a_range():

@@ -11,19 +11,68 @@ ids = st.lists(st.integers(1, 90), min_size=1, max_size=9)
 pairs = st.lists(st.builds(EncodedPair, ids, ids, ids), min_size=1, max_size=5)
 
 
-def batch_of(encoded, multiple=1):
+def batch_of(encoded, multiple=1, **rows):
     numbers = range(len(encoded))
-    return collate(encoded, [10 + i for i in numbers], [20 + i for i in numbers], pad_id=0, pad_to_multiple=multiple)
+    return collate(encoded, [10 + i for i in numbers], [20 + i for i in numbers], pad_id=0, pad_to_multiple=multiple, **rows)
 
 
 def test_the_example_of_the_docstring():
     batch = batch_of([EncodedPair([5, 6], [7, 8], [9])])
     assert batch.tokens.tolist() == [[5, 6, 7, 8], [5, 6, 9, 0]]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 3]] * 2
     assert (batch.loss_index.tolist(), batch.loss_target.tolist(), batch.loss_segment.tolist()) == ([1, 2, 5], [7, 8, 9], [0, 0, 1])
     assert (batch.prompt_end.tolist(), batch.response_end.tolist(), batch.response_length.tolist()) == ([1], [3, 6], [2, 1])
     assert (batch.sample_ids.tolist(), batch.row_ids.tolist(), batch.num_pairs) == ([10], [20], 1)
-    assert batch.attention_mask is batch.reference_logps is batch.mixture is None
+    assert batch.layout is batch.reference_logps is batch.mixture is None
+
+
+def test_the_example_with_a_shared_prompt():
+    batch = batch_of([EncodedPair([5, 6], [7, 8], [9])], share_prompt=True)
+    assert batch.tokens.tolist() == [[5, 6, 7, 8, 9]]
+    assert batch.layout.tolist() == [[[0, 0, 1, 1, 2]], [[0, 1, 2, 3, 2]]]
+    assert (batch.loss_index.tolist(), batch.loss_target.tolist(), batch.loss_segment.tolist()) == ([1, 2, 1], [7, 8, 9], [0, 0, 1])
+    assert (batch.prompt_end.tolist(), batch.response_end.tolist(), batch.response_length.tolist()) == ([1], [3, 4], [2, 1])
+
+
+def test_the_packed_example():
+    batch = batch_of([EncodedPair([5, 6], [7, 8], [9])], pack_to=8)
+    assert batch.tokens.tolist() == [[5, 6, 7, 8, 5, 6, 9, 0]]
+    assert batch.layout.tolist() == [[[1, 1, 1, 1, 2, 2, 2, -3]], [[0, 1, 2, 3, 0, 1, 2, 0]]]
+    assert (batch.loss_index.tolist(), batch.loss_target.tolist(), batch.loss_segment.tolist()) == ([1, 2, 5], [7, 8, 9], [0, 0, 1])
+    assert (batch.prompt_end.tolist(), batch.response_end.tolist()) == ([1], [3, 6])
+
+
+@given(pairs, st.integers(1, 8), st.booleans(), st.booleans())
+def test_the_indices_of_shared_and_packed_rows(encoded, multiple, share_prompt, packed):
+    """Whatever the rows: a token that carries loss follows what its document says, at the position that it has in a row of its own."""
+    size = sum(len(pair.prompt) * (1 if share_prompt else 2) + len(pair.chosen) + len(pair.rejected) for pair in encoded)
+    batch = batch_of(encoded, multiple, share_prompt=share_prompt, pack_to=size + 3 if packed else None)
+    plain = batch_of(encoded)
+    if not share_prompt and not packed:
+        return
+    (documents, positions), flat = batch.layout.flatten(1), batch.tokens.flatten()
+    assert batch.tokens.shape == ((1, size + 3) if packed else (len(encoded), batch.tokens.shape[1]))
+    assert packed or batch.tokens.shape[1] % multiple == 0
+    for name in ("loss_target", "loss_segment", "response_length", "sample_ids", "row_ids"):
+        assert getattr(batch, name).equal(getattr(plain, name))
+    assert flat[batch.loss_index].equal(plain.tokens.flatten()[plain.loss_index])
+    assert positions[batch.loss_index].equal(plain.loss_index % plain.tokens.shape[1])
+    for end in ("prompt_end", "response_end"):
+        assert flat[getattr(batch, end)].equal(plain.tokens.flatten()[getattr(plain, end)])
+        assert positions[getattr(batch, end)].equal(getattr(plain, end) % plain.tokens.shape[1])
+    count = len(encoded)
+    for response, pair in enumerate([*encoded, *encoded]):
+        number, part = response % count, 1 + response // count
+        own = (documents == 3 * number + part).nonzero()[:, 0]
+        whole = [*pair.prompt, *(pair.chosen if part == 1 else pair.rejected)]
+        seen = torch.cat([(documents == 3 * number).nonzero()[:, 0], own]) if share_prompt else own
+        assert flat[seen].tolist() == whole
+        assert positions[seen].tolist() == list(range(len(whole)))
+        assert own[-1] == batch.response_end[response]
+    assert (documents == -3).sum() == batch.tokens.numel() - size
+    wider = batch.widened(batch.tokens.shape[1] + 2, pad_id=0)
+    for name in ("prompt_end", "response_end", "loss_index"):
+        assert wider.tokens.flatten()[getattr(wider, name)].equal(flat[getattr(batch, name)])
+        assert wider.layout.flatten(1)[:, getattr(wider, name)].equal(batch.layout.flatten(1)[:, getattr(batch, name)])
 
 
 @given(pairs, st.integers(1, 8))
@@ -66,3 +115,5 @@ def test_errors():
         batch_of([EncodedPair([], [1], [2])])
     with pytest.raises(ValueError, match="1 pairs come with 2 sample ids and 1 row ids"):
         collate([EncodedPair([1], [1], [2])], [1, 2], [1], pad_id=0)
+    with pytest.raises(ValueError, match="1 pairs of 5 tokens in all do not fit --pack-to 4"):
+        batch_of([EncodedPair([1], [1, 2], [2])], pack_to=4)

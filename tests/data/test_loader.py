@@ -1,11 +1,12 @@
 import threading
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 
 from megatron_lpc.data.cache import build_dataset
-from megatron_lpc.data.loader import PairLoader, prefetch
+from megatron_lpc.data.loader import PairLoader, attended, pair_tokens, prefetch
 from megatron_lpc.data.sampler import StreamOrder
 from megatron_lpc.data.tokenizer import load_tokenizer
 
@@ -13,9 +14,9 @@ from megatron_lpc.data.tokenizer import load_tokenizer
 @pytest.fixture
 def loader(config, tmp_path, write_jsonl, rows):
     tokenizer = load_tokenizer(config())
-    dataset = build_dataset(config(), tokenizer, [write_jsonl(tmp_path / "pairs.jsonl", rows)], "train")
 
-    def make(**options):
+    def make(rows=rows, **options):
+        dataset = build_dataset(config(), tokenizer, [write_jsonl(tmp_path / "pairs.jsonl", rows)], "train")
         return PairLoader(dataset=dataset, pad_id=tokenizer.pad_id, micro_batch_size=2, global_batch_size=8, **options)
 
     return make
@@ -61,7 +62,63 @@ def test_evaluation_is_in_order_with_the_number_that_counts(loader):
         [([0, 1], [0, 1], 0)],
     ]
     assert len(list(loader().evaluation(max_steps=1))) == 1
-    assert len(list(loader().evaluation(multiple=2))[-1]) == 2
+    assert len(list(loader(multiple=2).evaluation())[-1]) == 2
+
+
+def test_micro_batches_of_the_interleaved_schedule_have_one_width(loader, rows):
+    free, aligned = (
+        next(loader(multiple=multiple, rows=[row | {"chosen": "sat " * i} for i, row in enumerate(rows, 1)]).training(seed=3))
+        for multiple in (1, 2)
+    )
+    assert len({batch.tokens.shape for batch in free}) > 1
+    assert len({batch.tokens.shape for batch in aligned}) == 1
+
+
+def packed(loader, **options):
+    share = options.pop("share_prompt", False)
+    longest = int(pair_tokens(loader().dataset.lengths, share).max())
+    return loader(pack_to=2 * longest, share_prompt=share, attention_cost=0.01, **options)
+
+
+@pytest.mark.parametrize("share_prompt", [False, True])
+def test_packed_steps_hold_the_same_pairs(loader, share_prompt):
+    make = packed(loader, share_prompt=share_prompt)
+    for plain, step in zip(islice(loader().training(seed=3), 3), make.training(seed=3), strict=False):
+        pairs = {(s, r) for batch in step for s, r in zip(batch.sample_ids.tolist(), batch.row_ids.tolist(), strict=True)}
+        assert pairs == {(s, r) for batch in plain for s, r in zip(batch.sample_ids.tolist(), batch.row_ids.tolist(), strict=True)}
+        assert {batch.tokens.shape for batch in step} == {(1, make.pack_to)}
+        assert len(step) < 8
+
+
+def test_packed_ranks_share_the_pairs_whatever_their_number(loader):
+    for dp_size in (1, 2, 4):
+        ranks = [next(packed(loader, dp_rank=rank, dp_size=dp_size).training(seed=3)) for rank in range(dp_size)]
+        assert len({len(step) for step in ranks}) == 1
+        assert sorted(i for step in ranks for batch in step for i in batch.sample_ids.tolist()) == list(range(8))
+
+
+def test_packed_evaluation_counts_every_pair_once(loader):
+    for dp_size, multiple in ((1, 1), (2, 1), (2, 2)):
+        ranks = [list(packed(loader, dp_rank=rank, dp_size=dp_size, multiple=multiple).evaluation()) for rank in range(dp_size)]
+        assert all(len({len(rank[step]) for rank in ranks}) == 1 and len(ranks[0][step]) % multiple == 0 for step in range(2))
+        counted = [row for rank in ranks for step in rank for batch, valid in step for row in batch.row_ids[:valid].tolist()]
+        assert sorted(counted) == list(range(10))
+
+
+def test_packed_resume_is_exact(loader):
+    straight = list(islice(packed(loader).training(seed=3), 4))
+    resumed = list(islice(packed(loader).training(seed=3, consumed_samples=16), 2))
+    assert all(equal(a, b) for one, two in zip(straight[2:], resumed, strict=True) for a, b in zip(one, two, strict=True))
+
+
+def test_costs_are_those_of_the_rows(loader):
+    dataset = loader().dataset
+    for row, (prompt, chosen, rejected) in enumerate(dataset.lengths.tolist()):
+        assert (prompt, chosen, rejected) == tuple(map(len, (dataset[row].prompt, dataset[row].chosen, dataset[row].rejected)))
+    lengths = np.array([[2, 3, 1]])
+    assert (pair_tokens(lengths, False).tolist(), pair_tokens(lengths, True).tolist()) == ([8], [6])
+    assert attended(lengths, False).tolist() == [(1 + 2 + 3 + 4 + 5) + (1 + 2 + 3)]
+    assert attended(lengths, True).tolist() == [(1 + 2 + 3 + 4 + 5) + 3]
 
 
 def test_prefetch_works_ahead_in_one_thread():

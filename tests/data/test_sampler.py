@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_lpc.data.sampler import StreamOrder, evaluation_steps, microbatches
+from megatron_lpc.data.sampler import StreamOrder, evaluation_batches, microbatches
 
 sizes = st.integers(1, 6)
 
@@ -29,32 +29,27 @@ def test_an_order_of_nothing_is_refused():
         StreamOrder(0, seed=1)
 
 
-@given(st.integers(0, 1000), sizes, sizes, sizes)
-def test_micro_batches_are_the_same_for_every_data_parallel_size(first, micro, per_rank, dp_size):
+@given(sizes, sizes, sizes)
+def test_micro_batches_are_the_same_for_every_data_parallel_size(micro, per_rank, dp_size):
     size = micro * per_rank * dp_size
-    alone = microbatches(first, size, micro, 0, 1)
-    ranks = [microbatches(first, size, micro, rank, dp_size) for rank in range(dp_size)]
+    alone = microbatches(size, micro, 0, 1)
+    ranks = [microbatches(size, micro, rank, dp_size) for rank in range(dp_size)]
     assert [ranks[m % dp_size][m // dp_size] for m in range(len(alone))] == alone
-    assert [i for batch in alone for i in batch] == list(range(first, first + size))
+    assert [i for batch in alone for i in batch] == list(range(size))
     assert all(len(rank) == per_rank for rank in ranks)
 
 
 def test_a_global_batch_that_cannot_be_split_is_refused():
     with pytest.raises(ValueError, match="--global-batch-size 12 is not a multiple of --micro-batch-size 4 times data parallel size 2"):
-        microbatches(0, 12, 4, 0, 2)
+        microbatches(12, 4, 0, 2)
 
 
-@given(st.integers(1, 60), sizes, sizes, sizes, st.sampled_from([1, 2, 3]))
-def test_evaluation_counts_every_row_once_in_every_layout(num_rows, micro, per_rank, dp_size, multiple):
-    size = micro * per_rank * dp_size * multiple
-    ranks = [evaluation_steps(num_rows, size, micro, rank, dp_size, multiple=multiple) for rank in range(dp_size)]
-    for steps in zip(*ranks, strict=True):
-        counts = {len(step) for step in steps}
-        assert len(counts) == 1
-        assert counts.pop() % multiple == 0
-        assert all(len(batch.rows) == micro and 0 <= min(batch.rows) <= max(batch.rows) < num_rows for step in steps for batch in step)
-        # No rank runs a round of micro-batches that is padding through and through.
-        assert any(batch.valid for step in steps for batch in step[-multiple:])
-    counted = [row for steps in ranks for step in steps for batch in step for row in batch.rows[: batch.valid]]
-    assert sorted(counted) == list(range(num_rows))
-    assert len(ranks[0]) == -(-num_rows // size)
+@given(st.integers(1, 60), st.integers(1, 20), sizes)
+def test_evaluation_counts_every_row_once(num_rows, units, unit):
+    batches = evaluation_batches(num_rows, units * unit, unit)
+    assert [row for rows, valid in batches for row in rows[:valid]] == list(range(num_rows))
+    assert all(len(rows) % unit == 0 and len(rows) <= units * unit for rows, _ in batches)
+    assert all(0 <= min(rows) <= max(rows) < num_rows for rows, _ in batches)
+    # No more is filled up than it takes to reach the unit.
+    assert all(len(rows) - valid < unit for rows, valid in batches)
+    assert len(batches) == -(-num_rows // (units * unit))

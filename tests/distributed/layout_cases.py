@@ -8,6 +8,8 @@ import torch
 
 from megatron_lpc.config import Config, DataConfig, LatentConfig, LossConfig, ModelConfig, ParallelConfig, TrainingConfig
 from megatron_lpc.data.batch import PairBatch
+from megatron_lpc.data.collate import collate
+from megatron_lpc.data.encode import EncodedPair
 
 LAYOUTS: dict[str, tuple[int, dict[str, object]]] = {
     "single": (1, {}),
@@ -106,32 +108,36 @@ def start_config(layout: str, case: str) -> Config:
     return replace(config, latent=latent, loss=LossConfig(loss_type="dpo"), training=replace(config.training, bf16=bf16))
 
 
-def pair_batches(config: Config, seed: int = 7) -> list[PairBatch]:
+ROWS: dict[str, dict[str, object]] = {
+    "separate": {},
+    "shared": {"share_prompt": True},
+    "packed": {"pack_to": 60},
+    "packed-shared": {"pack_to": 48, "share_prompt": True},
+}
+"""How the pairs of a micro-batch are laid out in rows."""
+
+ROW_CASES: dict[str, tuple[str, str]] = {
+    f"{case}-{rows}": (case, rows)
+    for case in ("dpo-lpc-untied", "simpo-straight_through-tied", "ipo-none-untied")
+    for rows in ("shared", "packed", "packed-shared")
+}
+"""name -> case, rows: the same numbers as those of the case."""
+
+
+def pair_batches(config: Config, rows: str = "separate") -> list[PairBatch]:
     """Four micro-batches of two pairs, each of its own length, a multiple of 2 for sequence parallelism."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(7)
+
+    def text(shortest: int, longest: int) -> list[int]:
+        length = int(torch.randint(shortest, longest + 1, (), generator=generator))
+        return torch.randint(1, 101, (length,), generator=generator).tolist()
+
     batches = []
-    for number, length in enumerate((12, 16, 10, 14)):
-        pairs = config.training.micro_batch_size
-        tokens = torch.randint(1, 101, (2 * pairs, length), generator=generator)
-        prompts = torch.randint(2, 5, (pairs,), generator=generator).repeat(2)
-        ends = torch.randint(6, length, (2 * pairs,), generator=generator)
-        rows = torch.arange(2 * pairs) * length
-        index = torch.cat([torch.arange(int(r + p - 1), int(r + e)) for r, p, e in zip(rows, prompts, ends, strict=True)])
-        samples = torch.arange(pairs) + number * pairs
-        batches.append(
-            PairBatch(
-                tokens=tokens,
-                position_ids=torch.arange(length).expand(2 * pairs, length),
-                prompt_end=(rows + prompts - 1)[:pairs],
-                response_end=rows + ends,
-                loss_index=index,
-                loss_target=tokens.flatten()[index + 1],
-                loss_segment=index // length,
-                response_length=ends - prompts + 1,
-                sample_ids=samples,
-                row_ids=samples,
-            )
-        )
+    for number, longest in enumerate((7, 11, 5, 9)):
+        pairs = [EncodedPair(text(2, 5), text(3, longest), text(3, longest)) for _ in range(config.training.micro_batch_size)]
+        samples = range(number * len(pairs), (number + 1) * len(pairs))
+        batches.append(collate(pairs, samples, samples, pad_id=0, pad_to_multiple=2, **ROWS[rows]))
     if config.parallel.num_virtual_stages_per_pipeline_rank:
-        return [batch.widened(16, pad_id=0) for batch in batches]
+        width = max(batch.tokens.size(1) for batch in batches)
+        return [batch.widened(width, pad_id=0) for batch in batches]
     return batches

@@ -2,8 +2,9 @@
 
     torchrun --nproc-per-node N layout_worker.py LAYOUT OUTPUT_DIR
 
-Every process of a layout starts once and runs all cases of `layout_cases.CASES` and `START_CASES`; rank r writes OUTPUT_DIR/LAYOUT-r.pt
-with, per case, the losses and log-probs of the step, and its pieces of every parameter's gradient by global name and offset.
+Every process of a layout starts once and runs all cases of `layout_cases.CASES`, `START_CASES` and `ROW_CASES`; rank r writes
+OUTPUT_DIR/LAYOUT-r.pt with, per case, the losses and log-probs of the step, and its pieces of every parameter's gradient by global name
+and offset.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from layout_cases import CASES, LAYOUTS, START_CASES, layout_config, pair_batches, start_config
+from layout_cases import CASES, LAYOUTS, ROW_CASES, START_CASES, layout_config, pair_batches, start_config
 
 from megatron_lpc.config import Config
 from megatron_lpc.losses import LatentSchedule, uses_reference
@@ -26,7 +27,7 @@ from megatron_lpc.training.reference import NoReference, OnlineReference
 from megatron_lpc.training.setup import seed_everything, start_distributed
 
 
-def run_case(config: Config, platform: Platform) -> dict[str, object]:
+def run_case(config: Config, platform: Platform, rows: str = "separate") -> dict[str, object]:
     """One step: metrics of the global batch, log-probs by sample id, gradients by name and place."""
     from megatron.core import parallel_state
 
@@ -34,7 +35,7 @@ def run_case(config: Config, platform: Platform) -> dict[str, object]:
     chunks = wrap_data_parallel(config, build_model(config, platform, config.latent))
     reference = OnlineReference(config, platform) if uses_reference(config.loss) else NoReference()
     group = parallel_state.get_data_parallel_group()
-    batches = [b.to(platform.device) for b in pair_batches(config)[group.rank() :: group.size()]]
+    batches = [b.to(platform.device) for b in pair_batches(config, rows)[group.rank() :: group.size()]]
     batches = reference.attach(batches)
 
     state = LatentSchedule(config.latent, 10).at(5)
@@ -86,14 +87,15 @@ def _gather_gradient_shards(chunk) -> None:
 
 
 def main() -> None:
-    name, output = sys.argv[1], Path(sys.argv[2])
+    layout, output = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(1)
-    configs = {case: layout_config(name, case) for case in CASES} | {case: start_config(name, case) for case in START_CASES}
+    configs = {case: layout_config(layout, case) for case in CASES} | {case: start_config(layout, case) for case in START_CASES}
     platform = start_distributed(configs[next(iter(CASES))])
     results = {case: run_case(config, platform) for case, config in configs.items()}
-    torch.save(results, output / f"{name}-{dist.get_rank()}.pt")
+    results |= {name: run_case(configs[case], platform, rows) for name, (case, rows) in ROW_CASES.items()}
+    torch.save(results, output / f"{layout}-{dist.get_rank()}.pt")
     dist.barrier()
-    assert name in LAYOUTS
+    assert layout in LAYOUTS
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Every parallel layout computes what one process computes: losses, log-probs, KL, noise and every parameter's gradient."""
+"""Every parallel layout, and every layout of pairs in rows, computes what one process does with a row for each response: losses, log-probs,
+KL, noise and every parameter's gradient.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from layout_cases import CASES, LAYOUTS
+from layout_cases import CASES, LAYOUTS, ROW_CASES
 
 pytestmark = pytest.mark.distributed
 Result = dict[str, dict]
@@ -24,7 +26,7 @@ def layout(request: pytest.FixtureRequest, run_layout: Callable[[str], list[Resu
 
 def _assemble_cases(ranks: list[Result]) -> Result:
     """What the processes of a layout computed, case by case, their pieces put together."""
-    return {case: _assemble([rank[case] for rank in ranks]) for case in CASES}
+    return {case: _assemble([rank[case] for rank in ranks]) for case in (*CASES, *ROW_CASES)}
 
 
 def _assemble(ranks: list[dict]) -> dict:
@@ -49,9 +51,24 @@ def _assemble(ranks: list[dict]) -> dict:
 
 @pytest.mark.parametrize("case", CASES)
 def test_equals_one_process(single: Result, layout: Result, case: str) -> None:
-    one, many = single[case], layout[case]
+    _assert_equal(single[case], layout[case], case)
+
+
+@pytest.mark.parametrize("case", ROW_CASES)
+def test_shared_and_packed_rows_equal_separate_ones(single: Result, case: str) -> None:
+    _assert_equal(single[ROW_CASES[case][0]], single[case], case)
+
+
+@pytest.mark.parametrize("case", ROW_CASES)
+def test_shared_and_packed_rows_in_every_layout(single: Result, layout: Result, case: str) -> None:
+    _assert_equal(single[ROW_CASES[case][0]], layout[case], case)
+
+
+def _assert_equal(one: dict, many: dict, case: str) -> None:
     assert many["metrics"].keys() == one["metrics"].keys()
     for name, value in one["metrics"].items():
+        if name == "work" and case in ROW_CASES:
+            continue  # Less of it, which is the point.
         torch.testing.assert_close(many["metrics"][name], value, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
     assert many["logps"].keys() == one["logps"].keys() == set(range(8))
     for sample, value in one["logps"].items():

@@ -6,7 +6,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from megatron_lpc.config import Config, LatentConfig, LossConfig, ModelConfig
-from megatron_lpc.data.batch import PairBatch
+from megatron_lpc.data.collate import collate
+from megatron_lpc.data.encode import EncodedPair
+from megatron_lpc.model.pair_mask import visible
 from megatron_lpc.platform import Platform
 from megatron_lpc.training.mfu import batch_work, mfu, model_flops, peak_tflops
 
@@ -18,23 +20,6 @@ MODEL = ModelConfig(
 
 def _config(latent_mode="none", loss_type="sft", **latent) -> Config:
     return Config(model=MODEL, latent=LatentConfig(latent_mode=latent_mode, **latent), loss=LossConfig(loss_type=loss_type))
-
-
-def _batch(rows: int, columns: int, ends: list[int], response_length: list[int], mask: torch.Tensor | None = None) -> PairBatch:
-    pairs, none = len(ends) // 2, torch.zeros(0, dtype=torch.int64)
-    return PairBatch(
-        tokens=torch.zeros(rows, columns, dtype=torch.int64),
-        position_ids=torch.arange(columns).expand(rows, -1),
-        attention_mask=mask,
-        prompt_end=torch.zeros(pairs, dtype=torch.int64),
-        response_end=torch.tensor(ends),
-        loss_index=none,
-        loss_target=none,
-        loss_segment=none,
-        response_length=torch.tensor(response_length),
-        sample_ids=torch.arange(pairs),
-        row_ids=torch.arange(pairs),
-    )
 
 
 def test_flops_are_what_torch_counts_in_a_llama():
@@ -71,24 +56,24 @@ def test_flops_need_the_vocabulary_size():
         model_flops(Config(), (1, 1, 1, 1))
 
 
-def test_work_of_a_batch_with_a_row_for_each_response():
-    # Two pairs; rows of 6, 5 (chosen), 4, 8 (rejected) tokens in 8 columns.
-    batch = _batch(4, 8, [5, 8 + 4, 16 + 3, 24 + 7], [2, 1, 3, 4])
-    assert batch_work(batch).tolist() == [23, 10, 21 + 15 + 10 + 36, 2]
+PAIRS = [EncodedPair([1] * 4, [2] * 2, [3] * 1), EncodedPair([1] * 1, [2] * 3, [3] * 7)]
+"""Sequences of 6 and 5 tokens, of 4 and 8."""
+
+
+@pytest.mark.parametrize("rows", [{}, {"pack_to": 40}])
+def test_work_of_a_sequence_for_each_response(rows):
+    batch = collate(PAIRS, [0, 1], [0, 1], pad_id=0, **rows)
+    assert batch_work(batch).tolist() == [23, 13, 21 + 15 + 10 + 36, 2]
     windowed = sum(min(query + 1, 3) for length in (6, 5, 4, 8) for query in range(length))
-    assert batch_work(batch, sliding_window=3).tolist() == [23, 10, windowed, 2]
+    assert batch_work(batch, sliding_window=3).tolist() == [23, 13, windowed, 2]
 
 
-def test_work_of_a_batch_whose_responses_share_a_prompt():
-    # One row: prompt 0-2, chosen 3-4, rejected 5-7, two columns of padding that attend to themselves.
-    mask = torch.ones(10, 10).tril().bool()
-    mask[5:8, 3:5] = False
-    batch = _batch(1, 10, [4, 7], [2, 3], mask[None, None])
-    assert batch_work(batch).tolist() == [8, 5, (1 + 2 + 3) + (4 + 5) + (4 + 5 + 6), 1]
-
-
-def test_work_of_an_empty_row_is_nothing():
-    assert batch_work(_batch(3, 4, [1, 4 + 2], [1, 1])).tolist() == [5, 2, 3 + 6, 1]
+@pytest.mark.parametrize("rows", [{}, {"pack_to": 40}])
+def test_a_shared_prompt_is_worked_on_once(rows):
+    batch = collate(PAIRS, [0, 1], [0, 1], pad_id=0, share_prompt=True, **rows)
+    assert batch_work(batch).tolist() == [23 - 4 - 1, 13, (21 + 15 - 10) + (10 + 36 - 1), 2]
+    counts = visible(*batch.layout, window=3)[batch.layout[0] >= 0].sum()
+    assert batch_work(batch, sliding_window=3)[2] == counts
 
 
 def test_utilisation():

@@ -1,0 +1,54 @@
+"""Whole runs with shared prompts and packed rows: the numbers of separate rows, for less work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from launch import torchrun
+
+from megatron_lpc.training.metrics_file import read_metrics
+
+pytestmark = pytest.mark.distributed
+PACKED = ("--share-prompt", "--pack-to", "192", "--micro-batch-size", "4")  # 4 is its default: nothing else is honoured with --pack-to.
+
+
+def _lines(tiny_run, save: Path, processes: int, *flags: str) -> list[dict]:
+    command = ("-m", "megatron_lpc.train", "--config", tiny_run.config, "--save", str(save), "--train-iters", "6", "--eval-interval", "3")
+    torchrun(processes, *command, *flags)
+    return read_metrics(save / "metrics.jsonl")
+
+
+@pytest.fixture(scope="module")
+def separate(tiny_run, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    return _lines(tiny_run, tmp_path_factory.mktemp("separate"), 1)
+
+
+def _assert_equal(separate: list[dict], packed: list[dict]) -> None:
+    names = ("loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "lpc/kl", "lpc/agreement")
+    assert len(separate) == len(packed) == 6 + 2 * 2 * 2
+    for one, other in zip(separate, packed, strict=True):
+        assert (one["iteration"], one.get("evaluation")) == (other["iteration"], other.get("evaluation"))
+        for name in names:
+            assert other[name] == pytest.approx(one[name], rel=1e-5, abs=2e-5), f"{name} at {one['iteration']}"
+
+
+def test_data_parallel_packed_shared_run_with_a_cache_of_separate_rows(tiny_run, separate, tmp_path: Path) -> None:
+    """Ranks hold different numbers of pairs; reference log-probs are found by pair, not by place."""
+    cache = ("--reference", "precomputed", "--reference-cache", str(tmp_path / "cache"))
+    torchrun(1, "-m", "megatron_lpc.precompute_reference", "--config", tiny_run.config, *cache)
+    _assert_equal(separate, _lines(tiny_run, tmp_path / "run", 2, *PACKED, *cache))
+
+
+def test_a_cache_written_from_packed_rows_and_a_pipeline(tiny_run, separate, tmp_path: Path) -> None:
+    cache = ("--reference", "precomputed", "--reference-cache", str(tmp_path / "cache"))
+    torchrun(2, "-m", "megatron_lpc.precompute_reference", "--config", tiny_run.config, *cache, *PACKED)
+    _assert_equal(separate, _lines(tiny_run, tmp_path / "run", 2, "--pipeline-model-parallel-size", "2", "--share-prompt", *cache))
+
+
+def test_a_pair_that_does_not_fit_is_refused(tiny_run, tmp_path: Path) -> None:
+    command = ("-m", "megatron_lpc.train", "--config", tiny_run.config, "--pack-to", "20", "--micro-batch-size", "4")
+    done = torchrun(1, *command, check=False)
+    assert done.returncode != 0
+    assert "--pack-to 20: pair " in done.stderr
+    assert "tokens with both responses; raise it to that, or lower --max-length" in done.stderr
