@@ -98,6 +98,10 @@ class PreferenceModel(GPTModel):
     def _preprocess(self, input_ids: Tensor, position_ids: Tensor | None, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Called by `GPTModel.forward`: rotate each token by its own position, where megatron-core's angles [S, 1, 1, D] go by column."""
         embedded, angles, *rest = super()._preprocess(input_ids, position_ids, *args, **kwargs)
+        if embedded is not None:
+            # Canonical strides for a single row too: with others torch.matmul takes a way of its own where the weight is frozen, and
+            # a fresh policy would differ from its reference in the last bit.
+            embedded = embedded.reshape(-1, embedded.size(-1)).view(embedded.shape)
         if position_ids is not None:
             angles = angles[:, 0][position_ids.t()]
         return embedded, angles, *rest

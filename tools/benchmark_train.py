@@ -1,0 +1,389 @@
+"""Training speed and memory of this project and of TRL's DPOTrainer, side by side: one model, the same pairs in the same order.
+
+    python tools/benchmark_train.py --data hh-harmless.jsonl.gz --output benchmarks/results/train-cpu
+    python tools/benchmark_train.py --data hh-harmless.jsonl.gz --device cuda --shape llama-3.2-1b --pack-to 8192 --output ...
+
+Every measurement is a process of its own. Rounds go through all of them in turn, so that a machine that grows slower slows all alike; the
+table has medians over the rounds, and ratios to TRL. All train in the same precision with as many threads, global batches, micro-batches
+and an online reference; weights are random. Time runs from the end of the first step to the end of the last, data included. Memory is the
+peak beyond what the process held before it built its models: resident on a CPU, allocated on a GPU. Tokens count what the algorithm reads,
+prompt and response of both sides, whatever was computed: so tokens/s compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_lpc.config import Config, DataConfig, LatentConfig, LossConfig, ModelConfig, ParallelConfig, TrainingConfig
+from megatron_lpc.data.cache import PairDataset, build_dataset
+from megatron_lpc.data.loader import pair_tokens
+from megatron_lpc.data.sampler import StreamOrder
+from megatron_lpc.data.tokenizer import load_tokenizer
+
+SHAPES = {
+    "small": {"num_layers": 4, "hidden_size": 256, "ffn_hidden_size": 688, "num_attention_heads": 8, "num_query_groups": 4},
+    "llama-3.2-1b": {
+        "num_layers": 16,
+        "hidden_size": 2048,
+        "ffn_hidden_size": 8192,
+        "num_attention_heads": 32,
+        "num_query_groups": 8,
+        "vocab_size": 128256,
+    },
+    "llama-3-8b": {
+        "num_layers": 32,
+        "hidden_size": 4096,
+        "ffn_hidden_size": 14336,
+        "num_attention_heads": 32,
+        "num_query_groups": 8,
+        "vocab_size": 128256,
+        "untie_embeddings_and_output_weights": True,
+    },
+}
+PROVIDERS = {
+    "trl": "TRL DPOTrainer",
+    "trl-padding-free": "TRL DPOTrainer, padding-free",
+    "separate": "padded rows",
+    "packed": "packed",
+    "shared-packed": "shared prompt, packed",
+    "separate-lpc": "padded rows, LPC",
+    "shared-packed-lpc": "shared prompt, packed, LPC",
+}
+SEED = 1234
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What every provider trains on."""
+
+    data: str
+    tokenizer: str
+    cache: str
+    device: str
+    shape: str
+    steps: int
+    global_batch_size: int
+    micro_batch_size: int
+    pack_to: int
+    max_length: int
+    liger: bool
+
+    def config(self, provider: str) -> Config:
+        packed, shared = "packed" in provider, "shared" in provider
+        training = TrainingConfig(
+            global_batch_size=self.global_batch_size, train_iters=self.steps + 1, bf16=self.device == "cuda", seed=SEED
+        )
+        if not packed:
+            training = replace(training, micro_batch_size=self.micro_batch_size)
+        return Config(
+            model=ModelConfig(max_position_embeddings=self.max_length, **SHAPES[self.shape]),
+            latent=LatentConfig() if provider.endswith("lpc") else LatentConfig(latent_mode="none"),
+            loss=LossConfig(loss_type="dpo"),
+            data=DataConfig(
+                train_data=[self.data],
+                tokenizer_model=self.tokenizer,
+                max_length=self.max_length,
+                bad_rows="skip",
+                data_cache_path=self.cache,
+                share_prompt=shared,
+                pack_to=self.pack_to if packed else None,
+            ),
+            parallel=ParallelConfig(device=self.device),
+            training=replace(training, bf16=self.device == "cuda"),
+        )
+
+    def dataset(self) -> PairDataset:
+        config = self.config("separate").data
+        return build_dataset(config, load_tokenizer(config), config.train_data, "train")
+
+    def rows(self) -> list[int]:
+        """Rows of the data set in the order of training, the first step's to warm up."""
+        order = StreamOrder(len(self.dataset()), SEED)
+        return [order.row(sample) for sample in range((self.steps + 1) * self.global_batch_size)]
+
+
+class Skipped(Exception):
+    """A provider that does not run here, and why."""
+
+
+class Meter:
+    """Seconds after the first step, and the peak of memory from now on."""
+
+    def __init__(self, device: str) -> None:
+        self._on_gpu = device == "cuda"
+        if self._on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        self._held = torch.cuda.memory_allocated() if self._on_gpu else _resident("VmRSS")
+        self._ends: list[float] = []
+
+    def step_ended(self) -> None:
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        self._ends.append(time.perf_counter())
+
+    def result(self) -> dict[str, float]:
+        peak = torch.cuda.max_memory_allocated() if self._on_gpu else _resident("VmHWM")
+        return {"seconds": self._ends[-1] - self._ends[0], "peak_gb": (peak - self._held) / 1e9}
+
+
+def _resident(field: str) -> int:
+    """Bytes; VmHWM is the peak of VmRSS."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise Skipped("resident memory is read from /proc, which this system does not have")
+
+
+def measure_ours(work: Workload, provider: str) -> dict[str, float]:
+    """This project, through the parts of its training program."""
+    from megatron_lpc.model import wrap_data_parallel
+    from megatron_lpc.training.optimizer import build_optimizer, build_scheduler
+    from megatron_lpc.training.run import make_loader, make_references, open_tokenizer, start_model
+    from megatron_lpc.training.setup import start_distributed, stop_distributed
+    from megatron_lpc.training.step import TrainStep
+
+    config = work.config(provider)
+    device = start_distributed(config)
+    tokenizer, data = open_tokenizer(config), work.dataset()
+    meter = Meter(work.device)
+    policy = start_model(config, device)
+    (reference,) = make_references(config, device, policy, [("train", data)])
+    chunks = wrap_data_parallel(config, policy)
+    optimizer = build_optimizer(config, chunks)
+    scheduler = build_scheduler(config, optimizer, work.steps + 1)
+    step = TrainStep(config, device, chunks, optimizer, scheduler, reference, work.steps + 1)
+    stream = make_loader(config, tokenizer, data).training(config.training.seed)
+    for iteration in range(work.steps + 1):
+        step(next(stream), iteration)
+        meter.step_ended()
+    stop_distributed()
+    return meter.result()
+
+
+def measure_trl(work: Workload, provider: str) -> dict[str, float]:
+    """TRL on a transformers Llama of the same shape, given the same token ids."""
+    from datasets import Dataset
+    from tokenizers import Tokenizer, models
+    from torch.utils.data import SequentialSampler
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+    from trl import DPOConfig, DPOTrainer
+
+    class GivenTokens(DPOTrainer):
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
+
+        def _get_train_sampler(self, *_: Any, **__: Any) -> Any:
+            return SequentialSampler(self.train_dataset)
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            meter.step_ended()
+
+    model, on_gpu = work.config("separate").model, work.device == "cuda"
+    size = model.vocab_size or load_tokenizer(work.config("separate").data).vocab_size
+    padded = -(-size // model.make_vocab_size_divisible_by) * model.make_vocab_size_divisible_by
+    shape = LlamaConfig(
+        vocab_size=padded,
+        hidden_size=model.hidden_size,
+        intermediate_size=model.ffn_hidden_size,
+        num_hidden_layers=model.num_layers,
+        num_attention_heads=model.num_attention_heads,
+        num_key_value_heads=model.num_query_groups,
+        max_position_embeddings=model.max_position_embeddings,
+        tie_word_embeddings=not model.untie_embeddings_and_output_weights,
+        pad_token_id=0,
+    )
+    data = work.dataset()
+    pairs = [data[row] for row in work.rows()]
+    columns = {name: [list(map(int, getattr(pair, name))) for pair in pairs] for name in ("prompt", "chosen", "rejected")}
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2}, unk_token="<unk>"))
+    meter = Meter(work.device)
+    with tempfile.TemporaryDirectory() as folder:
+        options = DPOConfig(
+            output_dir=folder,
+            per_device_train_batch_size=work.micro_batch_size,
+            gradient_accumulation_steps=work.global_batch_size // work.micro_batch_size,
+            max_steps=work.steps + 1,
+            max_length=work.max_length,
+            learning_rate=5e-7,
+            adam_beta2=0.95,
+            bf16=on_gpu,
+            use_cpu=not on_gpu,
+            gradient_checkpointing=False,
+            padding_free=provider == "trl-padding-free",
+            use_liger_kernel=work.liger,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            seed=SEED,
+        )
+        models_ = [LlamaForCausalLM(shape).to(torch.float32) for _ in range(2)]
+        trainer = GivenTokens(
+            model=models_[0],
+            ref_model=models_[1],
+            args=options,
+            train_dataset=Dataset.from_dict({f"{name}_ids": ids for name, ids in columns.items()}),
+            processing_class=PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>"),
+            callbacks=[Clock()],
+        )
+        if provider == "trl-padding-free" and not trainer.padding_free:
+            raise Skipped(f"TRL {version('trl')} has switched padding_free off")
+        trainer.train()
+    return meter.result()
+
+
+def measure(work: Workload, provider: str) -> dict[str, Any]:
+    try:
+        return measure_trl(work, provider) if provider.startswith("trl") else measure_ours(work, provider)
+    except Skipped as reason:
+        return {"skipped": str(reason)}
+
+
+def run_rounds(work: Workload, providers: list[str], rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """Results of each provider, one a round, each from a process of its own."""
+    from rich.console import Console
+    from rich.progress import track
+
+    results: dict[str, list[dict[str, Any]]] = {provider: [] for provider in providers}
+    turns = [provider for _ in range(rounds) for provider in providers]
+    for provider in track(turns, description="Measuring", console=Console(stderr=True)):
+        if results[provider] and "skipped" in results[provider][-1]:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            answer = Path(folder) / "answer.json"
+            command = [sys.executable, __file__, "--measure", provider, "--workload", json.dumps(asdict(work)), "--answer", str(answer)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(f"{provider} failed:\n{done.stderr[-4000:]}")
+            results[provider].append(json.loads(answer.read_text()))
+    return results
+
+
+def table(work: Workload, results: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """A row a provider: medians, and ratios to TRL where that ran."""
+    rows = work.rows()[work.global_batch_size :]
+    tokens = int(pair_tokens(work.dataset().lengths[rows], share_prompt=False).sum())
+    lines: list[dict[str, Any]] = []
+    for provider, rounds in results.items():
+        line: dict[str, Any] = {"provider": PROVIDERS[provider]}
+        if "skipped" in rounds[0]:
+            lines.append(line | {"note": rounds[0]["skipped"]})
+            continue
+        seconds = statistics.median(one["seconds"] for one in rounds)
+        spread = (max(one["seconds"] for one in rounds) - min(one["seconds"] for one in rounds)) / seconds
+        line |= {"pairs/s": len(rows) / seconds, "tokens/s": tokens / seconds, "spread": spread}
+        line["peak GB"] = statistics.median(one["peak_gb"] for one in rounds)
+        lines.append(line)
+    first = next((line for line in lines if line["provider"] == PROVIDERS["trl"]), {})
+    for line in lines:
+        if "pairs/s" in line and "pairs/s" in first:
+            line["speed / TRL"] = line["pairs/s"] / first["pairs/s"]
+            line["memory / TRL"] = line["peak GB"] / first["peak GB"]
+    return lines
+
+
+_COLUMNS = {
+    "provider": "{}",
+    "pairs/s": "{:.2f}",
+    "tokens/s": "{:,.0f}",
+    "spread": "{:.0%}",
+    "peak GB": "{:.2f}",
+    "speed / TRL": "{:.2f}",
+    "memory / TRL": "{:.2f}",
+    "note": "{}",
+}
+
+
+def markdown(lines: list[dict[str, Any]]) -> str:
+    shown = [[form.format(line[name]) if name in line else "" for name, form in _COLUMNS.items()] for line in lines]
+    rules = ["---" if name in ("provider", "note") else "---:" for name in _COLUMNS]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (list(_COLUMNS), rules, *shown)) + "\n"
+
+
+def machine(work: Workload) -> str:
+    """One line for under the table: what it was measured with."""
+    name = torch.cuda.get_device_name() if work.device == "cuda" else f"{platform.processor() or platform.machine()} CPU"
+    packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "trl", "megatron-core"))
+    return f"{name}, {torch.get_num_threads()} threads, {packages}, {'bf16' if work.device == 'cuda' else 'fp32'}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="preference pairs, as --train-data")
+    parser.add_argument("--output", type=Path, help="folder for results.json and table.md")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--shape", choices=SHAPES, default="small", help="of the model")
+    parser.add_argument("--vocab-size", type=int, default=8192, help="words of the tokenizer that is trained on the data")
+    parser.add_argument("--steps", type=int, default=4, help="steps that are timed")
+    parser.add_argument("--global-batch-size", type=int, default=32, help="pairs a step")
+    parser.add_argument("--micro-batch-size", type=int, default=4, help="pairs of a forward pass, where rows are not packed")
+    parser.add_argument("--pack-to", type=int, default=2048, help="tokens of a packed row")
+    parser.add_argument("--max-length", type=int, default=1024, help="tokens of a prompt and response")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--providers", nargs="+", choices=PROVIDERS, default=list(PROVIDERS))
+    parser.add_argument("--liger", action="store_true", help="let TRL use Liger's kernels (GPU)")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--workload", help=argparse.SUPPRESS)
+    parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        result = measure(Workload(**json.loads(options.workload)), options.measure)
+        options.answer.write_text(json.dumps(result))
+        return
+    if not options.data or not options.output:
+        parser.error("--data and --output are needed")
+
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    options.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = Path(folder) / "tokenizer"
+        train = Path(__file__).parent / "train_tokenizer.py"
+        subprocess.run(
+            [sys.executable, str(train), "--input", options.data, "--output", str(tokenizer), "--vocab-size", str(options.vocab_size)],
+            check=True,
+        )
+        work = Workload(
+            data=str(Path(options.data).resolve()),
+            tokenizer=f"{tokenizer}.model",
+            cache=str(Path(folder) / "cache"),
+            device=options.device,
+            shape=options.shape,
+            steps=options.steps,
+            global_batch_size=options.global_batch_size,
+            micro_batch_size=options.micro_batch_size,
+            pack_to=options.pack_to,
+            max_length=options.max_length,
+            liger=options.liger,
+        )
+        work.dataset()
+        results = run_rounds(work, options.providers, options.rounds)
+        lines = table(work, results)
+    command = "python tools/benchmark_train.py " + " ".join(
+        f"--{name.replace('_', '-')} {getattr(options, name)}"
+        for name in ("device", "shape", "vocab_size", "steps", "global_batch_size", "micro_batch_size", "pack_to", "max_length", "rounds")
+    )
+    text = (
+        f"{markdown(lines)}\n{machine(work)}. Medians of {options.rounds} rounds; spread is (slowest - fastest) / median.\n\n`{command}`\n"
+    )
+    (options.output / "table.md").write_text(text, encoding="utf-8")
+    (options.output / "results.json").write_text(json.dumps({"workload": asdict(work), "rounds": results, "table": lines}, indent=1))
+    Console().print(Markdown(text))
+
+
+if __name__ == "__main__":
+    main()
