@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -21,9 +22,20 @@ from megatron_lpc.config import Config, ConfigError, parse_args, print_config, s
 from megatron_lpc.data.sampler import StreamOrder
 from megatron_lpc.model import wrap_data_parallel
 from megatron_lpc.training.checkpoint import Checkpoints, RunState
+from megatron_lpc.training.collectives import from_data_parallel_ranks
 from megatron_lpc.training.evaluate import evaluate_pairs
 from megatron_lpc.training.optimizer import build_optimizer, build_scheduler
-from megatron_lpc.training.run import make_loader, make_references, open_data, open_tokenizer, start_model, starting_point, total_steps
+from megatron_lpc.training.run import (
+    make_loader,
+    make_references,
+    make_stream,
+    open_data,
+    open_tokenizer,
+    start_model,
+    starting_point,
+    total_steps,
+    training_steps,
+)
 from megatron_lpc.training.setup import start_distributed, stop_distributed
 from megatron_lpc.training.step import TrainStep
 from megatron_lpc.training.watch import Watch
@@ -45,9 +57,9 @@ def train(config: Config) -> dict[str, dict[str, float]]:
     """
     platform = start_distributed(config)
     tokenizer = open_tokenizer(config)
-    data = open_data(config, tokenizer, config.data.train_data, "train")
+    data = None if config.data.streaming else open_data(config, tokenizer, config.data.train_data, "train")
     validation = {name: open_data(config, tokenizer, [source], name) for name, source in config.data.valid_data.items()}
-    steps = total_steps(config, len(data))
+    steps = total_steps(config, None if data is None else len(data))
 
     policy = start_model(config, platform)
     reference, *judges = make_references(config, platform, policy, [("train", data), *validation.items()])
@@ -59,7 +71,8 @@ def train(config: Config) -> dict[str, dict[str, float]]:
     state = checkpoints.load(start) if start else RunState(iteration=0, consumed_samples=0, bad_steps=0, train_iters=steps)
 
     step = TrainStep(config, platform, chunks, optimizer, scheduler, reference, steps)
-    stream = make_loader(config, tokenizer, data).training(config.training.seed, state.consumed_samples)
+    loader = make_stream(config, tokenizer, state.positions) if data is None else make_loader(config, tokenizer, data)
+    stream = training_steps(config, loader, state.consumed_samples)
     stop = _StopSignal()
     results: dict[str, dict[str, float]] = {}
 
@@ -90,13 +103,13 @@ def train(config: Config) -> dict[str, dict[str, float]]:
             if watch:
                 watch.step(state.iteration, result.metrics)
             if state.bad_steps > config.training.max_bad_steps:
-                raise TooManyBadSteps(_report_bad_batch(config, state, len(data)))
+                raise TooManyBadSteps(_report_bad_batch(config, state, None if data is None else len(data)))
 
             last, stopped = state.iteration == steps, stop.anywhere(platform.device)
             if _due(state.iteration, config.logging.eval_interval) and not last:
                 evaluate()
             if config.checkpoint.save and (last or stopped or _due(state.iteration, config.checkpoint.save_interval)):
-                checkpoints.save(state)
+                checkpoints.save(replace(state, positions=from_data_parallel_ranks(loader.position(state.consumed_samples))))
             checkpoints.poll()
             if stopped:
                 break
@@ -128,17 +141,20 @@ def _due(iteration: int, interval: int) -> bool:
     return interval > 0 and iteration % interval == 0
 
 
-def _report_bad_batch(config: Config, state: RunState, rows: int) -> str:
-    """Save which pairs the last step read (rank 0), and say so."""
+def _report_bad_batch(config: Config, state: RunState, rows: int | None) -> str:
+    """Save which pairs the last step read (rank 0), and say so. `rows` of the training data; None for a stream, where a pair has no row."""
     message = f"the loss or a gradient was not finite for {state.bad_steps} steps in a row, the last is step {state.iteration}"
     samples = range(state.consumed_samples - config.training.global_batch_size, state.consumed_samples)
-    order = StreamOrder(rows, config.training.seed)
+    read: dict[str, list[int]] = {"samples": list(samples)}
+    if rows is not None:
+        order = StreamOrder(rows, config.training.seed)
+        read["rows"] = [order.row(sample) for sample in samples]
     if not config.checkpoint.save:
-        return f"{message}; it read rows {[order.row(sample) for sample in samples]} of the training data"
+        return f"{message}; of the training data it read {read}"
     path = Path(config.checkpoint.save) / f"bad_batch_{state.iteration}.json"
     if dist.get_rank() == 0:
         partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps({"samples": list(samples), "rows": [order.row(sample) for sample in samples]}), encoding="utf-8")
+        partial.write_text(json.dumps(read), encoding="utf-8")
         partial.replace(path)
     return f"{message}; the pairs it read are in {path}"
 

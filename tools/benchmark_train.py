@@ -29,7 +29,7 @@ import torch
 
 from megatron_lpc.config import Config, DataConfig, LatentConfig, LossConfig, ModelConfig, ParallelConfig, TrainingConfig
 from megatron_lpc.data.cache import PairDataset, build_dataset
-from megatron_lpc.data.loader import pair_tokens
+from megatron_lpc.data.layout import pair_tokens
 from megatron_lpc.data.sampler import StreamOrder
 from megatron_lpc.data.tokenizer import load_tokenizer
 

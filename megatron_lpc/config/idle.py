@@ -50,6 +50,7 @@ _RULES = (
         lambda c: c.parallel.recompute_granularity != "full",
         "without --recompute-granularity full",
     ),
+    _Idle(("shuffle_buffer_size",), lambda c: not c.data.streaming, "without --streaming"),
     _Idle(("micro_batch_size",), lambda c: c.data.pack_to is not None, "with --pack-to, which decides"),
     _Idle(("num_train_epochs",), lambda c: c.training.train_iters is not None, "with --train-iters, which decides"),
     _Idle(("min_lr",), lambda c: c.training.lr_decay_style == "constant", "with --lr-decay-style constant"),

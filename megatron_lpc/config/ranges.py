@@ -45,6 +45,7 @@ RANGES = {
     "rpo_alpha": "[0, inf)",
     "simpo_gamma": "[0, inf)",
     "logps_chunk_size": "[1, inf)",
+    "shuffle_buffer_size": "[1, inf)",
     "pack_to": "[1, inf)",
     "max_length": "[2, inf)",
     "max_prompt_length": "[1, inf)",

@@ -156,6 +156,10 @@ class DataConfig:
     """Longest prompt in tokens; prompts are cut by `truncation_mode`. Not limited by itself when unset."""
     truncation_mode: Literal["keep_start", "keep_end"] = "keep_end"
     """Which end of a too long prompt stays; responses always keep their start."""
+    streaming: bool = False
+    """Read the training data while training goes on, without a tokenized copy on disk; needs `train_iters`."""
+    shuffle_buffer_size: int = 10000
+    """With `streaming`: pairs that are shuffled together, and held, on each data parallel rank."""
     share_prompt: bool = False
     """One row a pair, prompt, chosen, rejected: the prompt is computed once and seen by both responses. The same numbers for less work."""
     pack_to: int | None = None

@@ -158,6 +158,10 @@ def _data(config: Config) -> Iterator[str]:
             f"--pack-to {data.pack_to}: --sequence-parallel splits rows over --tensor-model-parallel-size "
             f"{parallel.tensor_model_parallel_size}; make it a multiple of that"
         )
+    if data.streaming and config.training.train_iters is None:
+        yield "--streaming: the length of a stream is not known; set --train-iters"
+    if data.streaming and config.loss.reference == "precomputed":
+        yield "--streaming: the rows of a stream have no place under which a cache could keep log-probs; set --reference online"
     if data.share_prompt and config.model.transformer_impl == "transformer_engine":
         yield (
             "--share-prompt: TransformerEngine's attention takes no such mask; set --transformer-impl local, "

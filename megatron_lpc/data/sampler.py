@@ -35,20 +35,6 @@ class StreamOrder:
         return torch.randperm(self._num_rows, generator=generator)
 
 
-def microbatches(batch_size: int, micro_batch_size: int, dp_rank: int, dp_size: int) -> list[list[int]]:
-    """Places in a global batch of `batch_size` pairs, as the micro-batches that `dp_rank` runs.
-
-    Raises ValueError when the global batch is not made of the same number of micro-batches for every rank.
-    """
-    if batch_size % (micro_batch_size * dp_size):
-        raise ValueError(
-            f"--global-batch-size {batch_size} is not a multiple of --micro-batch-size {micro_batch_size} "
-            f"times data parallel size {dp_size}. Change one of them."
-        )
-    starts = range(0, batch_size, micro_batch_size)
-    return [list(range(start, start + micro_batch_size)) for start in starts[dp_rank::dp_size]]
-
-
 def evaluation_batches(num_rows: int, global_batch_size: int, unit: int) -> list[tuple[list[int], int]]:
     """Rows 0 … num_rows - 1 once each, in global batches, each with the number of leading rows that count.
 

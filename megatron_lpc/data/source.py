@@ -102,17 +102,29 @@ def _number(source: str, table: Iterable[dict[str, Any]]) -> Iterator[Row]:
     return (Row(Place(source, number), values) for number, values in enumerate(table, start=1))
 
 
+def open_stream(source: str, rank: int = 0, size: int = 1) -> Any:
+    """Rank `rank` of `size`'s share of `source` as a `datasets.IterableDataset`, of which nothing is read yet.
+
+    Raises FileNotFoundError or ValueError when there is no such source.
+    """
+    from datasets.distributed import split_dataset_by_node
+
+    kind = _kind(source)
+    stream = _load_hub(source, streaming=True) if kind == "hub" else _load_file(source, "json" if kind == "jsonl" else kind)
+    return split_dataset_by_node(stream, rank, size) if size > 1 else stream
+
+
 def _load_file(source: str, kind: str) -> Any:
     from datasets import load_dataset  # slow to import, and a cached run has no need of it
 
     return load_dataset(kind, data_files=source, split="train", streaming=True)
 
 
-def _load_hub(source: str) -> Any:
+def _load_hub(source: str, streaming: bool = False) -> Any:
     from datasets import load_dataset
 
     name, _, split = source.partition(":")
     try:
-        return load_dataset(name, split=split or "train")
+        return load_dataset(name, split=split or "train", streaming=streaming)
     except Exception as error:  # the Hub client raises anything from ConnectionError to its own kinds
         raise ValueError(f"{source}: cannot be loaded from the Hub ({error}). Check name, split and network, or give a file.") from error

@@ -6,7 +6,7 @@ had not stopped; in another one the generators of dropout are seeded anew.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class RunState:
     """Steps skipped in a row until now."""
     train_iters: int = 0
     """Steps of the whole run; schedules are stretched to it."""
+    positions: list[dict[str, Any]] = field(default_factory=list)
+    """With streamed data, where the reader of each data parallel rank was; each stands in a checkpoint alone."""
 
 
 class Checkpoints:

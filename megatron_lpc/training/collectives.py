@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
 from megatron_lpc.training.pipeline import on_last_stage
+
+T = TypeVar("T")
 
 
 def from_last_stage(tensor: Tensor | None, device: torch.device) -> Tensor:
@@ -32,6 +36,14 @@ def from_last_stage(tensor: Tensor | None, device: torch.device) -> Tensor:
         tensor = torch.empty([size for size in shape.tolist() if size >= 0], dtype=torch.float64, device=device)
     dist.broadcast(tensor, source, group=group)
     return tensor
+
+
+def from_data_parallel_ranks(item: T) -> list[T]:
+    """What each data parallel rank gives, by rank. Collective: an all-gather of objects over the data parallel group."""
+    group = parallel_state.get_data_parallel_group()
+    items: list[Any] = [None] * group.size()
+    dist.all_gather_object(items, item, group=group)
+    return items
 
 
 class MetricReducer:

@@ -6,14 +6,18 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import nn
 
 from megatron_lpc.config import Config, ConfigError, validate_vocab
+from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.cache import PairDataset, build_dataset
-from megatron_lpc.data.loader import PairLoader, pair_tokens
+from megatron_lpc.data.layout import RowLayout
+from megatron_lpc.data.loader import PairLoader
+from megatron_lpc.data.stream import PairStream, StreamLoader, pairs_ahead
 from megatron_lpc.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lpc.losses import uses_reference
 from megatron_lpc.model import build_model
@@ -69,28 +73,12 @@ def _input_errors() -> Iterator[None]:
         raise ConfigError(str(error)) from error
 
 
-def make_loader(config: Config, tokenizer: Tokenizer, dataset: PairDataset) -> PairLoader:
-    """This rank's share of a data set. Ranks of one model copy load the same rows.
-
-    Raises:
-        ConfigError: a pair does not fit `pack_to`.
-    """
+def row_layout(config: Config, tokenizer: Tokenizer) -> RowLayout:
+    """How this run lays out pairs."""
     data, parallel = config.data, config.parallel
-    if data.pack_to is not None:
-        tokens = pair_tokens(dataset.lengths, data.share_prompt)
-        if tokens.max() > data.pack_to:
-            row = int(tokens.argmax())
-            raise ConfigError(
-                f"--pack-to {data.pack_to}: pair {row} (from 0, in {dataset.folder}) has {tokens[row]} tokens with both responses; "
-                f"raise it to that, or lower --max-length"
-            )
-    return PairLoader(
-        dataset=dataset,
+    return RowLayout(
         pad_id=tokenizer.pad_id,
         micro_batch_size=config.training.micro_batch_size,
-        global_batch_size=config.training.global_batch_size,
-        dp_rank=parallel_state.get_data_parallel_rank(),
-        dp_size=parallel_state.get_data_parallel_world_size(),
         pad_to_multiple=parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1,
         multiple=parallel.pipeline_model_parallel_size if parallel.num_virtual_stages_per_pipeline_rank else 1,
         share_prompt=data.share_prompt,
@@ -99,10 +87,76 @@ def make_loader(config: Config, tokenizer: Tokenizer, dataset: PairDataset) -> P
     )
 
 
-def total_steps(config: Config, rows: int) -> int:
-    """Optimizer steps of the whole run."""
+def make_loader(config: Config, tokenizer: Tokenizer, dataset: PairDataset) -> PairLoader:
+    """This rank's share of a data set. Ranks of one model copy load the same rows.
+
+    Raises:
+        ConfigError: a pair does not fit `pack_to`.
+    """
+    layout = row_layout(config, tokenizer)
+    with _input_errors():
+        layout.check(dataset.lengths)
+    return PairLoader(
+        dataset=dataset,
+        layout=layout,
+        global_batch_size=config.training.global_batch_size,
+        dp_rank=parallel_state.get_data_parallel_rank(),
+        dp_size=parallel_state.get_data_parallel_world_size(),
+    )
+
+
+def training_steps(config: Config, loader: PairLoader | StreamLoader, consumed_samples: int) -> Iterator[list[PairBatch]]:
+    """The micro-batches of one step after the other.
+
+    Raises:
+        ConfigError: a streamed row cannot be used.
+    """
+    with _input_errors():
+        yield from loader.training(config.training.seed, consumed_samples)
+
+
+def make_stream(config: Config, tokenizer: Tokenizer, positions: Sequence[dict[str, Any]]) -> StreamLoader:
+    """This rank's share of streamed training data.
+
+    Args:
+        positions: where the reader of each data parallel rank was when the run was saved; empty at its start.
+
+    Raises:
+        ConfigError: the run was saved with another number of data parallel ranks.
+    """
+    rank, size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+    batch = config.training.global_batch_size
+    if positions and len(positions) != size:
+        raise ConfigError(
+            f"--streaming: the checkpoint is of {len(positions)} data parallel ranks, each with its share of the data, and this run "
+            f"has {size}; resume with as many"
+        )
+    stream = PairStream(
+        config.data,
+        tokenizer,
+        seed=config.training.seed,
+        rank=rank,
+        size=size,
+        ahead=pairs_ahead(batch, size),
+        writes=parallel_state.get_model_parallel_group().rank() == 0,
+    )
+    return StreamLoader(
+        stream=stream,
+        layout=row_layout(config, tokenizer),
+        global_batch_size=batch,
+        dp_rank=rank,
+        dp_size=size,
+        start=positions[rank] if positions else None,
+    )
+
+
+def total_steps(config: Config, rows: int | None) -> int:
+    """Optimizer steps of the whole run on `rows` pairs; None for a stream, whose number is set."""
     training = config.training
-    return training.train_iters or max(1, math.ceil(training.num_train_epochs * rows / training.global_batch_size))
+    if training.train_iters is not None:
+        return training.train_iters
+    assert rows is not None
+    return max(1, math.ceil(training.num_train_epochs * rows / training.global_batch_size))
 
 
 def starting_point(config: Config) -> Path | None:
@@ -124,7 +178,7 @@ def start_model(config: Config, platform: Platform) -> list[nn.Module]:
 
 
 def make_references(
-    config: Config, platform: Platform, policy: list[nn.Module], datasets: Sequence[tuple[str, PairDataset]]
+    config: Config, platform: Platform, policy: list[nn.Module], datasets: Sequence[tuple[str, PairDataset | None]]
 ) -> list[Reference]:
     """Where the objective's reference log-probs of each data set come from.
 
@@ -133,7 +187,7 @@ def make_references(
 
     Args:
         policy: the model before its first step; its weights are the reference's when `reference_load` is unset.
-        datasets: all that will be scored, each with its name.
+        datasets: all that will be scored, each with its name; None for a stream, which takes an online reference alone.
 
     Raises:
         ConfigError: the cache does not fit these data or these weights.
@@ -145,7 +199,8 @@ def make_references(
     folder = config.loss.reference_cache
     assert folder is not None
     weights = weights_fingerprint(online_reference(config, platform).chunks if config.loss.reference_load else policy)
-    return [CachedReference(load_reference_cache(folder, name, data.fingerprint, weights)) for name, data in datasets]
+    fingerprints = [(name, data.fingerprint) for name, data in datasets if data is not None]
+    return [CachedReference(load_reference_cache(folder, name, fingerprint, weights)) for name, fingerprint in fingerprints]
 
 
 def online_reference(config: Config, platform: Platform) -> OnlineReference:

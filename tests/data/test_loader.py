@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from megatron_lpc.data.cache import build_dataset
-from megatron_lpc.data.loader import PairLoader, attended, pair_tokens, prefetch
+from megatron_lpc.data.layout import RowLayout, attended, pair_tokens
+from megatron_lpc.data.loader import PairLoader
+from megatron_lpc.data.prefetch import prefetch
 from megatron_lpc.data.sampler import StreamOrder
 from megatron_lpc.data.tokenizer import load_tokenizer
 
@@ -17,7 +19,9 @@ def loader(config, tmp_path, write_jsonl, rows):
 
     def make(rows=rows, **options):
         dataset = build_dataset(config(), tokenizer, [write_jsonl(tmp_path / "pairs.jsonl", rows)], "train")
-        return PairLoader(dataset=dataset, pad_id=tokenizer.pad_id, micro_batch_size=2, global_batch_size=8, **options)
+        ranks = {name: options.pop(name) for name in ("dp_rank", "dp_size") if name in options}
+        layout = RowLayout(pad_id=tokenizer.pad_id, micro_batch_size=2, **options)
+        return PairLoader(dataset=dataset, layout=layout, global_batch_size=8, **ranks)
 
     return make
 
@@ -86,7 +90,7 @@ def test_packed_steps_hold_the_same_pairs(loader, share_prompt):
     for plain, step in zip(islice(loader().training(seed=3), 3), make.training(seed=3), strict=False):
         pairs = {(s, r) for batch in step for s, r in zip(batch.sample_ids.tolist(), batch.row_ids.tolist(), strict=True)}
         assert pairs == {(s, r) for batch in plain for s, r in zip(batch.sample_ids.tolist(), batch.row_ids.tolist(), strict=True)}
-        assert {batch.tokens.shape for batch in step} == {(1, make.pack_to)}
+        assert {batch.tokens.shape for batch in step} == {(1, make.layout.pack_to)}
         assert len(step) < 8
 
 

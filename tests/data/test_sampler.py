@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_lpc.data.sampler import StreamOrder, evaluation_batches, microbatches
+from megatron_lpc.data.sampler import StreamOrder, evaluation_batches
 
 sizes = st.integers(1, 6)
 
@@ -27,21 +27,6 @@ def test_an_order_depends_on_seed_and_epoch_alone():
 def test_an_order_of_nothing_is_refused():
     with pytest.raises(ValueError, match="num_rows is 0"):
         StreamOrder(0, seed=1)
-
-
-@given(sizes, sizes, sizes)
-def test_micro_batches_are_the_same_for_every_data_parallel_size(micro, per_rank, dp_size):
-    size = micro * per_rank * dp_size
-    alone = microbatches(size, micro, 0, 1)
-    ranks = [microbatches(size, micro, rank, dp_size) for rank in range(dp_size)]
-    assert [ranks[m % dp_size][m // dp_size] for m in range(len(alone))] == alone
-    assert [i for batch in alone for i in batch] == list(range(size))
-    assert all(len(rank) == per_rank for rank in ranks)
-
-
-def test_a_global_batch_that_cannot_be_split_is_refused():
-    with pytest.raises(ValueError, match="--global-batch-size 12 is not a multiple of --micro-batch-size 4 times data parallel size 2"):
-        microbatches(12, 4, 0, 2)
 
 
 @given(st.integers(1, 60), st.integers(1, 20), sizes)

@@ -39,7 +39,7 @@ def test_every_format_gives_the_same_rows_and_places(tmp_path, kind, suffix):
 def test_hub_name_with_and_without_split(monkeypatch):
     asked = []
 
-    def load_dataset(name, split):
+    def load_dataset(name, split, streaming):
         asked.append((name, split))
         return datasets.Dataset.from_list(VALUES)
 
@@ -51,7 +51,7 @@ def test_hub_name_with_and_without_split(monkeypatch):
 
 
 def test_hub_failure_names_the_source(monkeypatch):
-    def load_dataset(name, split):
+    def load_dataset(name, split, streaming):
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)

@@ -52,3 +52,19 @@ def test_a_pair_that_does_not_fit_is_refused(tiny_run, tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "--pack-to 20: pair " in done.stderr
     assert "tokens with both responses; raise it to that, or lower --max-length" in done.stderr
+
+
+def test_a_streamed_run_resumes_exactly(tiny_run, tmp_path: Path) -> None:
+    """Two data parallel ranks with a share of the rows each, packed; stopped and taken up in the middle of a shuffled block."""
+    flags = (*PACKED, "--streaming", "--shuffle-buffer-size", "7")
+    straight = _lines(tiny_run, tmp_path / "straight", 2, *flags, "--save-interval", "2")
+    half = tmp_path / "straight" / "iter_0000002"
+    resumed = _lines(tiny_run, tmp_path / "resumed", 2, *flags, "--load", str(half))
+    clock = ("tokens_per_sec", "mfu", "step_seconds")
+    expected, found = (
+        [{k: v for k, v in line.items() if k not in clock} for line in lines if line["iteration"] > 2] for lines in (straight, resumed)
+    )
+    assert found == expected
+    command = ("-m", "megatron_lpc.train", "--config", tiny_run.config, *flags, "--train-iters", "6", "--load", str(half))
+    done = torchrun(1, *command, check=False)
+    assert "the checkpoint is of 2 data parallel ranks, each with its share of the data, and this run has 1" in done.stderr

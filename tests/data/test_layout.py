@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megatron_lpc.data.layout import RowLayout
+
+sizes = st.integers(1, 6)
+
+
+def lengths(count):
+    return np.ones((count, 3), dtype=np.int64)
+
+
+@given(sizes, sizes, sizes)
+def test_micro_batches_are_the_same_for_every_data_parallel_size(micro, per_rank, dp_size):
+    size = micro * per_rank * dp_size
+    plan = RowLayout(pad_id=0, micro_batch_size=micro).places(lengths(size), dp_size)
+    assert plan == [list(range(start, start + micro)) for start in range(0, size, micro)]
+    assert len(plan) % dp_size == 0
+
+
+def test_a_global_batch_that_cannot_be_split_is_refused():
+    with pytest.raises(ValueError, match="--global-batch-size 12 is not a multiple of --micro-batch-size 4 times data parallel size 2"):
+        RowLayout(pad_id=0, micro_batch_size=4).places(lengths(12), 2)
+
+
+def test_a_pair_that_does_not_fit_is_named():
+    layout = RowLayout(pad_id=0, micro_batch_size=4, pack_to=10)
+    with pytest.raises(ValueError, match=r"--pack-to 10: pair 1 of 2 .from 0. has 12 tokens with both responses; raise it to that"):
+        layout.places(np.array([[1, 2, 3], [3, 3, 3]]))
+    RowLayout(pad_id=0, micro_batch_size=4, pack_to=10, share_prompt=True).places(np.array([[1, 2, 3], [3, 3, 3]]))

@@ -1,0 +1,148 @@
+import json
+from itertools import islice
+
+import datasets
+import pytest
+
+from megatron_lpc.data.cache import build_dataset
+from megatron_lpc.data.layout import RowLayout
+from megatron_lpc.data.source import BadRow
+from megatron_lpc.data.stream import PairStream, RowReader, StreamLoader, pairs_ahead
+from megatron_lpc.data.tokenizer import load_tokenizer
+
+
+@pytest.fixture
+def stream(config, tmp_path, write_jsonl):
+    """Makes streams of 23 numbered rows in two files; what a pair is can be told by its prompt."""
+    rows = [{"prompt": f"the cat {i}", "chosen": f"sat on {i}", "rejected": "ran"} for i in range(23)]
+    files = [write_jsonl(tmp_path / "one.jsonl", rows[:10]), write_jsonl(tmp_path / "two.jsonl", rows[10:])]
+
+    def make(train_data=files, **options):
+        ranks = {name: options.pop(name) for name in ("rank", "size", "ahead", "writes") if name in options}
+        settings = config(train_data=train_data, streaming=True, **({"shuffle_buffer_size": 4} | options))
+        return PairStream(settings, load_tokenizer(settings), seed=3, **ranks)
+
+    make.tokenizer = load_tokenizer(config())
+    make.dataset = build_dataset(config(), make.tokenizer, files, "train")
+    return make
+
+
+def numbers(tokenizer, pairs):
+    return [int(tokenizer.decode(list(map(int, pair.prompt))).split()[-1]) for pair in pairs]
+
+
+def test_an_epoch_holds_every_pair_once_with_its_tokens(stream):
+    pairs = list(islice(stream().pairs(), 23))
+    seen = numbers(stream.tokenizer, pairs)
+    # The last block goes on with the next epoch: 20 pairs are of the first in any case.
+    assert len(set(seen[:20])) == 20
+    for number, pair in zip(seen, pairs, strict=True):
+        expected = stream.dataset[number]
+        assert [list(x) for x in (pair.prompt, pair.chosen, pair.rejected)] == [
+            x.tolist() for x in (expected.prompt, expected.chosen, expected.rejected)
+        ]
+    assert sorted(numbers(stream.tokenizer, islice(stream(shuffle_buffer_size=23).pairs(), 23))) == list(range(23))
+
+
+def test_pairs_are_shuffled_within_a_bounded_buffer(stream):
+    assert numbers(stream.tokenizer, islice(stream(shuffle_buffer_size=1).pairs(), 46)) == [*range(23), *range(23)]
+    seen = numbers(stream.tokenizer, islice(stream().pairs(), 20))
+    assert seen != sorted(seen)
+    assert [sorted(seen[start : start + 4]) for start in range(0, 20, 4)] == [list(range(start, start + 4)) for start in range(0, 20, 4)]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_share_the_rows(stream, size):
+    seen = [numbers(stream.tokenizer, islice(stream(rank=rank, size=size, shuffle_buffer_size=1).pairs(), 7)) for rank in range(size)]
+    assert not set(seen[0]) & set(seen[1])
+    if size == 3:  # Two files for three ranks: rows are dealt out one by one, file by file.
+        assert seen[0] == [0, 3, 6, 9, 10, 13, 16]
+
+
+@pytest.mark.parametrize("consumed", [0, 1, 4, 7, 18, 23, 40, 101])
+@pytest.mark.parametrize("buffer", [1, 4, 50])
+def test_resume_is_exact(stream, consumed, buffer):
+    straight = stream(shuffle_buffer_size=buffer, ahead=5)
+    pairs = straight.pairs()
+    before = list(islice(pairs, consumed + 3))  # Read ahead of what is asked for.
+    position = json.loads(json.dumps(straight.position(consumed)))
+    expected = numbers(stream.tokenizer, [*before[consumed:], *islice(pairs, 30)])
+    resumed = stream(shuffle_buffer_size=buffer).pairs(consumed, position)
+    assert numbers(stream.tokenizer, islice(resumed, 33)) == expected
+
+
+def test_what_is_held_is_bounded(stream):
+    one = stream(shuffle_buffer_size=2, ahead=6)
+    list(islice(one.pairs(), 200))
+    assert len(one._starts) == 2 + 3
+
+
+def test_bad_rows(stream, config, tmp_path, write_jsonl, caplog):
+    good = {"prompt": "the cat", "chosen": "sat", "rejected": "ran"}
+    file = write_jsonl(tmp_path / "bad.jsonl", [good, good, good | {"chosen": ""}, good])
+    with pytest.raises(BadRow, match=r"bad\.jsonl:3: the chosen response is empty"):
+        list(islice(stream([file]).pairs(), 8))
+    with pytest.raises(BadRow, match=r"bad\.jsonl:3: the chosen"):
+        list(islice(stream([file], rank=0, size=2, shuffle_buffer_size=1).pairs(), 8))
+    one = stream([file], bad_rows="skip")
+    assert len(list(islice(one.pairs(), 4))) == 4
+    (record,) = [json.loads(line) for line in (tmp_path / "cache" / "streamed_bad_rows_0.jsonl").read_text().splitlines()[:1]]
+    assert (record["line"], record["reason"]) == (3, "the chosen response is empty")
+    assert "left out" in caplog.text
+    list(islice(stream([file], bad_rows="skip", rank=1, writes=False).pairs(), 4))
+    assert not (tmp_path / "cache" / "streamed_bad_rows_1.jsonl").exists()
+
+
+def test_a_stream_without_a_usable_row_is_given_up(stream, tmp_path, write_jsonl, monkeypatch):
+    monkeypatch.setattr("megatron_lpc.data.stream._HOPELESS", 7)
+    file = write_jsonl(tmp_path / "bad.jsonl", [{"prompt": "a", "chosen": "", "rejected": "b"}])
+    with pytest.raises(ValueError, match=r"7 rows in a row cannot be used; the last: .*bad\.jsonl:1: the chosen response is empty"):
+        next(stream([file], bad_rows="skip").pairs())
+
+
+def test_a_broken_source_is_named(stream, tmp_path):
+    (tmp_path / "broken.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": \n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"broken\.jsonl: cannot be read after"):
+        list(islice(stream([str(tmp_path / "broken.jsonl")]).pairs(), 4))
+    with pytest.raises(FileNotFoundError, match=r"absent\.jsonl: no such data file"):
+        next(stream([str(tmp_path / "absent.jsonl")]).pairs())
+
+
+def test_a_hub_data_set_is_streamed(monkeypatch):
+    asked = []
+
+    def load_dataset(name, split, streaming):
+        asked.append((name, split, streaming))
+        return datasets.Dataset.from_dict({"prompt": ["a", "b"]}).to_iterable_dataset()
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    rows = list(islice(iter(RowReader(["owner/name:test"], 0, 1)), 3))
+    assert [(row.place.line, row.values["prompt"]) for row in rows] == [(1, "a"), (2, "b"), (1, "a")]
+    assert asked[0] == ("owner/name", "test", True)
+
+
+@pytest.mark.parametrize("layout", [{"micro_batch_size": 2}, {"micro_batch_size": 4, "pack_to": 200, "share_prompt": True}])
+def test_steps_of_ranks_and_their_resume(stream, layout):
+    def loader(rank, size, start=None):
+        return StreamLoader(
+            stream=stream(rank=rank, size=size, ahead=pairs_ahead(8, size)),
+            layout=RowLayout(pad_id=0, **layout),
+            global_batch_size=8,
+            dp_rank=rank,
+            dp_size=size,
+            start=start,
+        )
+
+    for size in (1, 2):
+        loaders = [loader(rank, size) for rank in range(size)]
+        streams = [one.training(3) for one in loaders]
+        straight = [list(islice(steps, 3)) for steps in streams]
+        positions = [one.position(24) for one in loaders]
+        straight = [[*rank, *islice(steps, 2)] for rank, steps in zip(straight, streams, strict=True)]
+        for step in range(5):
+            ids = sorted(i for rank in straight for batch in rank[step] for i in batch.sample_ids.tolist())
+            assert ids == list(range(8 * step, 8 * step + 8))
+        for rank, position in enumerate(positions):
+            resumed = list(islice(loader(rank, size, position).training(3, 24), 2))
+            for ours, theirs in zip(straight[rank][3:], resumed, strict=True):
+                assert all(a.tokens.equal(b.tokens) and a.sample_ids.equal(b.sample_ids) for a, b in zip(ours, theirs, strict=True))
