@@ -86,7 +86,7 @@ def logits_of(chunks: list[nn.Module], tokens: Sequence[Tensor]) -> list[Tensor]
 
     def step(rows: Iterator[Tensor], chunk: nn.Module) -> tuple[Tensor, Any]:
         batch, bare = next(rows), unwrapped(chunk)
-        hidden = bare.hidden_states(batch, torch.arange(batch.size(1)).expand_as(batch))
+        hidden = bare.hidden_states(batch)
         return hidden, lambda hidden, non_loss_data: _all_words(bare, hidden)
 
     (chunk,) = chunks

@@ -67,7 +67,7 @@ class Megatron:
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """[S, H]."""
-        return self.model.hidden_states(tokens[None], torch.arange(len(tokens))[None])[:, 0]
+        return self.model.hidden_states(tokens[None])[:, 0]
 
     def z(self, prompt: Tensor, weights: Tensor | None) -> Tensor:
         """[H]; of the model's own prior without `weights` [K]."""
