@@ -34,6 +34,7 @@ class PairLogps:
     """Scalar: the pair losses, summed over pairs. Differentiable with every schedule; None without `pair_loss`."""
 
 
+@torch.compiler.disable
 def pair_logps(
     hidden: Tensor,
     weight: Tensor,
@@ -78,7 +79,7 @@ def pair_logps(
     Where no gradient is asked for, they are one: 2 N V H.
 
     Large products run in the dtype of the weight, everything else in fp32 (fp64); differentiable, once, in hidden, weight and z. Two
-    runs give the same bits.
+    runs give the same bits. `torch.compile` leaves the call as it is and compiles what is around it.
 
     Collectives on `tp_group` (all inputs but weight and vocab_start the same on all its ranks), SUM all-reduces but for the first:
     an all-gather of 3 L numbers a row (4 L with entropy), in chunks; of the hidden gradient [N, H] ([L, N, H] with `frozen`), in chunks;
@@ -109,7 +110,7 @@ def pair_logps(
         token_logps, stats = Recompute.apply(*arguments, weight_grad)
     else:
         with torch.no_grad():
-            stats = score(*arguments)
+            stats = score(*arguments, fused=True)
             token_logps = log_prob(stats)
     sums = runs.sums(token_logps)
     if loss is None and pair_loss is not None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lpc_kernels.chunk_logits import ChunkLogits
 from lpc_kernels.gradients import Gradients, Wanted
 from lpc_kernels.head import Head, latent_biases
 from lpc_kernels.row_work import logits_gradient_, row_stats
@@ -64,14 +65,15 @@ class Pairwise(torch.autograd.Function):
             gradients.add(chunk.rows, chunk.logits)
             return loss
 
+        # Other ranks' statistics arrive beneath the next chunk's product, at the price of a second chunk.
+        chunks, alive = pair_chunks(paired, chunk_size), 1 if head.group is None else 2
+        product = ChunkLogits(rows, words, [place for place, _ in chunks], alive)
         waiting: list[_Chunk] = []
-        for place, pairs in pair_chunks(paired, chunk_size):
-            logits = rows[place] @ words.t()
+        for place, pairs in chunks:
+            logits = product(place)
             own = row_stats(logits, bias, targets[place], paired, place, head, entropy)
             waiting.append(_Chunk(place, pairs, logits, gather_stats(own, head.group)))
-            del logits
-            # Other ranks' statistics arrive beneath the next chunk's product, at the price of a second chunk.
-            if head.group is None or len(waiting) > 1:
+            if len(waiting) == alive:
                 total += finish(waiting.pop(0))
         for chunk in waiting:
             total += finish(chunk)
@@ -115,7 +117,7 @@ class Pairwise(torch.autograd.Function):
 def _within(paired: Runs, chunk: _Chunk) -> Runs:
     """The runs of a chunk, its first row being row 0."""
     start, stop = 2 * chunk.pairs.start, 2 * chunk.pairs.stop
-    return Runs(paired.edges[start : stop + 1] - chunk.rows.start, paired.pairs[start:stop])
+    return Runs(paired.edges[start : stop + 1] - chunk.rows.start, paired.pairs[start:stop], chunk.rows.stop - chunk.rows.start)
 
 
 def _judge(token_logps: Tensor, runs: Runs, pairs: slice, pair_loss: PairLoss) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,12 @@
 """What is done to each row of logits between the large products: the softmax's statistics, and the gradient of the logits, in place.
 
-In PyTorch, a few rows at a time: on a CPU they then stay in its cache from the first operation to the last. All of it in fp32, or in
-fp64 for fp64 logits.
+On Triton for CUDA tensors, and for all with TRITON_INTERPRET=1. Else in PyTorch, a few rows at a time: on a CPU they then stay in its
+cache from the first operation to the last. All of it in fp32, or in fp64 for fp64 logits.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from lpc_kernels.head import Head
 from lpc_kernels.runs import Runs
 
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _BLOCK = 1 << 18
 """Logits at a time on a CPU."""
 
@@ -25,6 +27,10 @@ def row_stats(base: Tensor, bias: Tensor | None, targets: Tensor, runs: Runs, ch
     Returns [3, L, C]: the largest logit, the sum of exp(logit - largest), the target's logit (-inf where another rank has it; on a rank
     without words -inf, 0, -inf). With `entropy` [4, L, C], last the sum of exp(logit - largest) (logit - largest).
     """
+    if _on_triton(base) and head.columns:
+        from lpc_kernels import pair_logps_triton
+
+        return pair_logps_triton.row_stats(base, bias, targets, runs, chunk, head, entropy)
     latents = 1 if bias is None else bias.size(0)
     dtype = torch.promote_types(base.dtype, torch.float32)
     stats = torch.zeros((4 if entropy else 3, latents, base.size(0)), dtype=dtype, device=base.device)
@@ -65,6 +71,11 @@ def logits_gradient_(
     """
     if head.columns == 0:
         return
+    if _on_triton(base):
+        from lpc_kernels import pair_logps_triton
+
+        pair_logps_triton.logits_gradient_(base, bias, targets, stats, scale, runs, chunk, head, d_bias)
+        return
     column = head.locate(targets)[:, None]
     here, mine = column.clamp(min=0), column >= 0
     for rows, pair in _blocks(base, runs, chunk):
@@ -83,6 +94,25 @@ def logits_gradient_(
             summed = gradient if summed is None else summed.add_(gradient)
         assert summed is not None
         base[rows] = summed
+
+
+def fuses(hidden: Tensor, head: Head) -> bool:
+    """Whether `fused_stats` serves: on Triton, but not in fp64, nor where there is nothing to multiply."""
+    return _on_triton(hidden) and head.columns > 0 and hidden.dtype != torch.float64
+
+
+def fused_stats(
+    hidden: Tensor, words: Tensor, bias: Tensor | None, targets: Tensor, runs: Runs, chunk: slice, head: Head, entropy: bool
+) -> Tensor:
+    """`row_stats` of the product of hidden [C, H] and words [V, H], which never reaches memory."""
+    from lpc_kernels import pair_logps_triton
+
+    return pair_logps_triton.fused_stats(hidden, words, bias, targets, runs, chunk, head, entropy)
+
+
+def _on_triton(tensor: Tensor) -> bool:
+    """Its module is imported where this is true, not before: PyTorch for CPU comes without Triton."""
+    return (tensor.is_cuda or _INTERPRETED) and tensor.size(0) > 0
 
 
 def _logits(base: Tensor, bias: Tensor | None, latent: int, pair: int, head: Head, dtype: torch.dtype) -> Tensor:

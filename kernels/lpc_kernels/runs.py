@@ -21,6 +21,8 @@ class Runs:
     """[R + 1] int64: run r has rows edges[r] to edges[r + 1]; it may have none."""
     pairs: Tensor
     """[R] int64 pair of each run: the row of z that it gets."""
+    rows: int
+    """N."""
 
     @cached_property
     def host_edges(self) -> list[int]:
@@ -30,6 +32,12 @@ class Runs:
     @cached_property
     def host_pairs(self) -> list[int]:
         return self.pairs.tolist()
+
+    @cached_property
+    def of_rows(self) -> Tensor:
+        """[N] int32 run of each row."""
+        runs = torch.arange(self.pairs.numel(), dtype=torch.int32, device=self.edges.device)
+        return runs.repeat_interleave(self.edges.diff(), output_size=self.rows)
 
     def spans(self, chunk: slice) -> list[tuple[slice, int]]:
         """The runs within a chunk of rows: where in the chunk, and the pair."""
@@ -51,7 +59,7 @@ class Runs:
 def by_response(segments: Tensor, num_segments: int, num_pairs: int) -> Runs:
     """Runs of rows whose responses are `segments`, ascending; response s belongs to pair s % num_pairs."""
     numbers = torch.arange(num_segments + 1, device=segments.device)
-    return Runs(torch.searchsorted(segments.contiguous(), numbers), numbers[:-1] % num_pairs)
+    return Runs(torch.searchsorted(segments.contiguous(), numbers), numbers[:-1] % num_pairs, segments.numel())
 
 
 def by_pair(runs: Runs) -> tuple[Runs, Tensor]:
@@ -60,8 +68,8 @@ def by_pair(runs: Runs) -> tuple[Runs, Tensor]:
     order = torch.arange(count, device=runs.pairs.device).view(2, -1).t().flatten()
     lengths = runs.edges.diff()[order]
     edges = torch.cat((runs.edges[:1], lengths.cumsum(0)))
-    shift = (runs.edges[order] - edges[:-1]).repeat_interleave(lengths, output_size=runs.host_edges[-1])
-    return Runs(edges, runs.pairs[order]), torch.arange(shift.numel(), device=shift.device) + shift
+    shift = (runs.edges[order] - edges[:-1]).repeat_interleave(lengths, output_size=runs.rows)
+    return Runs(edges, runs.pairs[order], runs.rows), torch.arange(shift.numel(), device=shift.device) + shift
 
 
 def row_chunks(rows: int, size: int) -> list[slice]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-MODULES: tuple[str, ...] = ("lpc_kernels.gumbel_mix_op",)
+MODULES: tuple[str, ...] = ("lpc_kernels.gumbel_mix_op", "lpc_kernels.pair_logps_triton")
 """Modules that bind `SHIPPED`. Importing them needs Triton."""
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 """A100, H100 and H200, B200, MI300."""

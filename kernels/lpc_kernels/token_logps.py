@@ -13,23 +13,30 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lpc_kernels.chunk_logits import ChunkLogits
 from lpc_kernels.gradients import Gradients, Wanted
 from lpc_kernels.head import Head, latent_biases
-from lpc_kernels.row_work import logits_gradient_, row_stats
+from lpc_kernels.row_work import fused_stats, fuses, logits_gradient_, row_stats
 from lpc_kernels.runs import Runs, row_chunks
 from lpc_kernels.vocab_parallel import gather_stats, log_prob
 
 
 def score(
-    hidden: Tensor, weight: Tensor, z: Tensor | None, targets: Tensor, runs: Runs, head: Head, chunk_size: int, entropy: bool
+    hidden: Tensor, weight: Tensor, z: Tensor | None, targets: Tensor, runs: Runs, head: Head, chunk_size: int, entropy: bool, fused: bool
 ) -> Tensor:
-    """[S, L, N] statistics of `row_stats` over all ranks' words. Collective: an all-gather a chunk, beneath the next chunk's product."""
+    """[S, L, N] statistics of `row_stats` over all ranks' words. Collective: an all-gather a chunk, beneath the next chunk's product.
+
+    fused: without logits in memory, where Triton runs; else by the product that backward makes again, to the bit.
+    """
     words = weight[: head.columns]
     bias = latent_biases(z, words)
+    chunks = row_chunks(hidden.size(0), chunk_size)
+    in_memory = None if fused and fuses(hidden, head) else ChunkLogits(hidden, words, chunks)
     parts = []
-    for chunk in row_chunks(hidden.size(0), chunk_size):
-        base = hidden[chunk] @ words.t()
-        parts.append(gather_stats(row_stats(base, bias, targets[chunk], runs, chunk, head, entropy), head.group))
+    for chunk in chunks:
+        rest = (bias, targets[chunk], runs, chunk, head, entropy)
+        own = row_stats(in_memory(chunk), *rest) if in_memory else fused_stats(hidden[chunk], words, *rest)
+        parts.append(gather_stats(own, head.group))
     if not parts:
         return hidden.new_zeros((3 + entropy, 1 if z is None else z.size(0), 0), dtype=torch.promote_types(hidden.dtype, torch.float32))
     return torch.cat([part() for part in parts], dim=-1)
@@ -51,7 +58,7 @@ class Recompute(torch.autograd.Function):
         entropy: bool,
         weight_grad: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        stats = score(hidden, weight, z, targets, runs, head, chunk_size, entropy)
+        stats = score(hidden, weight, z, targets, runs, head, chunk_size, entropy, fused=False)
         ctx.runs, ctx.head, ctx.chunk_size, ctx.weight_grad = runs, head, chunk_size, weight_grad
         ctx.save_for_backward(hidden, weight, z, targets, stats[:2])
         ctx.mark_non_differentiable(stats)
@@ -65,8 +72,10 @@ class Recompute(torch.autograd.Function):
         words = weight[: head.columns]
         bias = latent_biases(z, words)
         gradients = Gradients(hidden, weight, z, head, Wanted.of(ctx, ctx.weight_grad))
-        for chunk in row_chunks(hidden.size(0), ctx.chunk_size):
-            base = hidden[chunk] @ words.t()
+        chunks = row_chunks(hidden.size(0), ctx.chunk_size)
+        logits = ChunkLogits(hidden, words, chunks)
+        for chunk in chunks:
+            base = logits(chunk)
             logits_gradient_(base, bias, targets[chunk], stats[..., chunk], grad[:, chunk], ctx.runs, chunk, head, gradients.bias)
             gradients.add(chunk, base)
         d_hidden, d_weight, d_z = gradients.finish()
@@ -104,11 +113,13 @@ class Frozen(torch.autograd.Function):
                 if head.group is not None:
                     reductions.append(dist.all_reduce(part, group=head.group, async_op=True))
 
+        chunks, alive = row_chunks(rows, chunk_size), 1 if head.group is None else 2
+        product = ChunkLogits(hidden, words, chunks, alive)
         waiting: list[Any] = []
-        for chunk in row_chunks(rows, chunk_size):
-            base = hidden[chunk] @ words.t()
+        for chunk in chunks:
+            base = product(chunk)
             waiting.append((chunk, base, gather_stats(row_stats(base, bias, targets[chunk], runs, chunk, head, entropy), head.group)))
-            if head.group is None or len(waiting) > 1:
+            if len(waiting) == alive:
                 previous, logits, merged = waiting.pop(0)
                 finish(previous, logits, merged())
         for previous, logits, merged in waiting:

@@ -22,20 +22,20 @@ def gather_stats(stats: Tensor, group: dist.ProcessGroup | None) -> Callable[[],
 
     def merged() -> Tensor:
         work.wait()
-        return _merge(everyone)
+        return merge_stats(everyone)
 
     return merged
 
 
-def _merge(everyone: Tensor) -> Tensor:
-    """[ranks, S, L, C] -> [S, L, C]."""
+def merge_stats(everyone: Tensor) -> Tensor:
+    """Statistics over several shares of the words, [shares, S, L, C], as of all of them, [S, L, C]."""
     peak = everyone[:, 0].amax(0)
     shift = everyone[:, 0] - peak
     factor = shift.exp()
     total = everyone[:, 1] * factor
     merged = [peak, total.sum(0), everyone[:, 2].amax(0)]
     if everyone.size(1) > 3:
-        # A rank without words has a shift of -inf and a total of 0.
+        # A share without words has a shift of -inf and a total of 0.
         merged.append((everyone[:, 3] * factor + total * shift.clamp(min=torch.finfo(shift.dtype).min)).sum(0))
     return torch.stack(merged)
 

@@ -237,6 +237,20 @@ def test_pairwise_goes_backward_once():
         result.loss.backward()
 
 
+def test_compiled_code_may_call_it():
+    inputs = draw(20, 21, 8, 2, None, 6, torch.float32)
+
+    def loss(hidden, z):
+        rest = (inputs["weight"], inputs["targets"], inputs["segments"], 4)
+        return 2 * pair_logps(hidden.sin(), *rest, z=z.cos(), pair_loss=preference).loss.square()
+
+    arguments = (inputs["hidden"], inputs["z"])
+    eager, compiled = loss(*arguments), torch.compile(loss, backend="aot_eager")(*arguments)
+    assert torch.equal(eager, compiled)
+    for a, b in zip(*(torch.autograd.grad(value, arguments) for value in (eager, compiled)), strict=True):
+        assert_close(a, b, 1e-6)
+
+
 def test_log_sum_exp_and_entropy():
     inputs = draw(20, 13, 8, 2, 2, 6, torch.float32)
     inputs["targets"] %= 11

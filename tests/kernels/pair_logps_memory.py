@@ -1,0 +1,50 @@
+"""Prints the bytes that one forward and backward pass adds to this process at its highest.
+
+python pair_logps_memory.py SCHEDULE WORDS
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from pathlib import Path
+
+import torch
+from lpc_kernels import pair_logps
+
+ROWS, WIDTH, PAIRS, CHUNK = 2048, 32, 16, 128
+
+
+def main() -> None:
+    schedule, words = sys.argv[1], int(sys.argv[2])
+    _pass(schedule, 64)
+    hidden, weight = torch.randn(ROWS, WIDTH).requires_grad_(), torch.randn(words, WIDTH).requires_grad_()
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    _run(schedule, hidden, weight)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - resident)
+
+
+def _pass(schedule: str, words: int) -> None:
+    """Once in small: what is loaded and allocated the first time does not count."""
+    _run(schedule, torch.randn(ROWS, WIDTH).requires_grad_(), torch.randn(words, WIDTH).requires_grad_())
+
+
+def _run(schedule: str, hidden: torch.Tensor, weight: torch.Tensor) -> None:
+    targets, segments = torch.arange(ROWS) % weight.size(0), torch.arange(ROWS) // (ROWS // (2 * PAIRS))
+    z = torch.randn(PAIRS, WIDTH).requires_grad_()
+    if schedule == "plain":
+        logps = (hidden + z[segments % PAIRS]) @ weight.t()
+        sums = logps.log_softmax(-1).gather(1, targets[:, None])[:, 0].view(2 * PAIRS, -1).sum(-1)
+        _loss(sums.view(1, 2, PAIRS), targets).sum().backward()
+        return
+    weight.requires_grad_(schedule != "frozen")
+    pair_logps(hidden, weight, targets, segments, 2 * PAIRS, z=z, pair_loss=_loss, schedule=schedule, chunk_size=CHUNK).loss.backward()
+
+
+def _loss(logps: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+    return -torch.nn.functional.logsigmoid(logps[:, 0] - logps[:, 1]).sum(0)
+
+
+if __name__ == "__main__":
+    main()

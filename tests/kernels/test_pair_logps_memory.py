@@ -1,0 +1,29 @@
+"""Memory of a pass, measured in a fresh process, grows with the vocabulary by the weight gradient and one chunk of logits alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .pair_logps_memory import CHUNK, PAIRS, ROWS, WIDTH
+
+SMALL, LARGE = 20_000, 60_000
+
+
+def extra(schedule: str, words: int) -> int:
+    script = Path(__file__).with_name("pair_logps_memory.py")
+    done = subprocess.run([sys.executable, str(script), schedule, str(words)], capture_output=True, text=True, timeout=120, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize("schedule", ["recompute", "pairwise", "frozen"])
+def test_grows_by_the_weight_gradient_and_a_chunk(schedule):
+    a_word = 4 * (CHUNK + (WIDTH if schedule != "frozen" else 0) + 2 * PAIRS)  # what the latents add, and its gradient
+    growth = extra(schedule, LARGE) - extra(schedule, SMALL)
+    assert growth < 1.5 * a_word * (LARGE - SMALL)
+
+
+def test_plain_pytorch_would_fail():
+    assert extra("plain", SMALL) > 2 * 4 * ROWS * SMALL
+    assert extra("pairwise", SMALL) < 0.2 * extra("plain", SMALL)
