@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -115,6 +115,23 @@ class _Pieces(SavePlanner):
         return tensor
 
 
+@dataclass(frozen=True)
+class _Taker:
+    """Answers what torch's reader asks of the tensor that it copies to, and keeps the one that it copies from."""
+
+    folder: MegatronFolder
+    item: ReadItem
+
+    def detach(self) -> _Taker:
+        return self
+
+    def size(self) -> torch.Size:
+        return self.item.lengths
+
+    def copy_(self, tensor: Tensor) -> None:
+        self.folder._target = tensor
+
+
 class MegatronFolder(LoadPlanner):
     """The weights of one checkpoint, of a training run or of an import, written in any layout."""
 
@@ -138,7 +155,7 @@ class MegatronFolder(LoadPlanner):
         self.tensors = {name: TensorInfo(tuple(entry.size), entry.properties.dtype) for name, entry in self._stored.items()}
         self._reader = FileSystemReader(self.folder)
         self._reader.set_up_storage_reader(index, is_coordinator=True)
-        self._target = torch.empty(0)
+        self._target: Tensor | None = None
 
     def read(self, name: str, offsets: Sequence[int], sizes: Sequence[int]) -> Tensor:
         """A part of a tensor, in the dtype in which it is stored.
@@ -149,20 +166,25 @@ class MegatronFolder(LoadPlanner):
         stored = self._stored[name]
         items = create_read_items_for_chunk_list(name, stored, [ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes))])
         covered = sum(item.lengths.numel() for item in items)
-        self._target = torch.empty(tuple(sizes), dtype=stored.properties.dtype)
-        if covered != self._target.numel():
+        if covered != torch.Size(sizes).numel():
             raise ConversionError(f"{self.folder}: {name} is there in part alone; the checkpoint is damaged")
+        self._target = None if len(items) == 1 else torch.empty(tuple(sizes), dtype=stored.properties.dtype)
         try:
             self._reader.read_data(LoadPlan(items), self).wait()
         except (OSError, RuntimeError, EOFError) as error:
             reason = str(error).splitlines()[0]
             raise ConversionError(f"{self.folder}: {name} cannot be read ({reason}); a file is missing or truncated") from error
-        if not is_finite(self._target):
+        tensor, self._target = self._target, None
+        assert tensor is not None
+        if not is_finite(tensor):
             raise ConversionError(f"{self.folder}: {name} holds NaN or infinity; the files are damaged, or training diverged")
-        return self._target
+        return tensor
 
     def resolve_tensor(self, read_item: ReadItem) -> Tensor:
-        """Where torch's reader puts what it has read."""
+        """Where torch's reader puts what it has read. A part that was stored in one piece is taken over as it is: a copy would double the
+        memory of the largest tensor."""
+        if self._target is None:
+            return cast(Tensor, _Taker(self, read_item))
         target = self._target
         for axis, (start, length) in enumerate(zip(read_item.dest_offsets, read_item.lengths, strict=True)):
             target = target.narrow(axis, start, length)
