@@ -1,7 +1,7 @@
 """Makes Triton's interpreter compute with bfloat16 as a GPU does: it keeps the bits in uint16, and adds, multiplies and truncates those.
 
 A plugin of pytest (`-p bf16_interpreter`), for a process with TRITON_INTERPRET=1. Values go up to fp32 for every operation, and back to
-the nearest bf16.
+the nearest bf16. Also lets the interpreter of Triton 3.6 count loops with NumPy from 2.4 on, where an array of one is no number.
 """
 
 import numpy as np
@@ -10,6 +10,7 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 _Builder = interpreter.InterpreterBuilder
+_patch_tensor = interpreter._patch_lang_tensor
 _cast, _dot, _binary, _fp_to_fp = _Builder.cast_impl, _Builder.create_dot, _Builder.binary_op, _Builder.create_fp_to_fp
 
 
@@ -53,5 +54,11 @@ def _binary_op(self, left, right, operation):
     return interpreter.TensorHandle(result, tl.int1) if result.dtype == bool else interpreter.TensorHandle(_rounded(result), tl.bfloat16)
 
 
+def _patch_lang_tensor(tensor, scope):
+    _patch_tensor(tensor, scope)
+    scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+
 _Builder.cast_impl, _Builder.create_dot, _Builder.binary_op = _cast_impl, _create_dot, _binary_op
 _Builder.create_fp_to_fp = _create_fp_to_fp
+interpreter._patch_lang_tensor = _patch_lang_tensor
