@@ -28,10 +28,12 @@ def new_folder(path: Path, *, source: Path, nbytes: int, force: bool) -> Iterato
     path = path.absolute()
     if source.resolve().is_relative_to(path.resolve()):
         raise ConversionError(f"--output {path}: holds the input {source}; choose another folder")
+    partial, replaced = (path.with_name(f".{path.name}.{kind}.tmp") for kind in ("partial", "replaced"))
+    if replaced.exists() and not path.exists():
+        replaced.rename(path)  # A conversion was killed between its last two moves.
     if path.exists() and not force:
         raise ConversionError(f"--output {path}: exists; choose another folder, or replace it with --force")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial, replaced = (path.with_name(f".{path.name}.{kind}.tmp") for kind in ("partial", "replaced"))
     for leftover in (partial, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
     free = shutil.disk_usage(path.parent).free
@@ -40,12 +42,13 @@ def new_folder(path: Path, *, source: Path, nbytes: int, force: bool) -> Iterato
     partial.mkdir()
     try:
         yield partial
-        if path.exists():
-            path.rename(replaced)
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
+    if path.exists():
+        path.rename(replaced)
+    partial.rename(path)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 @contextmanager

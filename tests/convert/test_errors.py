@@ -222,6 +222,16 @@ def test_leftovers_of_a_killed_conversion_go(copy: Path, tmp_path: Path) -> None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "megatron"]
 
 
+def test_killed_while_replacing(copy: Path, tmp_path: Path) -> None:
+    """Between its last two moves the old folder has only its hidden name."""
+    old = tmp_path / ".megatron.replaced.tmp"
+    old.mkdir()
+    (old / "mine").touch()
+    with pytest.raises(ConversionError, match="exists"):
+        import_hf(copy, tmp_path / "megatron")
+    assert (tmp_path / "megatron" / "mine").exists()
+
+
 def test_unknown_name() -> None:
     with pytest.raises(ConversionError, match="neither a folder nor a model of the Hub"):
         find_hf_folder("no/such/model")

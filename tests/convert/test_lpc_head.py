@@ -21,6 +21,7 @@ from megatron_lpc.convert.hf_folder import HFFolder
 from megatron_lpc.convert.import_hf import import_hf
 from megatron_lpc.convert.logits import logits_config
 from megatron_lpc.convert.megatron_folder import MegatronFolder
+from megatron_lpc.evaluate import main as evaluate
 from megatron_lpc.train import main as train
 
 CODES = 6
@@ -188,6 +189,17 @@ def test_nothing_is_lost(name: str, runs: dict[str, Path], tmp_path: Path) -> No
     assert first.config == second.config
     assert first.tensors == second.tensors
     assert all(torch.equal(first.read(key), second.read(key)) for key in first.tensors)
+
+
+def test_an_import_is_evaluated_as_the_run_that_it_came_from(name: str, tiny_run, runs: dict[str, Path], tmp_path: Path) -> None:
+    import_hf(Path(f"{runs[name]}-hf"), tmp_path / "megatron")
+    reports = []
+    for number, folder in enumerate((runs[name], tmp_path / "megatron")):
+        output = tmp_path / f"{number}.json"
+        evaluate(["--config", tiny_run.config, "--load", str(folder), "--output", str(output), *HEADS[name]])
+        reports.append(json.loads(output.read_text())["data"])
+    assert reports[0] == reports[1]
+    assert "prior" in reports[0]["agree"]["metrics"]
 
 
 def test_backbone_only_is_a_plain_model(name: str, runs: dict[str, Path], tmp_path: Path, megatron: Megatron) -> None:
