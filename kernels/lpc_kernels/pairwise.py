@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from lpc_kernels.chunk_logits import ChunkLogits
 from lpc_kernels.gradients import Gradients, Wanted
 from lpc_kernels.head import Head, latent_biases
-from lpc_kernels.row_work import logits_gradient_, row_stats
+from lpc_kernels.row_work import keeps_exponentials, logits_gradient_, row_stats
 from lpc_kernels.runs import Runs, by_pair, pair_chunks
 from lpc_kernels.token_logps import as_gradient
 from lpc_kernels.vocab_parallel import gather_stats, log_prob
@@ -30,6 +30,7 @@ class _Chunk(NamedTuple):
     pairs: slice
     logits: Tensor
     stats: Callable[[], Tensor]
+    own_peak: Tensor | None
 
 
 class Pairwise(torch.autograd.Function):
@@ -61,7 +62,9 @@ class Pairwise(torch.autograd.Function):
         def finish(chunk: _Chunk) -> Tensor:
             merged = stats[..., chunk.rows] = chunk.stats()
             loss, scale = _judge(log_prob(merged), _within(paired, chunk), chunk.pairs, pair_loss)
-            logits_gradient_(chunk.logits, bias, targets[chunk.rows], merged, scale, paired, chunk.rows, head, gradients.bias)
+            logits_gradient_(
+                chunk.logits, bias, targets[chunk.rows], merged, scale, paired, chunk.rows, head, gradients.bias, chunk.own_peak
+            )
             gradients.add(chunk.rows, chunk.logits)
             return loss
 
@@ -71,8 +74,9 @@ class Pairwise(torch.autograd.Function):
         waiting: list[_Chunk] = []
         for place, pairs in chunks:
             logits = product(place)
-            own = row_stats(logits, bias, targets[place], paired, place, head, entropy)
-            waiting.append(_Chunk(place, pairs, logits, gather_stats(own, head.group)))
+            keep = keeps_exponentials(logits, stats.size(1), head, entropy)
+            own = row_stats(logits, bias, targets[place], paired, place, head, entropy, keep)
+            waiting.append(_Chunk(place, pairs, logits, gather_stats(own, head.group), own[0] if keep else None))
             if len(waiting) == alive:
                 total += finish(waiting.pop(0))
         for chunk in waiting:

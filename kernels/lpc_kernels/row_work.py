@@ -20,12 +20,21 @@ _BLOCK = 1 << 18
 """Logits at a time on a CPU."""
 
 
-def row_stats(base: Tensor, bias: Tensor | None, targets: Tensor, runs: Runs, chunk: slice, head: Head, entropy: bool) -> Tensor:
+def keeps_exponentials(base: Tensor, latents: int, head: Head, entropy: bool) -> bool:
+    """Whether `row_stats` can leave exponentials in the place of the logits, for the gradient: in PyTorch, one latent, no soft-cap."""
+    wide = base.dtype in (torch.float32, torch.float64)
+    return wide and latents == 1 and head.softcap is None and not entropy and not _on_triton(base)
+
+
+def row_stats(
+    base: Tensor, bias: Tensor | None, targets: Tensor, runs: Runs, chunk: slice, head: Head, entropy: bool, keep: bool = False
+) -> Tensor:
     """Statistics of the rows' softmaxes over this rank's words.
 
     base: [C, V] h W^T of the rows of `chunk`. bias: [L, P, V] or None. targets: [C] int64 global words.
     Returns [3, L, C]: the largest logit, the sum of exp(logit - largest), the target's logit (-inf where another rank has it; on a rank
     without words -inf, 0, -inf). With `entropy` [4, L, C], last the sum of exp(logit - largest) (logit - largest).
+    keep: base becomes exp(logit - largest), which `keeps_exponentials` must allow.
     """
     if _on_triton(base) and head.columns:
         from lpc_kernels import pair_logps_triton
@@ -40,7 +49,7 @@ def row_stats(base: Tensor, bias: Tensor | None, targets: Tensor, runs: Runs, ch
     column = head.locate(targets)[:, None]
     for rows, pair in _blocks(base, runs, chunk):
         for n in range(latents):
-            logits = _logits(base[rows], bias, n, pair, head, dtype)
+            logits = _logits(base[rows], bias, n, pair, head, dtype, keep)
             peak = logits.amax(-1)
             stats[0, n, rows] = peak
             stats[2, n, rows] = logits.gather(1, column[rows].clamp(min=0)).where(column[rows] >= 0, -torch.inf)[:, 0]
@@ -63,11 +72,13 @@ def logits_gradient_(
     chunk: slice,
     head: Head,
     d_bias: Tensor | None,
+    own_peak: Tensor | None = None,
 ) -> None:
     """Turn the logits of a chunk into the gradient of sum over latents and rows of scale * log-prob of the target.
 
     base: [C, V], overwritten with the gradient by h W^T, rounded once. bias, targets: as in `row_stats`. stats: [>= 2, L, C], over all
-    ranks' words. scale: [L, C]. d_bias: [L, P, V] gradient by bias, added to; or None.
+    ranks' words. scale: [L, C]. d_bias: [L, P, V] gradient by bias, added to; or None. own_peak: [1, C] largest logits of this rank where
+    `row_stats` has left exponentials in base.
     """
     if head.columns == 0:
         return
@@ -81,11 +92,15 @@ def logits_gradient_(
     for rows, pair in _blocks(base, runs, chunk):
         summed: Tensor | None = None
         for n in range(scale.size(0)):
-            logits = _logits(base[rows], bias, n, pair, head, scale.dtype)
-            slope = head.slope(logits)
-            factor = scale[n, rows, None]
+            factor, share = scale[n, rows, None], -scale[n, rows, None] / stats[1, n, rows, None]
+            if own_peak is None:
+                logits = _logits(base[rows], bias, n, pair, head, scale.dtype, in_place=False)
+                slope = head.slope(logits)
+                gradient = logits.sub_(stats[0, n, rows, None]).exp_().mul_(share)
+            else:
+                slope = head.slope(base)
+                gradient = base[rows].mul_(share * (own_peak[0, rows, None] - stats[0, 0, rows, None]).exp())
             # d log p[target] = onehot - p, times the coefficient, while still in fp32: bf16 would lose a small 1 - p.
-            gradient = logits.sub_(stats[0, n, rows, None]).exp_().mul_(-factor / stats[1, n, rows, None])
             gradient.scatter_add_(1, here[rows], factor * mine[rows])
             if slope is not None:
                 gradient.mul_(slope)
@@ -93,7 +108,8 @@ def logits_gradient_(
                 d_bias[n, pair] += gradient.sum(0)
             summed = gradient if summed is None else summed.add_(gradient)
         assert summed is not None
-        base[rows] = summed
+        if own_peak is None:
+            base[rows] = summed
 
 
 def fuses(hidden: Tensor, head: Head) -> bool:
@@ -115,8 +131,10 @@ def _on_triton(tensor: Tensor) -> bool:
     return (tensor.is_cuda or _INTERPRETED) and tensor.size(0) > 0
 
 
-def _logits(base: Tensor, bias: Tensor | None, latent: int, pair: int, head: Head, dtype: torch.dtype) -> Tensor:
-    """A new [C, V] of rows of one pair."""
+def _logits(base: Tensor, bias: Tensor | None, latent: int, pair: int, head: Head, dtype: torch.dtype, in_place: bool) -> Tensor:
+    """[C, V] of rows of one pair: new, or `in_place` of base."""
+    if in_place:
+        return head.cap_(base if bias is None else base.add_(bias[latent, pair]))
     return head.cap_(base.to(dtype, copy=True) if bias is None else base + bias[latent, pair])
 
 
