@@ -15,11 +15,6 @@ from megatron_lpc.config import Config, DataConfig, LatentConfig, LossConfig, Mo
 from megatron_lpc.convert.head import MODEL_TYPE
 from megatron_lpc.convert.hf_folder import read_json
 
-# torch notes at the first use of a device which functions obey it. The CPU platform wraps some of them, and were this not done before,
-# transformers, which builds its models on the meta device, would keep rotary frequencies that were never computed.
-with torch.device("cpu"):
-    torch.empty(0)
-
 
 def hf_logits(folder: Path, tokens: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """Logits [R, S, V] fp32 that transformers computes in `dtype` for each [R, S] of tokens, on the CPU."""

@@ -19,6 +19,9 @@ _CPU = torch.device("cpu")
 @functools.cache
 def redirect_megatron_to_cpu() -> None:
     """Replace every CUDA call that megatron-core makes while training. Irreversible for this process; later calls do nothing."""
+    # torch collects the functions that obey `with torch.device(...)` at the first such block: it must find its own, not our replacements.
+    with torch.device("cpu"):
+        torch.empty(0)
     _redirect_factories()
     _redirect_cuda_module()
     _redirect_rng()

@@ -1,4 +1,4 @@
-"""Its worker and tests share the table of small models. Imported before any test runs: see the note in `convert.logits`."""
+"""Its worker and tests share the table of small models."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-import megatron_lpc.convert.logits  # noqa: F401
 
 sys.path.insert(0, str(Path(__file__).parent))
 
