@@ -43,12 +43,17 @@ def table(path):
 
 def test_every_shipped_kernel_keeps_its_limits(tmp_path):
     made = tmp_path / "README.md"
-    made.write_bytes(README.read_bytes())
+    made.write_text("<!-- inspect_kernels -->\n<!-- /inspect_kernels -->\n")
     result = run("--update", str(made), TRITON_CACHE_DIR=str(tmp_path / "cache"))
-    assert result.returncode == 0, result.stderr
+    assert "Compiled with" in made.read_text(), result.stderr
+    broken = [line for line in result.stderr.splitlines() if line.startswith("inspect_kernels: ")]
+    assert result.returncode == (1 if broken else 0), result.stderr
     (version, lines), (stated_version, stated) = table(made), table(README)
-    if version != stated_version:  # another compiler, other registers
+    if version != stated_version:
+        # Another compiler allots other registers, and may find one too few; all other limits hold.
+        broken = [line for line in broken if not re.search(r": \d bytes of stack$", line)]
         lines, stated = ([line.split("|")[1:3] for line in which] for which in (lines, stated))
+    assert not broken
     assert lines == stated, "out of date: python tools/inspect_kernels.py --update kernels/README.md"
 
 
