@@ -57,16 +57,18 @@ class Case:
     latents: int | None = None
     dtype: torch.dtype = torch.float32
     softcap: float | None = None
+    entropy: bool = False
 
 
 _SHAPES = {
     "equal": Case((8, 8)),
-    "latents": Case((8, 8), latents=2),
+    "latents": Case((8, 8), latents=2, entropy=True),
     "softcap": Case((8, 8), latents=3, softcap=2.0),
     "unequal": Case((11, 4)),
     "one word": Case((12, 1), latents=2),
-    "padded": Case((8, 8), vocab_size=13),
-    "only padding": Case((8, 4), vocab_size=8, latents=2),
+    "padded": Case((8, 8), vocab_size=13, entropy=True),
+    "only padding": Case((8, 4), vocab_size=8, latents=2, entropy=True),
+    "only padding, one latent": Case((8, 4), vocab_size=8, latents=1),
     "no rows": Case((8, 8), rows=0, latents=2),
     "fp64": Case((5, 8), vocab_size=11, latents=2, dtype=torch.float64),
     "bf16": Case((8, 8), latents=2, dtype=torch.bfloat16),
@@ -104,7 +106,7 @@ def run(case: Case, rank: int | None, group: ProcessGroup | None) -> dict[str, T
         tp_group=group,
         chunk_size=CHUNK,
         logit_softcap=case.softcap,
-        with_entropy=True,
+        with_entropy=case.entropy,
     )
     loss, rows = result.loss, result.token_logps
     if case.schedule != "pairwise":
@@ -112,7 +114,7 @@ def run(case: Case, rank: int | None, group: ProcessGroup | None) -> dict[str, T
     wanted = {"hidden": inputs["hidden"], "z": inputs["z"]} | ({} if case.schedule == "frozen" else {"weight": weight})
     gradients = dict(zip(wanted, torch.autograd.grad(loss, list(wanted.values())), strict=True))
     outputs = {"sums": result.logps, "rows": rows, "loss": result.loss, "entropy": result.entropy}
-    return {name: value.detach() for name, value in outputs.items()} | gradients
+    return {name: value.detach() for name, value in outputs.items() if value is not None} | gradients
 
 
 def _pair_loss(logps: Tensor, pairs: Tensor) -> Tensor:
