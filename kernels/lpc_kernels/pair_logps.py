@@ -76,7 +76,8 @@ def pair_logps(
       the weight's gradient costs 4 N V H for any L.
     - `auto`: `pairwise` where there is a pair_loss and every pair fits into a chunk; else `frozen` where weight has no gradient and L is
       1; else `recompute`.
-    Where no gradient is asked for, they are one: 2 N V H.
+    Where no gradient is asked for, they are one: 2 N V H, and on Triton no logits reach memory. With `pair_loss`, `pairwise` and `auto`
+    wait once for a GPU, to learn how long the responses are.
 
     Large products run in the dtype of the weight, everything else in fp32 (fp64); differentiable, once, in hidden, weight and z. Two
     runs give the same bits. `torch.compile` leaves the call as it is and compiles what is around it.
