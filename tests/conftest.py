@@ -10,8 +10,20 @@ from types import ModuleType
 
 import pytest
 import yaml
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
+
+# No test is timed: a busy machine is slow.
+settings.register_profile("here", deadline=None, derandomize=True)
+settings.load_profile("here")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several workers (pytest-xdist), keep those in one that share what is dear to set up."""
+    for item in items:
+        in_layouts = item.path.name in ("test_layouts.py", "test_start.py")
+        item.add_marker(pytest.mark.xdist_group("layouts" if in_layouts else str(item.path)))
 
 
 @dataclass(frozen=True)

@@ -7,4 +7,4 @@ bash tools/setup_venv.sh
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-.venv/bin/python -m pytest "$@"
+.venv/bin/python -m pytest -n "${PYTEST_WORKERS:-2}" --dist loadgroup "$@"
