@@ -44,6 +44,7 @@ _RULES = (
     _Idle(_REFERENCE, _loss_not("dpo", "ipo"), "unless --loss-type is dpo or ipo: the others have no reference"),
     _Idle(("reference_cache",), lambda c: c.loss.reference != "precomputed", "without --reference precomputed"),
     _Idle(("reference_offload",), lambda c: c.loss.reference != "online", "without --reference online"),
+    _Idle(("moe_router_topk", "moe_router_pre_softmax"), lambda c: c.model.num_experts is None, "without --num-experts"),
     _Idle(("rope_scaling_factor",), lambda c: not c.model.use_rope_scaling, "without --use-rope-scaling"),
     _Idle(
         ("recompute_method", "recompute_num_layers"),

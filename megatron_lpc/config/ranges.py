@@ -12,6 +12,9 @@ RANGES = {
     "num_layers": "[1, inf)",
     "hidden_size": "[1, inf)",
     "ffn_hidden_size": "[1, inf)",
+    # One expert would be chosen by every token.
+    "num_experts": "[2, inf)",
+    "moe_router_topk": "[1, inf)",
     "num_attention_heads": "[1, inf)",
     "num_query_groups": "[1, inf)",
     "kv_channels": "[1, inf)",

@@ -20,7 +20,13 @@ class ModelConfig:
     hidden_size: int = 256
     """Width of the residual stream."""
     ffn_hidden_size: int = 688
-    """Width of the gated MLP."""
+    """Width of the gated MLP; of each expert, where there are experts."""
+    num_experts: int | None = None
+    """Experts, each an MLP, in every layer (Mixtral, Qwen3-MoE); one MLP for all tokens when unset."""
+    moe_router_topk: int = 2
+    """Experts that a token is sent to."""
+    moe_router_pre_softmax: bool = False
+    """Weigh the chosen experts by a softmax over all experts, not over those chosen (Hugging Face `norm_topk_prob: false`)."""
     num_attention_heads: int = 8
     """Query heads."""
     num_query_groups: int | None = None

@@ -26,6 +26,7 @@ def validate(config: Config, world_size: int, device_type: str | None = None) ->
     _refuse(
         [
             *_model(config),
+            *_experts(config),
             *_layout(config, world_size),
             *_recompute(config),
             *_batches(config, world_size),
@@ -80,6 +81,23 @@ def _model(config: Config) -> Iterator[str]:
             f"--rotary-percent {model.rotary_percent}: rotates {rotated} of the {head_width(config)} channels of a head, "
             "and channels are rotated in pairs; choose a share (or --kv-channels) that gives an even number"
         )
+
+
+def _experts(config: Config) -> Iterator[str]:
+    model, parallel = config.model, config.parallel
+    if model.num_experts is None:
+        return
+    if model.moe_router_topk > model.num_experts:
+        yield f"--moe-router-topk {model.moe_router_topk}: exceeds --num-experts {model.num_experts}; lower it"
+    if model.moe_router_topk == 1 and not model.moe_router_pre_softmax:
+        yield "--moe-router-topk 1: a softmax over one chosen expert gives the router no gradient; add --moe-router-pre-softmax"
+    if parallel.tensor_model_parallel_size > 1 and not parallel.sequence_parallel:
+        yield (
+            f"--num-experts {model.num_experts}: megatron-core trains experts under --tensor-model-parallel-size "
+            f"{parallel.tensor_model_parallel_size} with --sequence-parallel alone; add it"
+        )
+    if model.transformer_impl == "transformer_engine":
+        yield f"--num-experts {model.num_experts}: experts are made of the portable layers alone; set --transformer-impl local"
 
 
 def _layout(config: Config, world_size: int) -> Iterator[str]:

@@ -95,21 +95,23 @@ def _named(described: ModelDescription, code_names: list[str]) -> ModelDescripti
 
 
 def tensor_groups(source: MegatronFolder, described: ModelDescription, dtype: torch.dtype | None = None) -> list[TensorGroup]:
-    """Tensors of a checkpoint as Hugging Face's, layer by layer, in the stored dtype unless another is given."""
+    """Tensors of a checkpoint as Hugging Face's, layer by layer and expert by expert, in the stored dtype unless another is given."""
     groups = []
     for weight in described.weights():
         kept = dtype or source.tensors[weight.name].dtype
-        for layer in weight.layers(described.model):
+        for place in weight.places(described.model):
             infos = [TensorInfo(part, kept) for part in weight.hf_shapes(described.model)]
-            make = partial(_read_parts, source, described, weight, layer, kept)
-            groups.append(TensorGroup(dict(zip(weight.hf_names(layer), infos, strict=True)), make))
+            make = partial(_read_parts, source, described, weight, place, kept)
+            groups.append(TensorGroup(dict(zip(weight.hf_names(place), infos, strict=True)), make))
     return groups
 
 
-def _read_parts(source: MegatronFolder, described: ModelDescription, weight: Weight, layer: int | None, dtype: torch.dtype) -> list[Tensor]:
-    shape, stack = weight.shape(described.model), () if layer is None else (layer,)
+def _read_parts(
+    source: MegatronFolder, described: ModelDescription, weight: Weight, place: tuple[int, ...], dtype: torch.dtype
+) -> list[Tensor]:
+    shape = weight.shape(described.model)
     # Rows beyond the vocabulary, which the model pads to a round number, are not asked for.
-    tensor = source.read(weight.name, stack + (0,) * len(shape), (1,) * len(stack) + shape).view(shape)
+    tensor = source.read(weight.name, place + (0,) * len(shape), (1,) * len(place) + shape).view(shape)
     return [part.to(dtype) for part in weight.transform.split(described.model, tensor)]
 
 

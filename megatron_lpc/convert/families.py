@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from megatron_lpc.config import ModelConfig
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.rope import rope_options, rope_settings
-from megatron_lpc.convert.weights import DECODER, EMBEDDING, OUTPUT, QK_NORM, QKV_BIAS, Weight, head_width
+from megatron_lpc.convert.weights import DECODER, EMBEDDING, OUTPUT, QK_NORM, QKV_BIAS, Weight, expert_decoder, head_width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,12 @@ class Family:
     """Settings of config.json that must have this value, where they are there at all."""
     window: Literal["none", "all layers", "by layer"] = "none"
     """How config.json tells of a sliding window: never, by `sliding_window` alone (Mistral), or layer by layer (Qwen)."""
+    experts: str | None = None
+    """Field of config.json with the number of experts; None for a dense family."""
+    mlp_width: str = "intermediate_size"
+    """Field of config.json with the width of the MLP, or of an expert."""
+    has_norm_topk_prob: bool = False
+    """Whether config.json says if the weights of a token's experts add up to 1; they do where it does not."""
 
     def all_weights(self, model: ModelConfig) -> tuple[Weight, ...]:
         """Tensors of this model, in the order of the forward pass."""
@@ -65,15 +71,37 @@ FAMILIES = {
             options={"apply_layernorm_1p": True, "activation": "geglu", "scale_embeddings": True},
             settings={"hidden_act": "gelu_pytorch_tanh", "attention_bias": False, "use_bidirectional_attention": None},
         ),
+        Family(
+            model_type="mixtral",
+            architecture="MixtralForCausalLM",
+            weights=expert_decoder("block_sparse_moe", gate="w1", up="w3", down="w2"),
+            settings={"hidden_act": "silu", "router_jitter_noise": 0.0},
+            window="all layers",
+            experts="num_local_experts",
+        ),
+        Family(
+            model_type="qwen3_moe",
+            architecture="Qwen3MoeForCausalLM",
+            weights=expert_decoder("mlp", gate="gate_proj", up="up_proj", down="down_proj") + QK_NORM,
+            options={"qk_layernorm": True},
+            settings={
+                "hidden_act": "silu",
+                "attention_bias": False,
+                "use_sliding_window": False,
+                "mlp_only_layers": [],
+                "decoder_sparse_step": 1,
+            },
+            experts="num_experts",
+            mlp_width="moe_intermediate_size",
+            has_norm_topk_prob=True,
+        ),
     )
 }
 
-_EXPERTS = "it is a mixture of experts, and the model of this project is dense"
+_SHARED_EXPERT = "it has an expert that all tokens share, and the model of this project has only those that a router chooses"
 _SOFT_CAPS = "it has norms behind each block, other layers in turn, and (Gemma 2) soft caps on its logits"
 REFUSED = {
-    "mixtral": _EXPERTS,
-    "qwen2_moe": _EXPERTS,
-    "qwen3_moe": _EXPERTS,
+    "qwen2_moe": _SHARED_EXPERT,
     "gemma2": _SOFT_CAPS,
     "gemma3": _SOFT_CAPS,
     "gemma3_text": _SOFT_CAPS,
@@ -113,7 +141,7 @@ def read_model(config: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
     model = ModelConfig(
         num_layers=full.num_hidden_layers,
         hidden_size=full.hidden_size,
-        ffn_hidden_size=full.intermediate_size,
+        ffn_hidden_size=getattr(full, family.mlp_width),
         num_attention_heads=full.num_attention_heads,
         num_query_groups=full.num_key_value_heads,
         kv_channels=getattr(full, "head_dim", None) or full.hidden_size // full.num_attention_heads,
@@ -122,10 +150,22 @@ def read_model(config: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
         norm_epsilon=full.rms_norm_eps,
         untie_embeddings_and_output_weights=not full.tie_word_embeddings,
         sliding_window=_window(family, full),
+        **_expert_options(family, full),
         **family.options,
         **rope_options(full.rope_parameters),
     )
     return family, model
+
+
+def _expert_options(family: Family, config: PreTrainedConfig) -> dict[str, Any]:
+    """The auxiliary loss that balances experts (`router_aux_loss_coef`) belongs to training, and is none of the model's options."""
+    if family.experts is None:
+        return {}
+    normed = not family.has_norm_topk_prob or config.norm_topk_prob
+    chosen = config.num_experts_per_tok
+    if chosen == 1 and normed:
+        raise ConversionError("config.json: num_experts_per_tok is 1, whose weight would always be 1: megatron-core refuses such a router")
+    return {"num_experts": getattr(config, family.experts), "moe_router_topk": chosen, "moe_router_pre_softmax": not normed}
 
 
 def _window(family: Family, config: PreTrainedConfig) -> int | None:
@@ -149,6 +189,7 @@ def write_settings(family: Family, model: ModelConfig) -> dict[str, Any]:
         "num_hidden_layers": model.num_layers,
         "hidden_size": model.hidden_size,
         "intermediate_size": model.ffn_hidden_size,
+        family.mlp_width: model.ffn_hidden_size,
         "num_attention_heads": model.num_attention_heads,
         "num_key_value_heads": model.num_query_groups,
         "head_dim": head_width(model),
@@ -159,6 +200,10 @@ def write_settings(family: Family, model: ModelConfig) -> dict[str, Any]:
         **family.settings,
         **rope_settings(model),
     }
+    if family.experts is not None:
+        settings |= {family.experts: model.num_experts, "num_experts_per_tok": model.moe_router_topk}
+    if family.has_norm_topk_prob:
+        settings["norm_topk_prob"] = not model.moe_router_pre_softmax
     if family.window != "none":
         settings["sliding_window"] = model.sliding_window
     if family.window == "by layer":
@@ -174,6 +219,8 @@ def fit_family(model: ModelConfig) -> tuple[Family, dict[str, Any]]:
     """
     model = complete(model)
     for family in FAMILIES.values():
+        if (family.experts is None) != (model.num_experts is None):
+            continue
         settings = write_settings(family, model)
         if not differing_options(read_model(settings)[1], model):
             return family, settings

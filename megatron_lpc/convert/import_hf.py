@@ -65,8 +65,8 @@ def check_tensors(source: HFFolder, described: ModelDescription) -> None:
     """
     wanted: dict[str, tuple[int, ...]] = {}
     for weight in described.weights():
-        for layer in weight.layers(described.model):
-            wanted |= zip(weight.hf_names(layer), weight.hf_shapes(described.model), strict=True)
+        for place in weight.places(described.model):
+            wanted |= zip(weight.hf_names(place), weight.hf_shapes(described.model), strict=True)
     found = {name: info.shape for name, info in source.tensors.items() if not name.endswith(_BUFFERS)}
     head, embedding = (described.hf_prefix + name for name in ("lm_head.weight", "model.embed_tokens.weight"))
     if head not in wanted and head in found and embedding in found:
@@ -92,11 +92,11 @@ def _few(names: list[str]) -> str:
 
 
 def _pieces(source: HFFolder, described: ModelDescription, weight: Weight, dtype: torch.dtype | None) -> list[Piece]:
-    """A tensor of the checkpoint, layer by layer."""
+    """A tensor of the checkpoint, layer by layer and expert by expert."""
     shape = weight.shape(described.model)
     pieces = []
-    for layer in weight.layers(described.model):
-        names = weight.hf_names(layer)
+    for place in weight.places(described.model):
+        names = weight.hf_names(place)
         kinds = {source.tensors[name].dtype for name in names}
         if dtype is None and len(kinds) > 1:
             raise ConversionError(
@@ -104,13 +104,13 @@ def _pieces(source: HFFolder, described: ModelDescription, weight: Weight, dtype
             )
         kept = dtype or kinds.pop()
 
-        def make(names: list[str] = names, kept: torch.dtype = kept, stacked: bool = weight.in_layers) -> Tensor:
-            joined = weight.transform.join(described.model, [source.read(name) for name in names]).to(kept)
-            return joined[None] if stacked else joined
+        stacked = (1,) * len(place) + shape
 
-        here = () if layer is None else (layer,)
-        offsets = here + (0,) * len(shape)
-        info = TensorInfo((1,) * len(here) + shape, kept)
+        def make(names: list[str] = names, kept: torch.dtype = kept, stacked: tuple[int, ...] = stacked) -> Tensor:
+            return weight.transform.join(described.model, [source.read(name) for name in names]).to(kept).view(stacked)
+
+        offsets = place + (0,) * len(shape)
+        info = TensorInfo(stacked, kept)
         pieces.append(Piece(weight.name, weight.global_shape(described.model), offsets, info, make))
     return pieces
 

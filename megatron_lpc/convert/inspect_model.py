@@ -24,6 +24,8 @@ def _rows(opened: OpenedModel) -> Iterator[tuple[str, str]]:
     yield "format", opened.kind
     yield "family", f"{described.family.model_type} ({described.family.architecture})"
     yield "layers, hidden, MLP", f"{model.num_layers}, {model.hidden_size}, {model.ffn_hidden_size}"
+    if model.num_experts is not None:
+        yield "experts", f"{model.num_experts} in a layer, {model.moe_router_topk} for each token"
     yield "heads", f"{model.num_attention_heads} of width {model.kv_channels}, {model.num_query_groups} key and value heads"
     tied = "with weights of its own" if model.untie_embeddings_and_output_weights else "tied to the embedding"
     yield "vocabulary", f"{model.vocab_size} words, LM head {tied}"

@@ -87,7 +87,7 @@ def open_model(path: Path, hf_config: Path | None = None) -> OpenedModel:
 def hf_names(described: ModelDescription) -> list[str]:
     """All tensors of a model, in the order of the forward pass."""
     weights = described.weights()
-    return [name for weight in weights for layer in weight.layers(described.model) for name in weight.hf_names(layer)]
+    return [name for weight in weights for place in weight.places(described.model) for name in weight.hf_names(place)]
 
 
 def _read_one(folder: HFFolder, name: str) -> list[Tensor]:

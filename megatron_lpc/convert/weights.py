@@ -1,12 +1,14 @@
 """Tensors of a decoder, in a megatron-core checkpoint and on Hugging Face: names, shapes, and the pure functions between them.
 
-Shapes: V vocabulary, H hidden size, F MLP width, D head width, A query heads, G query groups (key and value heads).
+Shapes: V vocabulary, H hidden size, F width of the MLP or of an expert, X experts, D head width, A query heads, G query groups (key and
+value heads).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -50,28 +52,29 @@ class Weight:
     """One tensor of a checkpoint, which on Hugging Face is one or more."""
 
     name: str
-    """In the checkpoint. Tensors of layers are stacked along a leading axis, and the norms of a layer have TransformerEngine's names,
-    which the portable layers use as well."""
+    """In the checkpoint. Tensors of layers are stacked along a leading axis, those of experts along a second one, and the norms of a layer
+    have TransformerEngine's names, which the portable layers use as well."""
     hf: tuple[str, ...]
-    """With `{layer}` where there is one in each layer."""
+    """With `{layer}` where there is one in each layer, and `{expert}` where there is one in each of its experts."""
     shape: Callable[[ModelConfig], tuple[int, ...]]
-    """In the checkpoint, without the axis of layers and without padding of the vocabulary."""
+    """In the checkpoint, without the axes of layers and experts and without padding of the vocabulary."""
     transform: Transform = SAME
 
-    @property
-    def in_layers(self) -> bool:
-        return "{layer}" in self.hf[0]
+    def stack(self, model: ModelConfig) -> tuple[int, ...]:
+        """Sizes of the leading axes: layers and experts, layers, or none."""
+        sizes = {"{layer}": model.num_layers, "{expert}": model.num_experts or 0}
+        return tuple(size for mark, size in sizes.items() if mark in self.hf[0])
 
     def global_shape(self, model: ModelConfig) -> tuple[int, ...]:
         """Shape of the whole tensor in the checkpoint, without padding of the vocabulary."""
-        return ((model.num_layers,) if self.in_layers else ()) + self.shape(model)
+        return self.stack(model) + self.shape(model)
 
-    def layers(self, model: ModelConfig) -> Iterator[int | None]:
-        """Numbers of the layers; None, once, outside of them."""
-        yield from range(model.num_layers) if self.in_layers else (None,)
+    def places(self, model: ModelConfig) -> Iterator[tuple[int, ...]]:
+        """Indices along the leading axes; the empty one, once, outside of layers."""
+        return product(*map(range, self.stack(model)))
 
-    def hf_names(self, layer: int | None) -> list[str]:
-        return [name.format(layer=layer) for name in self.hf]
+    def hf_names(self, place: tuple[int, ...]) -> list[str]:
+        return [name.format(**dict(zip(("layer", "expert"), place, strict=False))) for name in self.hf]
 
     def hf_shapes(self, model: ModelConfig) -> list[tuple[int, ...]]:
         """Shapes of the parts, in the order of `hf`."""
@@ -99,7 +102,7 @@ _LAYER, _HF = "decoder.layers.", "model.layers.{layer}."
 EMBEDDING = Weight("embedding.word_embeddings.weight", ("model.embed_tokens.weight",), _vocabulary)
 OUTPUT = Weight("output_layer.weight", ("lm_head.weight",), _vocabulary)
 """Where the LM head has weights of its own."""
-DECODER = (
+ATTENTION = (
     Weight(f"{_LAYER}self_attention.linear_qkv.layer_norm_weight", (f"{_HF}input_layernorm.weight",), lambda model: (model.hidden_size,)),
     Weight(
         f"{_LAYER}self_attention.linear_qkv.weight",
@@ -112,6 +115,9 @@ DECODER = (
         (f"{_HF}self_attn.o_proj.weight",),
         lambda model: (model.hidden_size, model.num_attention_heads * head_width(model)),
     ),
+)
+"""What a layer of any family begins with."""
+MLP = (
     Weight(f"{_LAYER}mlp.linear_fc1.layer_norm_weight", (f"{_HF}post_attention_layernorm.weight",), lambda model: (model.hidden_size,)),
     Weight(
         f"{_LAYER}mlp.linear_fc1.weight",
@@ -120,9 +126,38 @@ DECODER = (
         GATE_UP,
     ),
     Weight(f"{_LAYER}mlp.linear_fc2.weight", (f"{_HF}mlp.down_proj.weight",), lambda model: (model.hidden_size, model.ffn_hidden_size)),
-    Weight("decoder.final_layernorm.weight", ("model.norm.weight",), lambda model: (model.hidden_size,)),
 )
-"""What all families have."""
+FINAL_NORM = Weight("decoder.final_layernorm.weight", ("model.norm.weight",), lambda model: (model.hidden_size,))
+DECODER = (*ATTENTION, *MLP, FINAL_NORM)
+"""All of a dense model but the embedding and the LM head."""
+
+
+def expert_decoder(block: str, gate: str, up: str, down: str) -> tuple[Weight, ...]:
+    """All of a mixture of experts but the embedding and the LM head.
+
+    Args:
+        block: Hugging Face's name of what stands for the MLP in a layer.
+        gate: and the others: of the projections of each expert.
+    """
+    router, expert = f"{_HF}{block}.gate.weight", f"{_HF}{block}.experts.{{expert}}."
+    experts = (
+        Weight(f"{_LAYER}pre_mlp_layernorm.weight", (f"{_HF}post_attention_layernorm.weight",), lambda model: (model.hidden_size,)),
+        Weight(f"{_LAYER}mlp.router.weight", (router,), lambda model: (model.num_experts or 0, model.hidden_size)),
+        Weight(
+            f"{_LAYER}mlp.experts.experts.linear_fc1.weight",
+            (f"{expert}{gate}.weight", f"{expert}{up}.weight"),
+            lambda model: (2 * model.ffn_hidden_size, model.hidden_size),
+            GATE_UP,
+        ),
+        Weight(
+            f"{_LAYER}mlp.experts.experts.linear_fc2.weight",
+            (f"{expert}{down}.weight",),
+            lambda model: (model.hidden_size, model.ffn_hidden_size),
+        ),
+    )
+    return (*ATTENTION, *experts, FINAL_NORM)
+
+
 QKV_BIAS = (
     Weight(
         f"{_LAYER}self_attention.linear_qkv.bias",

@@ -9,6 +9,9 @@ from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubm
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.moe import moe_utils
+from megatron.core.transformer.moe.experts import SequentialMLP
+from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -34,15 +37,19 @@ def block_spec(
             raise ImportError("--transformer-impl transformer_engine: install the extra `te`, or use `local`") from error
         return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=model.qk_layernorm)
     layers = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=pp_rank)
-    return TransformerBlockSubmodules(layer_specs=[portable_layer(model.qk_layernorm)] * layers, layer_norm=RMSNorm)
+    return TransformerBlockSubmodules(layer_specs=[portable_layer(model)] * layers, layer_norm=RMSNorm)
 
 
-def portable_layer(qk_layernorm: bool) -> ModuleSpec:
+def portable_layer(model: ModelConfig) -> ModuleSpec:
     """A layer of core's linear modules, torch's fused attention and RMSNorm.
 
-    In checkpoints its norms carry the names of TransformerEngine's fused modules, so that one checkpoint serves both specs.
+    In checkpoints its norms carry the names of TransformerEngine's fused modules, so that one checkpoint serves both specs. The norm before
+    experts is fused in neither.
     """
-    head_norm = RMSNorm if qk_layernorm else IdentityOp
+    head_norm = RMSNorm if model.qk_layernorm else IdentityOp
+    fused_norms = {"input_layernorm.": "self_attention.linear_qkv.layer_norm_"}
+    if model.num_experts is None:
+        fused_norms["pre_mlp_layernorm."] = "mlp.linear_fc1.layer_norm_"
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
@@ -60,11 +67,17 @@ def portable_layer(qk_layernorm: bool) -> ModuleSpec:
             ),
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=RMSNorm,
-            mlp=ModuleSpec(module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)),
+            mlp=_mlp(model),
             mlp_bda=get_bias_dropout_add,
-            sharded_state_dict_keys_map={
-                "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
-                "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
-            },
+            sharded_state_dict_keys_map=fused_norms,
         ),
     )
+
+
+def _mlp(model: ModelConfig) -> ModuleSpec:
+    projections = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    if model.num_experts is None:
+        return ModuleSpec(module=MLP, submodules=projections)
+    if not hasattr(moe_utils, "te_general_gemm"):
+        moe_utils.te_general_gemm = None  # 0.16.1 asks whether it is None, and defines it only beside TransformerEngine.
+    return ModuleSpec(module=MoELayer, submodules=MoESubmodules(experts=ModuleSpec(module=SequentialMLP, submodules=projections)))

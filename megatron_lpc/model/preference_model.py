@@ -32,6 +32,11 @@ class PairScores:
     loss: Tensor | None = None
     """Scalar fp32: the query's `pair_loss` summed over the pairs. With it, gradients may come by way of this alone and not of `logps`."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where megatron-core's schedules put a scale for the losses of experts; they take what a stage gives for a tensor."""
+        return self.logps.device
+
 
 @dataclass(frozen=True, kw_only=True)
 class LatentQuery:

@@ -60,12 +60,22 @@ def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
     return redirected
 
 
+class _Event:
+    """Stands for a mark in a CUDA stream."""
+
+    def synchronize(self) -> None: ...
+
+
 class _Stream:
     """Stands for a CUDA stream where work is done at once."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
     def wait_stream(self, stream: Any) -> None: ...
+
+    def record_event(self, event: Any = None) -> _Event:
+        """For the dispatcher of experts, which copies its counts to the host beside the main stream."""
+        return _Event()
 
     def synchronize(self) -> None: ...
 

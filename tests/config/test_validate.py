@@ -55,6 +55,8 @@ def _problems(flags: str, world_size: int = 1, device_type: str | None = None) -
         ("--share-prompt --pack-to 4096 --global-batch-size 30", 2),
         ("--pack-to 4096 --tensor-model-parallel-size 2 --sequence-parallel", 4),
         ("--use-rope-scaling --rope-scaling-factor 32", 1),
+        ("--num-experts 4 --moe-router-topk 4 --tensor-model-parallel-size 2 --sequence-parallel --pipeline-model-parallel-size 2", 4),
+        ("--num-experts 4 --moe-router-topk 1 --moe-router-pre-softmax", 1),
     ],
 )
 def test_what_fits_together_passes(flags, world_size):
@@ -66,6 +68,10 @@ def test_what_fits_together_passes(flags, world_size):
     [
         ("--hidden-size 100", 1, "--hidden-size 100: must be a multiple of --num-attention-heads 8"),
         ("--num-query-groups 3", 1, "--num-query-groups 3: must divide --num-attention-heads 8"),
+        ("--num-experts 4 --moe-router-topk 5", 1, "--moe-router-topk 5: exceeds --num-experts 4"),
+        ("--num-experts 4 --moe-router-topk 1", 1, "--moe-router-topk 1: a softmax over one chosen expert gives the router no gradient"),
+        ("--num-experts 4 --tensor-model-parallel-size 2", 2, "under --tensor-model-parallel-size 2 with --sequence-parallel alone"),
+        ("--num-experts 4 --transformer-impl transformer_engine", 1, "experts are made of the portable layers alone"),
         ("--rotary-percent 0.1", 1, "--rotary-percent 0.1: rotates 3 of the 32 channels of a head"),
         ("--rotary-percent 0.01", 1, "--rotary-percent 0.01: rotates 0 of the 32 channels of a head"),
         ("--tensor-model-parallel-size 2", 3, "3 processes: must be a multiple of --tensor-model-parallel-size 2"),

@@ -23,6 +23,7 @@ SIZES: dict[str, Any] = {
 }
 WINDOW = 5
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
 MODELS: dict[str, dict[str, Any]] = {
     "llama2": {"model_type": "llama", "num_key_value_heads": 4},
     "llama3": {"model_type": "llama", "rope_theta": 500000.0, "rms_norm_eps": 1e-5},
@@ -35,6 +36,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "qwen2_window": {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 0},
     "qwen3": {"model_type": "qwen3", "head_dim": 16, "tie_word_embeddings": True},
     "gemma": {"model_type": "gemma", "head_dim": 16},
+    "mixtral": {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
+    "mixtral_window": {"model_type": "mixtral", "num_local_experts": 3, "num_experts_per_tok": 3, "sliding_window": WINDOW},
+    "qwen3_moe": {"model_type": "qwen3_moe", "head_dim": 16, **EXPERTS, "norm_topk_prob": True},
+    "qwen3_moe_unnormed": {"model_type": "qwen3_moe", "head_dim": 16, **EXPERTS, "norm_topk_prob": False},
 }
 
 

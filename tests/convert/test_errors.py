@@ -131,8 +131,8 @@ def test_tied_weights_that_differ(copy: Path, tmp_path: Path) -> None:
 
 
 def test_settings_file(copy: Path, tmp_path: Path) -> None:
-    _edit(copy / "config.json", model_type="mixtral")
-    assert "mixture of experts" in _refusal(copy, tmp_path / "megatron")
+    _edit(copy / "config.json", model_type="qwen2_moe")
+    assert "an expert that all tokens share" in _refusal(copy, tmp_path / "megatron")
     (copy / "config.json").write_text("[]")
     assert "must hold a JSON object" in _refusal(copy, tmp_path / "megatron")
     (copy / "config.json").unlink()

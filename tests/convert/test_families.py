@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from megatron_lpc.config import ModelConfig
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.families import FAMILIES, REFUSED, differing_options, find_family, fit_family, read_model, write_settings
+from megatron_lpc.convert.hf_folder import HFFolder
 from megatron_lpc.convert.weights import QKV
 
 SIZES = {
@@ -22,22 +24,25 @@ SIZES = {
     "head_dim": 12,
     "vocab_size": 131,
     "max_position_embeddings": 64,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
 }
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_table_names_every_tensor(name: str) -> None:
+def test_the_table_names_every_tensor(tmp_path: Path, name: str) -> None:
+    """As they lie in files: transformers 5 fuses experts when it reads them."""
     config = SIZES | {"model_type": name}
     family, model = read_model(config)
-    hf = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
-    wanted = {key: tuple(value.shape) for key, value in hf.state_dict().items()}
-    if hf.config.tie_word_embeddings:
-        wanted.pop("lm_head.weight")
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)).save_pretrained(tmp_path)
+    wanted = {key: info.shape for key, info in HFFolder(tmp_path).tensors.items()}
     found = {
         part: shape
         for weight in family.all_weights(model)
-        for layer in weight.layers(model)
-        for part, shape in zip(weight.hf_names(layer), weight.hf_shapes(model), strict=True)
+        for place in weight.places(model)
+        for part, shape in zip(weight.hf_names(place), weight.hf_shapes(model), strict=True)
     }
     assert found == wanted
 
@@ -66,6 +71,8 @@ def test_options_come_back(name: str) -> None:
         {"tie_word_embeddings": False, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
         {"rope_scaling": {"rope_type": "llama3", "factor": 32.0, **LLAMA3}},
     ]
+    if FAMILIES[name].has_norm_topk_prob:
+        variants += [{"norm_topk_prob": True}, {"num_experts_per_tok": 1}]
     if FAMILIES[name].window != "none":
         variants += [{"sliding_window": 7, "use_sliding_window": True, "max_window_layers": 0}, {"sliding_window": None}]
     seen = []
@@ -96,7 +103,10 @@ def test_old_gemma_activation() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gpt2"}, "model type 'gpt2' cannot be converted; known types: llama, mistral, qwen2, qwen3, gemma"),
+        (
+            {"model_type": "gpt2"},
+            "model type 'gpt2' cannot be converted; known types: llama, mistral, qwen2, qwen3, gemma, mixtral, qwen3_moe",
+        ),
         ({"model_type": None}, "model type 'None' cannot be converted"),
         ({"attention_bias": True}, "attention_bias is True; megatron-core's llama needs False"),
         ({"mlp_bias": True}, "mlp_bias is True"),
@@ -119,6 +129,11 @@ def test_old_gemma_activation() -> None:
         ({"model_type": "qwen3", "attention_bias": True}, "attention_bias is True"),
         ({"model_type": "gemma", "hidden_act": "relu"}, "hidden_act is relu; megatron-core's gemma needs gelu_pytorch_tanh"),
         ({"model_type": "gemma", "use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
+        ({"model_type": "mixtral", "router_jitter_noise": 0.1}, "router_jitter_noise is 0.1"),
+        ({"model_type": "mixtral", "num_experts_per_tok": 1}, "num_experts_per_tok is 1"),
+        ({"model_type": "qwen3_moe", "mlp_only_layers": [1]}, "mlp_only_layers is [1]"),
+        ({"model_type": "qwen3_moe", "decoder_sparse_step": 2}, "decoder_sparse_step is 2"),
+        ({"model_type": "qwen3_moe", "use_sliding_window": True}, "use_sliding_window is True"),
         ({"num_attention_heads": "many"}, "transformers refuses it"),
     ],
 )
@@ -143,6 +158,11 @@ def test_a_model_of_no_config_finds_its_family() -> None:
     assert fit_family(replace(base, qk_layernorm=True, sliding_window=9))[0].model_type == "qwen3"
     gemma = replace(base, apply_layernorm_1p=True, activation="geglu", scale_embeddings=True)
     assert fit_family(gemma)[0].model_type == "gemma"
+    experts = replace(base, num_experts=4, sliding_window=9)
+    assert fit_family(experts)[0].model_type == "mixtral"
+    assert fit_family(replace(base, num_experts=4, moe_router_pre_softmax=True, qk_layernorm=True))[0].model_type == "qwen3_moe"
+    with pytest.raises(ConversionError, match="none combines --num-experts, --add-qkv-bias"):
+        fit_family(replace(experts, add_qkv_bias=True))
     with pytest.raises(ConversionError, match="none combines --add-qkv-bias, --qk-layernorm"):
         fit_family(replace(base, qk_layernorm=True, add_qkv_bias=True))
 

@@ -31,6 +31,7 @@ HEADS = {
     "llama": ["--posterior-input", "bilinear", "--latent-mlp-hidden-size", "20"],
     "qwen3": ["--qk-layernorm", "--no-untie-embeddings-and-output-weights", "--sliding-window", "5"],
     "gemma": ["--apply-layernorm-1p", "--activation", "geglu", "--scale-embeddings", "--posterior-input", "difference"],
+    "qwen3_moe": ["--num-experts", "4", "--moe-router-pre-softmax", "--qk-layernorm"],
     "continuous": ["--latent-mode", "continuous"],
 }
 """Name -> flags of a run, which decide the family. Codes are large and learn fast, so that z changes what is said."""
@@ -287,6 +288,7 @@ def test_family_follows_from_the_options(runs: dict[str, Path]) -> None:
         "llama": "llama",
         "qwen3": "qwen3",
         "gemma": "gemma",
+        "qwen3_moe": "qwen3_moe",
         "continuous": "llama",
     }
     assert isinstance(describe_megatron(runs["llama"]).model, ModelConfig)

@@ -46,8 +46,8 @@ def _make_model(folder: Path) -> int:
 
     groups = []
     for weight in family.all_weights(model):
-        for layer in weight.layers(model):
-            for name, shape in zip(weight.hf_names(layer), weight.hf_shapes(model), strict=True):
+        for place in weight.places(model):
+            for name, shape in zip(weight.hf_names(place), weight.hf_shapes(model), strict=True):
                 groups.append(TensorGroup({name: TensorInfo(shape, torch.bfloat16)}, partial(tensor, shape, len(groups))))
     write_safetensors(folder, groups, 10**9)
     return sum(info.nbytes for group in groups for info in group.tensors.values())

@@ -62,6 +62,8 @@ RUNS: dict[str, tuple[str, str, dict[str, object]]] = {
     "single_plain": ("single", "simpo-lpc-untied", {}),
     "dp2_sharded": ("dp2", "simpo-lpc-untied", {"use_distributed_optimizer": True}),
     "single_tied": ("single", "simpo-lpc-tied", {}),
+    "tp2_experts": ("tp2_sp", "simpo-lpc-experts", {}),
+    "dp2_experts": ("dp2", "simpo-lpc-experts", {"use_distributed_optimizer": True}),
     "sft": ("single", "sft-none-tied", {}),
     "continuous": ("single", "simpo-continuous-tied", {}),
 }

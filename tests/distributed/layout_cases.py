@@ -57,6 +57,7 @@ _LATENTS = {
 _MODEL = {
     "tied": {},
     "untied": {"untie_embeddings_and_output_weights": True, "qk_layernorm": True, "add_qkv_bias": True, "sliding_window": 5},
+    "experts": {"num_experts": 4},
 }
 
 CASES: dict[str, tuple[str, str, str]] = {
@@ -65,12 +66,16 @@ CASES: dict[str, tuple[str, str, str]] = {
     for latent in _LATENTS
     for model in _MODEL
     if (loss != "sft" or latent == "none") and (loss != "dpo_recomputed" or latent == "lpc")
+    if model != "experts" or (loss in ("dpo", "simpo") and latent == "lpc")
 }
 
 
 def layout_config(layout: str, case: str) -> Config:
     """Options of one cell of the table. A vocabulary of 101 padded to 104, so that one rank of two holds padded words."""
     loss, latent, model = CASES[case]
+    parallel = ParallelConfig(device="cpu", **LAYOUTS[layout][1])
+    if model == "experts" and parallel.tensor_model_parallel_size > 1:
+        parallel.sequence_parallel = True  # Which experts need.
     return Config(
         model=ModelConfig(
             num_layers=4,
@@ -87,7 +92,7 @@ def layout_config(layout: str, case: str) -> Config:
         latent=_LATENTS[latent],
         loss=_LOSSES[loss],
         data=DataConfig(train_data=["unused.jsonl"], tokenizer_model="unused.model", max_length=64),
-        parallel=ParallelConfig(device="cpu", **LAYOUTS[layout][1]),
+        parallel=parallel,
         training=TrainingConfig(micro_batch_size=2, global_batch_size=8, seed=3),
     )
 

@@ -20,7 +20,13 @@ WORKER = Path(__file__).parent / "checkpoint_worker.py"
 
 SAME = {"single": 1, "dp2": 2, "tp2_bf16": 2, "pp2_tied": 2, "dp2_overlap": 2}
 """Run that is resumed in its own layout -> processes."""
-OTHER = [("single_plain", "tp2"), ("pp2_interleaved", "tp2"), ("dp2_sharded", "tp2"), ("single_tied", "pp2_tied")]
+OTHER = [
+    ("single_plain", "tp2"),
+    ("pp2_interleaved", "tp2"),
+    ("dp2_sharded", "tp2"),
+    ("single_tied", "pp2_tied"),
+    ("dp2_experts", "tp2_experts"),
+]
 """Run, and the run in another layout, and with or without the distributed optimizer, that wrote its checkpoint."""
 REFUSALS = {
     "codebook": "latent_head.codebook has shape [6, 32], this model needs [12, 32]",
@@ -52,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints")
     (folder / "empty").mkdir()
     run_alone(folder, "straight:single", "straight:single_async", "initial:sft", "initial:continuous")
-    torchrun(2, WORKER, str(folder), *(f"straight:{name}" for name in ("dp2", "tp2_bf16", "pp2_tied", "dp2_overlap", "tp2")))
+    torchrun(2, WORKER, str(folder), *(f"straight:{name}" for name in ("dp2", "tp2_bf16", "pp2_tied", "dp2_overlap", "tp2", "tp2_experts")))
     resumed = [f"resume:{name}:{name}" for name, processes in SAME.items() if processes == 2]
     resumed += [f"resume:{name}:{source}" for name, source in OTHER if not name.startswith("single")]
     torchrun(2, WORKER, str(folder), *resumed)

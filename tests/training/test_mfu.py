@@ -1,5 +1,7 @@
 """Counted work against independent counts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -33,6 +35,15 @@ def test_flops_are_what_torch_counts_in_a_llama():
         model(torch.zeros(1, length, dtype=torch.int64), use_cache=False)
     # Eager attention computes the square that the mask then hides: told as attended here.
     assert model_flops(_config(), (length, length, length**2, 1)) == 3 * counter.get_total_flops()
+
+
+def test_a_token_counts_for_the_experts_that_it_meets():
+    dense, layers, tokens = model_flops(_config(), (20, 10, 100, 2)), 3, 20
+    experts = Config(
+        model=replace(MODEL, num_experts=8, moe_router_topk=2), latent=LatentConfig(latent_mode="none"), loss=LossConfig(loss_type="sft")
+    )
+    another_and_router = 3 * 32 * 48 + 32 * 8
+    assert model_flops(experts, (20, 10, 100, 2)) - dense == 6 * layers * another_and_router * tokens
 
 
 def test_a_reference_adds_a_forward_pass_where_there_is_one():
