@@ -175,6 +175,8 @@ def test_each_contradiction_is_refused(flags, world_size, message):
         ("--loss-type sft --latent-mode none --reference-offload", "--reference-offload", "the others have no reference"),
         ("--reference-cache f", "--reference-cache", "without --reference precomputed"),
         ("--reference precomputed --reference-cache f --reference-offload", "--reference-offload", "without --reference online"),
+        ("--moe-router-topk 3", "--moe-router-topk", "without --num-experts"),
+        ("--moe-router-pre-softmax", "--moe-router-pre-softmax", "without --num-experts"),
         ("--rope-scaling-factor 4", "--rope-scaling-factor", "without --use-rope-scaling"),
         ("--recompute-granularity selective --recompute-method block", "--recompute-method", "without --recompute-granularity full"),
         ("--recompute-num-layers 1", "--recompute-num-layers", "without --recompute-granularity full"),
