@@ -5,8 +5,6 @@ python pair_logps_memory.py SCHEDULE WORDS
 
 from __future__ import annotations
 
-import os
-import resource
 import sys
 from pathlib import Path
 
@@ -20,9 +18,16 @@ def main() -> None:
     schedule, words = sys.argv[1], int(sys.argv[2])
     _pass(schedule, 64)
     hidden, weight = torch.randn(ROWS, WIDTH).requires_grad_(), torch.randn(words, WIDTH).requires_grad_()
-    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    resident = _resident("VmRSS")
     _run(schedule, hidden, weight)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - resident)
+    # Not ru_maxrss: that also remembers the process which started this one.
+    print(_resident("VmHWM") - resident)
+
+
+def _resident(field: str) -> int:
+    """Bytes; VmHWM is the peak of VmRSS."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
 
 
 def _pass(schedule: str, words: int) -> None:
