@@ -9,6 +9,7 @@ import pytest
 import torch
 
 TOOLS = Path(__file__).parents[2] / "tools"
+pytestmark = pytest.mark.slow
 
 
 def run(*arguments):
