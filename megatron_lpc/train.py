@@ -22,7 +22,6 @@ from megatron_lpc.config import Config, ConfigError, parse_args, print_config, s
 from megatron_lpc.data.sampler import StreamOrder
 from megatron_lpc.model import wrap_data_parallel
 from megatron_lpc.training.checkpoint import Checkpoints, RunState
-from megatron_lpc.training.collectives import from_data_parallel_ranks
 from megatron_lpc.training.evaluate import evaluate_pairs
 from megatron_lpc.training.optimizer import build_optimizer, build_scheduler
 from megatron_lpc.training.run import (
@@ -33,6 +32,7 @@ from megatron_lpc.training.run import (
     open_tokenizer,
     start_model,
     starting_point,
+    stream_positions,
     total_steps,
     training_steps,
 )
@@ -71,7 +71,7 @@ def train(config: Config) -> dict[str, dict[str, float]]:
     state = checkpoints.load(start) if start else RunState(iteration=0, consumed_samples=0, bad_steps=0, train_iters=steps)
 
     step = TrainStep(config, platform, chunks, optimizer, scheduler, reference, steps)
-    loader = make_stream(config, tokenizer, state.positions) if data is None else make_loader(config, tokenizer, data)
+    loader = make_stream(config, tokenizer, state) if data is None else make_loader(config, tokenizer, data)
     stream = training_steps(config, loader, state.consumed_samples)
     stop = _StopSignal()
     results: dict[str, dict[str, float]] = {}
@@ -109,7 +109,7 @@ def train(config: Config) -> dict[str, dict[str, float]]:
             if _due(state.iteration, config.logging.eval_interval) and not last:
                 evaluate()
             if config.checkpoint.save and (last or stopped or _due(state.iteration, config.checkpoint.save_interval)):
-                checkpoints.save(replace(state, positions=from_data_parallel_ranks(loader.position(state.consumed_samples))))
+                checkpoints.save(replace(state, positions=stream_positions(loader, state.consumed_samples)))
             checkpoints.poll()
             if stopped:
                 break

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
 
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.cache import PairDataset
@@ -38,10 +37,6 @@ class PairLoader:
             return self._batches([[ids[p] for p in places] for places in plan], [[rows[p] for p in places] for places in plan])
 
         return prefetch(step(first) for first in count(consumed_samples, self.global_batch_size))
-
-    def position(self, consumed_samples: int) -> dict[str, Any]:
-        """What a checkpoint must hold of the reader beside the number of samples: nothing."""
-        return {}
 
     def evaluation(self, *, max_steps: int | None = None) -> Iterator[list[tuple[PairBatch, int]]]:
         """Steps over the data set in order, at most `max_steps`: micro-batches, each with the number of leading pairs that count.

@@ -49,7 +49,7 @@ class RunState:
     train_iters: int = 0
     """Steps of the whole run; schedules are stretched to it."""
     positions: list[dict[str, Any]] = field(default_factory=list)
-    """With streamed data, where the reader of each data parallel rank was; each stands in a checkpoint alone."""
+    """With streamed data, where the reader of each data parallel rank was; set in a checkpoint alone, and empty without a stream."""
 
 
 class Checkpoints:

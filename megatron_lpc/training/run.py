@@ -22,8 +22,10 @@ from megatron_lpc.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lpc.losses import uses_reference
 from megatron_lpc.model import build_model
 from megatron_lpc.platform import Platform
+from megatron_lpc.training.checkpoint import RunState
 from megatron_lpc.training.checkpoint_folder import holds_checkpoint, resolve_checkpoint
 from megatron_lpc.training.checkpoint_tensors import load_weights
+from megatron_lpc.training.collectives import from_data_parallel_ranks
 from megatron_lpc.training.mfu import attention_cost
 from megatron_lpc.training.reference import CachedReference, NoReference, OnlineReference, Reference
 from megatron_lpc.training.reference_cache import load_reference_cache, weights_fingerprint
@@ -115,17 +117,25 @@ def training_steps(config: Config, loader: PairLoader | StreamLoader, consumed_s
         yield from loader.training(config.training.seed, consumed_samples)
 
 
-def make_stream(config: Config, tokenizer: Tokenizer, positions: Sequence[dict[str, Any]]) -> StreamLoader:
-    """This rank's share of streamed training data.
+def stream_positions(loader: PairLoader | StreamLoader, consumed_samples: int) -> list[dict[str, Any]]:
+    """What a checkpoint must hold of each data parallel rank's reader: nothing where the data are not streamed.
 
-    Args:
-        positions: where the reader of each data parallel rank was when the run was saved; empty at its start.
+    Collective, where they are: an all-gather of objects over the data parallel group.
+    """
+    return from_data_parallel_ranks(loader.position(consumed_samples)) if isinstance(loader, StreamLoader) else []
+
+
+def make_stream(config: Config, tokenizer: Tokenizer, state: RunState) -> StreamLoader:
+    """This rank's share of streamed training data, from where the run was saved.
 
     Raises:
-        ConfigError: the run was saved with another number of data parallel ranks.
+        ConfigError: the run that is resumed did not stream its data, or was of another number of data parallel ranks.
     """
+    positions = state.positions
     rank, size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
     batch = config.training.global_batch_size
+    if state.consumed_samples and not positions:
+        raise ConfigError("--streaming: the checkpoint is of a run that did not stream its data; resume without it")
     if positions and len(positions) != size:
         raise ConfigError(
             f"--streaming: the checkpoint is of {len(positions)} data parallel ranks, each with its share of the data, and this run "
