@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor, nn
 
-T = TypeVar("T")
 _KEPT = 16
 """Micro-batches whose masks are kept: a pipeline's recomputation comes back to as many as are in flight."""
 
@@ -35,7 +34,7 @@ class Span:
 class MaskCache:
     """Whatever `make` makes of a layout, for the micro-batches last seen."""
 
-    def __init__(self, make: Callable[[Tensor], T]) -> None:
+    def __init__(self, make: Callable[[Tensor], Any]) -> None:
         self._make = make
         self._made: OrderedDict[int, tuple[Tensor, Any]] = OrderedDict()
 
@@ -53,10 +52,15 @@ def visible(documents: Tensor, positions: Tensor, window: int | None = None) -> 
     """[..., S, S] bool of documents and positions [..., S]: True where the query (second last axis) may attend to the key."""
     query, key = documents[..., :, None], documents[..., None, :]
     index = torch.arange(documents.size(-1), device=documents.device)
-    seen = (index[:, None] >= index) & ((query == key) | (key == query.div(3, rounding_mode="floor") * 3))
+    seen = (index[:, None] >= index) & _reads(query, key)
     if window is not None:
         seen &= positions[..., :, None] - positions[..., None, :] < window
     return seen
+
+
+def _reads(own: Tensor, other: Tensor) -> Tensor:
+    """Whether tokens of document `own` may attend to those of `other`: the same one, or the shared prompt of its pair."""
+    return (own == other) | (other == own.div(3, rounding_mode="floor") * 3)
 
 
 def spans(layout: Tensor, window: int | None = None) -> list[Span]:
@@ -85,8 +89,7 @@ def block_mask(layout: Tensor, window: int | None = None) -> Any:
     documents, positions = layout
 
     def may_attend(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        mine, theirs = documents[row, query], documents[row, key]
-        seen = (query >= key) & ((mine == theirs) | (theirs == mine.div(3, rounding_mode="floor") * 3))
+        seen = (query >= key) & _reads(documents[row, query], documents[row, key])
         return seen if window is None else seen & (positions[row, query] - positions[row, key] < window)
 
     rows, length = documents.shape
