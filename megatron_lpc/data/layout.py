@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.collate import collate
 from megatron_lpc.data.encode import EncodedPair
 from megatron_lpc.data.packing import pack
+
+Lengths = TypeVar("Lengths", NDArray[np.int64], Tensor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,5 +94,11 @@ def pair_tokens(lengths: NDArray[np.int64], share_prompt: bool) -> NDArray[np.in
 def attended(lengths: NDArray[np.int64], share_prompt: bool) -> NDArray[np.int64]:
     """[P] query-key pairs that causal attention lets through, without a window."""
     prompt, chosen, rejected = lengths.T
-    whole = sum(n * (n + 1) // 2 for n in (prompt + chosen, prompt + rejected))
-    return whole - prompt * (prompt + 1) // 2 if share_prompt else whole
+    whole = causal_pairs(prompt + chosen) + causal_pairs(prompt + rejected)
+    return whole - causal_pairs(prompt) if share_prompt else whole
+
+
+def causal_pairs(length: Lengths, window: int | None = None) -> Lengths:
+    """Query-key pairs of causal attention in sequences of these lengths, each query reading `window` tokens at most, itself included."""
+    beyond = (length - window).clip(min=0) if window else 0 * length
+    return (length * (length + 1) - beyond * (beyond + 1)) // 2

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from megatron_lpc.config import Config, LatentConfig, ModelConfig, head_width
 from megatron_lpc.data.batch import PairBatch
+from megatron_lpc.data.layout import causal_pairs
 from megatron_lpc.platform import Platform
 
 _FORWARD, _FORWARD_BACKWARD = 2, 6
@@ -54,12 +55,8 @@ def batch_work(batch: PairBatch, sliding_window: int | None = None) -> Tensor:
         prompt, shared = positions + 1, (documents % 3 == 0).long()
     whole = prompt.repeat(2) + batch.response_length
 
-    def attended(length: Tensor) -> Tensor:
-        beyond = (length - sliding_window).clamp(min=0) if sliding_window else torch.zeros_like(length)
-        return (length * (length + 1) - beyond * (beyond + 1)) // 2
-
     tokens = whole.sum() - (shared * prompt).sum()
-    keys = attended(whole).sum() - (shared * attended(prompt)).sum()
+    keys = causal_pairs(whole, sliding_window).sum() - (shared * causal_pairs(prompt, sliding_window)).sum()
     return torch.stack([tokens, batch.response_length.sum(), keys, torch.full_like(tokens, batch.num_pairs)])
 
 
