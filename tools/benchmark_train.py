@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from resident_memory import resident
 
 from megatron_lpc.config import Config, DataConfig, LatentConfig, LossConfig, ModelConfig, ParallelConfig, TrainingConfig
 from megatron_lpc.data.cache import PairDataset, build_dataset
@@ -126,7 +127,7 @@ class Meter:
         self._on_gpu = device == "cuda"
         if self._on_gpu:
             torch.cuda.reset_peak_memory_stats()
-        self._held = torch.cuda.memory_allocated() if self._on_gpu else _resident("VmRSS")
+        self._held = torch.cuda.memory_allocated() if self._on_gpu else resident("VmRSS")
         self._ends: list[float] = []
 
     def step_ended(self) -> None:
@@ -135,16 +136,8 @@ class Meter:
         self._ends.append(time.perf_counter())
 
     def result(self) -> dict[str, float]:
-        peak = torch.cuda.max_memory_allocated() if self._on_gpu else _resident("VmHWM")
+        peak = torch.cuda.max_memory_allocated() if self._on_gpu else resident("VmHWM")
         return {"seconds": self._ends[-1] - self._ends[0], "peak_gb": (peak - self._held) / 1e9}
-
-
-def _resident(field: str) -> int:
-    """Bytes; VmHWM is the peak of VmRSS."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise Skipped("resident memory is read from /proc, which this system does not have")
 
 
 def measure_ours(work: Workload, provider: str) -> dict[str, float]:

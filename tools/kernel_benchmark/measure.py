@@ -10,6 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from resident_memory import resident
 
 from kernel_benchmark import mix_case, pair_providers
 from kernel_benchmark.mix_case import MixCase
@@ -126,20 +127,15 @@ def _resident_peak(case: Case, name: str, threads: int, sender) -> None:  # type
     if name != "compile":
         step = providers_of(case)[name](case)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    before = _status("VmHWM")
+    before = resident("VmHWM")
     step()
-    sender.send(_status("VmHWM") - before)
+    sender.send(resident("VmHWM") - before)
 
 
 def _tiny(case: Case) -> Case:
     if isinstance(case, PairCase):
         return replace(case, model="8x32", rows=8, response=2, tp=1)
     return replace(case, pairs=2, codes=4, width=8)
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def product_ceiling(case: PairCase, rounds: int, clock: str = "wall") -> float:
