@@ -21,7 +21,7 @@ def test_every_item_is_in_one_bin_within_the_budget(tokens, budget, multiple):
 
 
 def test_as_few_bins_as_go():
-    assert pack([5, 5, 5, 5], [1, 1, 1, 1], 10) == [[0, 1], [2, 3]] or len(pack([5, 5, 5, 5], [1, 1, 1, 1], 10)) == 2
+    assert len(pack([5, 5, 5, 5], [1, 1, 1, 1], 10)) == 2
     assert len(pack([6, 6, 6, 6], [1, 1, 1, 1], 10)) == 4
     assert len(pack([1] * 6, [1] * 6, 10, multiple=3)) == 3
 
