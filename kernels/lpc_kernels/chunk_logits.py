@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from itertools import cycle
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Chunk = TypeVar("Chunk")
+Started = TypeVar("Started")
+
+
+def overlapped(chunks: Iterable[Chunk], start: Callable[[Chunk], Started], alive: int) -> Iterator[Started]:
+    """What `start` gives for each chunk, in order, `alive` of them started before the first is handed out: so that what one waits for
+    arrives beneath the work of the next."""
+    waiting: deque[Started] = deque()
+    for chunk in chunks:
+        waiting.append(start(chunk))
+        if len(waiting) == alive:
+            yield waiting.popleft()
+    yield from waiting
 
 
 class ChunkLogits:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lpc_kernels.chunk_logits import ChunkLogits
+from lpc_kernels.chunk_logits import ChunkLogits, overlapped
 from lpc_kernels.gradients import Gradients, Wanted
 from lpc_kernels.head import Head, latent_biases
 from lpc_kernels.row_work import keeps_exponentials, logits_gradient_, row_stats
@@ -71,15 +71,15 @@ class Pairwise(torch.autograd.Function):
         # Other ranks' statistics arrive beneath the next chunk's product, at the price of a second chunk.
         chunks, alive = pair_chunks(paired, chunk_size), 1 if head.group is None else 2
         product = ChunkLogits(rows, words, [place for place, _ in chunks], alive)
-        waiting: list[_Chunk] = []
-        for place, pairs in chunks:
+
+        def start(chunk: tuple[slice, slice]) -> _Chunk:
+            place, pairs = chunk
             logits = product(place)
             keep = keeps_exponentials(logits, stats.size(1), head, entropy)
             own = row_stats(logits, bias, targets[place], paired, place, head, entropy, keep)
-            waiting.append(_Chunk(place, pairs, logits, gather_stats(own, head.group), own[0] if keep else None))
-            if len(waiting) == alive:
-                total += finish(waiting.pop(0))
-        for chunk in waiting:
+            return _Chunk(place, pairs, logits, gather_stats(own, head.group), own[0] if keep else None)
+
+        for chunk in overlapped(chunks, start, alive):
             total += finish(chunk)
         d_hidden, d_weight, d_z = gradients.finish()
         if d_hidden is not None:

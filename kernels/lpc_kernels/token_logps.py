@@ -6,6 +6,7 @@ logits(h + z) = h W^T + (z W^T)[pair of the row].
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lpc_kernels.chunk_logits import ChunkLogits
+from lpc_kernels.chunk_logits import ChunkLogits, overlapped
 from lpc_kernels.gradients import Gradients, Wanted
 from lpc_kernels.head import Head, latent_biases
 from lpc_kernels.row_work import fused_stats, fuses, logits_gradient_, row_stats
@@ -100,8 +101,8 @@ class Frozen(torch.autograd.Function):
         stats = hidden.new_empty((3 + entropy, latents, rows), dtype=dtype)
         reductions: list[dist.Work] = []
 
-        def finish(chunk: slice, base: Tensor, merged: Tensor) -> None:
-            stats[..., chunk] = merged
+        def finish(chunk: slice, base: Tensor, arriving: Callable[[], Tensor]) -> None:
+            merged = stats[..., chunk] = arriving()
             one = merged.new_ones((1, base.size(0)))
             for n in range(latents):
                 logits = base if n == latents - 1 else base.clone()
@@ -115,15 +116,13 @@ class Frozen(torch.autograd.Function):
 
         chunks, alive = row_chunks(rows, chunk_size), 1 if head.group is None else 2
         product = ChunkLogits(hidden, words, chunks, alive)
-        waiting: list[Any] = []
-        for chunk in chunks:
+
+        def start(chunk: slice) -> tuple[slice, Tensor, Callable[[], Tensor]]:
             base = product(chunk)
-            waiting.append((chunk, base, gather_stats(row_stats(base, bias, targets[chunk], runs, chunk, head, entropy), head.group)))
-            if len(waiting) == alive:
-                previous, logits, merged = waiting.pop(0)
-                finish(previous, logits, merged())
-        for previous, logits, merged in waiting:
-            finish(previous, logits, merged())
+            return chunk, base, gather_stats(row_stats(base, bias, targets[chunk], runs, chunk, head, entropy), head.group)
+
+        for started in overlapped(chunks, start, alive):
+            finish(*started)
         for reduction in reductions:
             reduction.wait()
         ctx.runs = runs
