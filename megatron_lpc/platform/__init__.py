@@ -25,8 +25,10 @@ for _said in (
     "When using async grad allreduce",
     "`load_state_dict` is deprecated",
     "Please use DTensor instead",
+    # Its other name is new in torch 2.13; 2.11 has this one alone.
+    "`torch.distributed.all_gather_into_tensor` is deprecated",
 ):
-    warnings.filterwarnings("ignore", message=_said, module=r"(megatron\.core|torch\.distributed\.checkpoint)")
+    warnings.filterwarnings("ignore", message=_said, module=r"(megatron\.core|torch\.distributed\.(checkpoint|c10d_logger))")
 
 
 @dataclass(frozen=True)
