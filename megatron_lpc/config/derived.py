@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from megatron_lpc.config.schema import Config
+from megatron_lpc.config.schema import Config, ModelConfig
 
 
 def model_parallel_size(config: Config) -> int:
@@ -22,9 +22,9 @@ def num_microbatches(config: Config, world_size: int) -> int:
     return config.training.global_batch_size // (config.training.micro_batch_size * data_parallel_size(config, world_size))
 
 
-def head_width(config: Config) -> int:
+def head_width(model: ModelConfig) -> int:
     """Width of one attention head."""
-    return config.model.kv_channels or config.model.hidden_size // config.model.num_attention_heads
+    return model.kv_channels or model.hidden_size // model.num_attention_heads
 
 
 def padded_vocab_size(config: Config, vocab_size: int) -> int:

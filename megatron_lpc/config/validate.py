@@ -75,10 +75,10 @@ def _model(config: Config) -> Iterator[str]:
         yield f"--hidden-size {model.hidden_size}: must be a multiple of --num-attention-heads {heads}, or set --kv-channels"
     if heads % groups:
         yield f"--num-query-groups {groups}: must divide --num-attention-heads {heads}"
-    rotated = int(head_width(config) * model.rotary_percent)
+    rotated = int(head_width(model) * model.rotary_percent)
     if rotated < 2 or rotated % 2:
         yield (
-            f"--rotary-percent {model.rotary_percent}: rotates {rotated} of the {head_width(config)} channels of a head, "
+            f"--rotary-percent {model.rotary_percent}: rotates {rotated} of the {head_width(model)} channels of a head, "
             "and channels are rotated in pairs; choose a share (or --kv-channels) that gives an even number"
         )
 

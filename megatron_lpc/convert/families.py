@@ -10,10 +10,10 @@ from typing import Any, Literal
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
-from megatron_lpc.config import ModelConfig
+from megatron_lpc.config import ModelConfig, head_width
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.rope import rope_options, rope_settings
-from megatron_lpc.convert.weights import DECODER, EMBEDDING, OUTPUT, QK_NORM, QKV_BIAS, Weight, expert_decoder, head_width
+from megatron_lpc.convert.weights import DECODER, EMBEDDING, OUTPUT, QK_NORM, QKV_BIAS, Weight, expert_decoder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from megatron_lpc.config import ModelConfig
+from megatron_lpc.config import ModelConfig, head_width
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,6 @@ class Weight:
         """Shapes of the parts, in the order of `hf`."""
         parts = self.transform.split(model, torch.empty(self.shape(model), device="meta"))
         return [tuple(part.shape) for part in parts]
-
-
-def head_width(model: ModelConfig) -> int:
-    """D."""
-    return model.kv_channels or model.hidden_size // model.num_attention_heads
 
 
 def _qkv_rows(model: ModelConfig) -> int:

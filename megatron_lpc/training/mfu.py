@@ -77,7 +77,7 @@ def model_flops(config: Config, work: tuple[int, int, int, int]) -> float:
 
 def attention_cost(config: Config) -> float:
     """Work of attention for one query-key pair, where a token's passage through the weights of a layer is 1."""
-    return 2 * config.model.num_attention_heads * head_width(config) / _layer_weights(config)
+    return 2 * config.model.num_attention_heads * head_width(config.model) / _layer_weights(config)
 
 
 def mfu(flops: float, seconds: float, devices: int, peak_tflops: float) -> float:
@@ -95,7 +95,7 @@ def peak_tflops(platform: Platform, bf16: bool) -> float:
 
 
 def _layer_weights(config: Config) -> int:
-    model, width = config.model, head_width(config)
+    model, width = config.model, head_width(config.model)
     groups = model.num_query_groups or model.num_attention_heads
     attention = model.hidden_size * width * (2 * model.num_attention_heads + 2 * groups)
     mlp = 3 * model.hidden_size * model.ffn_hidden_size

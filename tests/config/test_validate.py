@@ -263,6 +263,6 @@ def test_derived_numbers():
     config = _config("--tensor-model-parallel-size 2 --pipeline-model-parallel-size 2")
     assert data_parallel_size(config, 8) == 2
     assert num_microbatches(config, 8) == 4
-    assert head_width(config) == 32
-    assert head_width(_config("--kv-channels 48")) == 48
+    assert head_width(config.model) == 32
+    assert head_width(_config("--kv-channels 48").model) == 48
     assert [padded_vocab_size(config, v) for v in (1, 128, 129)] == [128, 128, 256]
