@@ -4,10 +4,10 @@
     python tools/benchmark_train.py --data hh-harmless.jsonl.gz --device cuda --shape llama-3.2-1b --pack-to 8192 --output ...
 
 Every measurement is a process of its own. Rounds go through all of them in turn, so that a machine that grows slower slows all alike; the
-table has medians over the rounds, and ratios to TRL. All train in the same precision with as many threads, global batches, micro-batches
-and an online reference; weights are random. Time runs from the end of the first step to the end of the last, data included. Memory is the
-peak beyond what the process held before it built its models: resident on a CPU, allocated on a GPU. Tokens count what the algorithm reads,
-prompt and response of both sides, whatever was computed: so tokens/s compare.
+table has medians over the rounds. Ratios, to TRL, and of LPC to the same layout of rows without, are medians over the steps of all rounds:
+the same step has the same pairs everywhere. All train in the same precision with as many threads, global batches, micro-batches and an
+online reference; weights are random. A step lasts from the end of the one before to its own, data included; the first only warms up.
+Memory is the peak beyond what the process held before it built its models: resident on a CPU, allocated on a GPU. Tokens count what the algorithm reads, prompt and response of both sides, whatever was computed: so tokens/s compare.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,9 @@ PROVIDERS = {
     "trl": "TRL DPOTrainer",
     "trl-padding-free": "TRL DPOTrainer, padding-free",
     "separate": "padded rows",
+    "separate-lpc": "padded rows, LPC",
     "packed": "packed",
     "shared-packed": "shared prompt, packed",
-    "separate-lpc": "padded rows, LPC",
     "shared-packed-lpc": "shared prompt, packed, LPC",
 }
 SEED = 1234
@@ -121,7 +122,7 @@ class Skipped(Exception):
 
 
 class Meter:
-    """Seconds after the first step, and the peak of memory from now on."""
+    """Seconds of the steps after the first, and the peak of memory from now on."""
 
     def __init__(self, device: str) -> None:
         self._on_gpu = device == "cuda"
@@ -135,12 +136,12 @@ class Meter:
             torch.cuda.synchronize()
         self._ends.append(time.perf_counter())
 
-    def result(self) -> dict[str, float]:
+    def result(self) -> dict[str, Any]:
         peak = torch.cuda.max_memory_allocated() if self._on_gpu else resident("VmHWM")
-        return {"seconds": self._ends[-1] - self._ends[0], "peak_gb": (peak - self._held) / 1e9}
+        return {"seconds": [end - start for start, end in pairwise(self._ends)], "peak_gb": (peak - self._held) / 1e9}
 
 
-def measure_ours(work: Workload, provider: str) -> dict[str, float]:
+def measure_ours(work: Workload, provider: str) -> dict[str, Any]:
     """This project, through the parts of its training program."""
     from megatron_lpc.model import wrap_data_parallel
     from megatron_lpc.training.optimizer import build_optimizer, build_scheduler
@@ -166,7 +167,7 @@ def measure_ours(work: Workload, provider: str) -> dict[str, float]:
     return meter.result()
 
 
-def measure_trl(work: Workload, provider: str) -> dict[str, float]:
+def measure_trl(work: Workload, provider: str) -> dict[str, Any]:
     """TRL on a transformers Llama of the same shape, given the same token ids."""
     from datasets import Dataset
     from tokenizers import Tokenizer, models
@@ -245,12 +246,16 @@ def measure(work: Workload, provider: str) -> dict[str, Any]:
         return {"skipped": str(reason)}
 
 
-def run_rounds(work: Workload, providers: list[str], rounds: int) -> dict[str, list[dict[str, Any]]]:
-    """Results of each provider, one a round, each from a process of its own."""
+Rounds = dict[str, list[dict[str, Any]]]
+"""Results of each provider, one a round."""
+
+
+def run_rounds(work: Workload, providers: list[str], rounds: int, file: Path) -> Rounds:
+    """Measure each provider once a round, in a process of its own; `file` has what is known after each."""
     from rich.console import Console
     from rich.progress import track
 
-    results: dict[str, list[dict[str, Any]]] = {provider: [] for provider in providers}
+    results: Rounds = {provider: [] for provider in providers}
     turns = [provider for _ in range(rounds) for provider in providers]
     for provider in track(turns, description="Measuring", console=Console(stderr=True)):
         if results[provider] and "skipped" in results[provider][-1]:
@@ -262,29 +267,36 @@ def run_rounds(work: Workload, providers: list[str], rounds: int) -> dict[str, l
             if done.returncode:
                 raise SystemExit(f"{provider} failed:\n{done.stderr[-4000:]}")
             results[provider].append(json.loads(answer.read_text()))
+        file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return results
 
 
-def table(work: Workload, results: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """A row a provider: medians, and ratios to TRL where that ran."""
+def speedup(rounds: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> float:
+    """How many times as fast as the baseline: the median over the steps of all rounds."""
+    both = zip(rounds, baseline, strict=True)
+    return statistics.median(slow / fast for one, other in both for fast, slow in zip(one["seconds"], other["seconds"], strict=True))
+
+
+def table(work: Workload, results: Rounds) -> list[dict[str, Any]]:
+    """A row a provider: medians, and ratios to what it is compared with where that was measured."""
     rows = work.rows()[work.global_batch_size :]
     tokens = int(pair_tokens(work.dataset().lengths[rows], share_prompt=False).sum())
     lines: list[dict[str, Any]] = []
     for provider, rounds in results.items():
         line: dict[str, Any] = {"provider": PROVIDERS[provider]}
-        if "skipped" in rounds[0]:
-            lines.append(line | {"note": rounds[0]["skipped"]})
-            continue
-        seconds = statistics.median(one["seconds"] for one in rounds)
-        spread = (max(one["seconds"] for one in rounds) - min(one["seconds"] for one in rounds)) / seconds
-        line |= {"pairs/s": len(rows) / seconds, "tokens/s": tokens / seconds, "spread": spread}
-        line["peak GB"] = statistics.median(one["peak_gb"] for one in rounds)
         lines.append(line)
-    first = next((line for line in lines if line["provider"] == PROVIDERS["trl"]), {})
-    for line in lines:
-        if "pairs/s" in line and "pairs/s" in first:
-            line["speed / TRL"] = line["pairs/s"] / first["pairs/s"]
-            line["memory / TRL"] = line["peak GB"] / first["peak GB"]
+        if "skipped" in rounds[0]:
+            line["note"] = rounds[0]["skipped"]
+            continue
+        times = [sum(one["seconds"]) for one in rounds]
+        seconds = statistics.median(times)
+        line |= {"pairs/s": len(rows) / seconds, "tokens/s": tokens / seconds, "spread": (max(times) - min(times)) / seconds}
+        line["peak GB"] = statistics.median(one["peak_gb"] for one in rounds)
+        if trl := results.get("trl"):
+            line["speed / TRL"] = speedup(rounds, trl)
+            line["memory / TRL"] = line["peak GB"] / statistics.median(one["peak_gb"] for one in trl)
+        if provider.endswith("-lpc") and (plain := results.get(provider.removesuffix("-lpc"))):
+            line["speed / plain"] = speedup(rounds, plain)
     return lines
 
 
@@ -296,6 +308,7 @@ _COLUMNS = {
     "peak GB": "{:.2f}",
     "speed / TRL": "{:.2f}",
     "memory / TRL": "{:.2f}",
+    "speed / plain": "{:.3f}",
     "note": "{}",
 }
 
@@ -364,17 +377,15 @@ def main() -> None:
             liger=options.liger,
         )
         work.dataset()
-        results = run_rounds(work, options.providers, options.rounds)
+        results = run_rounds(work, options.providers, options.rounds, options.output / "results.json")
         lines = table(work, results)
-    command = "python tools/benchmark_train.py " + " ".join(
-        f"--{name.replace('_', '-')} {getattr(options, name)}"
-        for name in ("device", "shape", "vocab_size", "steps", "global_batch_size", "micro_batch_size", "pack_to", "max_length", "rounds")
-    )
+    named = ("device", "shape", "vocab_size", "steps", "global_batch_size", "micro_batch_size", "pack_to", "max_length", "rounds")
+    flags = [f"--{name.replace('_', '-')} {getattr(options, name)}" for name in named]
+    command = " ".join([f"python tools/benchmark_train.py --data {Path(options.data).name}", *flags, *["--liger"] * options.liger])
     text = (
         f"{markdown(lines)}\n{machine(work)}. Medians of {options.rounds} rounds; spread is (slowest - fastest) / median.\n\n`{command}`\n"
     )
     (options.output / "table.md").write_text(text, encoding="utf-8")
-    (options.output / "results.json").write_text(json.dumps({"workload": asdict(work), "rounds": results, "table": lines}, indent=1))
     Console().print(Markdown(text))
 
 
