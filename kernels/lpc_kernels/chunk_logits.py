@@ -10,6 +10,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from lpc_kernels.large import large
+
 Chunk = TypeVar("Chunk")
 Started = TypeVar("Started")
 
@@ -32,7 +34,8 @@ class ChunkLogits:
         """hidden: [N, H]. words: [V, H]. alive: chunks whose logits are needed at one time."""
         self._hidden, self._words = hidden, words
         largest = max((chunk.stop - chunk.start for chunk in chunks), default=0)
-        self._buffers = cycle([hidden.new_empty((largest, words.size(0))) for _ in range(min(alive, len(chunks)))])
+        shape, kind = (largest, words.size(0)), (hidden.dtype, hidden.device)
+        self._buffers = cycle([large(torch.empty, shape, *kind) for _ in range(min(alive, len(chunks)))])
 
     def __call__(self, chunk: slice) -> Tensor:
         """[C, V] h W^T of the rows of a chunk, good until `alive` more chunks have been made."""

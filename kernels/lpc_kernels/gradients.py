@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lpc_kernels.head import Head
+from lpc_kernels.large import large
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Gradients:
         self.hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format) if wanted.hidden else None
         self.weight = wanted.weight_grad
         if wanted.weight and self.weight is None:
-            self.weight = weight.new_zeros(weight.shape, dtype=dtype)
+            self.weight = large(torch.zeros, weight.shape, dtype, weight.device)
         self.bias: Tensor | None = None
         if z is not None and (wanted.weight or wanted.z):
             self.bias = torch.zeros((*z.shape[:2], head.columns), dtype=dtype, device=z.device)

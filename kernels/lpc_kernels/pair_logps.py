@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lpc_kernels.head import Head
 from lpc_kernels.pairwise import PairLoss, Pairwise, summed_loss
+from lpc_kernels.row_work import on_triton
 from lpc_kernels.runs import Runs, by_response
 from lpc_kernels.token_logps import Frozen, Recompute, score
 from lpc_kernels.vocab_parallel import entropy, log_prob, log_sum_exp
@@ -84,8 +85,8 @@ def pair_logps(
 
     Collectives on `tp_group` (all inputs but weight and vocab_start the same on all its ranks), SUM all-reduces but for the first:
     an all-gather of 3 L numbers a row (4 L with entropy), in chunks; of the hidden gradient [N, H] ([L, N, H] with `frozen`), in chunks;
-    of the z gradient [L, P, H] (none with `frozen`). The latter only if that gradient is asked for. So the gradients of hidden and z are
-    complete on every rank (the caller must not reduce them again); the gradient of weight is local.
+    of the z gradient [L, P, H] (none with `frozen`, nor for one latent with `pairwise` on a CPU). Each only if that gradient is asked
+    for. So the gradients of hidden and z are complete on every rank (the caller must not reduce them again); that of weight is local.
 
     Raises ValueError for shapes, dtypes and options that do not fit, RuntimeError for segments not ascending or out of range.
     """
@@ -100,6 +101,8 @@ def pair_logps(
     runs = by_response(segments, num_segments, num_segments if z is None else z.size(-2))
     wants_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (hidden, weight, z))
     chosen = _choose(schedule, weight, latents, runs, pair_loss, chunk_size) if wants_gradient else "none"
+    if chosen == "pairwise" and latents is not None and _adds_to_hidden(hidden, latents):
+        hidden, latents = hidden + latents[0].to(hidden.dtype).index_select(0, segments % latents.size(1)), None
 
     arguments = (hidden, weight, latents, targets, runs, head, chunk_size, with_entropy)
     loss: Tensor | None = None
@@ -128,6 +131,13 @@ def pair_logps(
         entropy=shaped(entropy(stats)) if with_entropy else None,
         loss=loss,
     )
+
+
+def _adds_to_hidden(hidden: Tensor, z: Tensor) -> bool:
+    """Whether z is better added to hidden, in [N, H], than its product to logits, in [N, V]: one latent, where the logits take a pass more
+    for it, where the sum is not rounded to bf16, and where it asks for no gradient of hidden that nobody wants."""
+    alone = z.size(0) == 1 and (hidden.requires_grad or not z.requires_grad)
+    return alone and hidden.dtype.itemsize >= 4 and not on_triton(hidden)
 
 
 def _choose(schedule: Schedule, weight: Tensor, z: Tensor | None, runs: Runs, pair_loss: PairLoss | None, chunk_size: int) -> Schedule:
