@@ -7,7 +7,8 @@ Every measurement is a process of its own. Rounds go through all of them in turn
 table has medians over the rounds. Ratios, to TRL, and of LPC to the same layout of rows without, are medians over the steps of all rounds:
 the same step has the same pairs everywhere. All train in the same precision with as many threads, global batches, micro-batches and an
 online reference; weights are random. A step lasts from the end of the one before to its own, data included; the first only warms up.
-Memory is the peak beyond what the process held before it built its models: resident on a CPU, allocated on a GPU. Tokens count what the algorithm reads, prompt and response of both sides, whatever was computed: so tokens/s compare.
+Memory is the peak beyond what the process held before it built its models: resident on a CPU, allocated on a GPU. Tokens count what the
+algorithm reads, prompt and response of both sides, whatever was computed: so tokens/s compare.
 """
 
 from __future__ import annotations
