@@ -4,11 +4,12 @@
     python tools/benchmark_train.py --data hh-harmless.jsonl.gz --device cuda --shape llama-3.2-1b --pack-to 8192 --output ...
 
 Every measurement is a process of its own. Rounds go through all of them in turn, so that a machine that grows slower slows all alike; the
-table has medians over the rounds. Ratios, to TRL, and of LPC to the same layout of rows without, are medians over the steps of all rounds:
-the same step has the same pairs everywhere. All train in the same precision with as many threads, global batches, micro-batches and an
-online reference; weights are random. A step lasts from the end of the one before to its own, data included; the first only warms up.
-Memory is the peak beyond what the process held before it built its models: resident on a CPU, allocated on a GPU. Tokens count what the
-algorithm reads, prompt and response of both sides, whatever was computed: so tokens/s compare.
+table has medians over the rounds. Ratios are medians over the steps of all rounds, as the same step has the same pairs everywhere; that of
+LPC to the same layout of rows without it is measured by itself, both in one process that trains now a step of the one, now of the other,
+for it is smaller than what two processes differ by. All train in the same precision with as many threads, global batches, micro-batches
+and an online reference; weights are random. A step lasts from the end of the one before to its own, data included; the first only warms
+up. Memory is the peak beyond what the process held before it built its models: resident on a CPU, allocated on a GPU. Tokens count what
+the algorithm reads, prompt and response of both sides, whatever was computed: so tokens/s compare.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ from megatron_lpc.data.cache import PairDataset, build_dataset
 from megatron_lpc.data.layout import pair_tokens
 from megatron_lpc.data.sampler import StreamOrder
 from megatron_lpc.data.tokenizer import load_tokenizer
+from megatron_lpc.model import wrap_data_parallel
+from megatron_lpc.platform import Platform
+from megatron_lpc.training.optimizer import build_optimizer, build_scheduler
+from megatron_lpc.training.run import make_loader, make_references, open_tokenizer, start_model
+from megatron_lpc.training.setup import start_distributed, stop_distributed
+from megatron_lpc.training.step import TrainStep
 
 SHAPES = {
     "small": {"num_layers": 4, "hidden_size": 256, "ffn_hidden_size": 688, "num_attention_heads": 8, "num_query_groups": 4},
@@ -65,6 +72,8 @@ PROVIDERS = {
     "shared-packed": "shared prompt, packed",
     "shared-packed-lpc": "shared prompt, packed, LPC",
 }
+_TURNS = "/plain"
+"""After the name of a provider with LPC: the measurement of its ratio to the one without."""
 SEED = 1234
 
 
@@ -142,30 +151,48 @@ class Meter:
         return {"seconds": [end - start for start, end in pairwise(self._ends)], "peak_gb": (peak - self._held) / 1e9}
 
 
-def measure_ours(work: Workload, provider: str) -> dict[str, Any]:
-    """This project, through the parts of its training program."""
-    from megatron_lpc.model import wrap_data_parallel
-    from megatron_lpc.training.optimizer import build_optimizer, build_scheduler
-    from megatron_lpc.training.run import make_loader, make_references, open_tokenizer, start_model
-    from megatron_lpc.training.setup import start_distributed, stop_distributed
-    from megatron_lpc.training.step import TrainStep
+class Ours:
+    """Steps of this project, through the parts of its training program."""
 
-    config = work.config(provider)
-    device = start_distributed(config)
-    tokenizer, data = open_tokenizer(config), work.dataset()
+    def __init__(self, work: Workload, provider: str, device: Platform) -> None:
+        config = work.config(provider)
+        tokenizer, data = open_tokenizer(config), work.dataset()
+        policy = start_model(config, device)
+        (reference,) = make_references(config, device, policy, [("train", data)])
+        chunks = wrap_data_parallel(config, policy)
+        optimizer = build_optimizer(config, chunks)
+        scheduler = build_scheduler(config, optimizer, work.steps + 1)
+        self._step = TrainStep(config, device, chunks, optimizer, scheduler, reference, work.steps + 1)
+        self._stream = make_loader(config, tokenizer, data).training(config.training.seed)
+
+    def __call__(self, iteration: int) -> None:
+        self._step(next(self._stream), iteration)
+
+
+def measure_ours(work: Workload, provider: str) -> dict[str, Any]:
+    device = start_distributed(work.config(provider))
     meter = Meter(work.device)
-    policy = start_model(config, device)
-    (reference,) = make_references(config, device, policy, [("train", data)])
-    chunks = wrap_data_parallel(config, policy)
-    optimizer = build_optimizer(config, chunks)
-    scheduler = build_scheduler(config, optimizer, work.steps + 1)
-    step = TrainStep(config, device, chunks, optimizer, scheduler, reference, work.steps + 1)
-    stream = make_loader(config, tokenizer, data).training(config.training.seed)
+    ours = Ours(work, provider, device)
     for iteration in range(work.steps + 1):
-        step(next(stream), iteration)
+        ours(iteration)
         meter.step_ended()
     stop_distributed()
     return meter.result()
+
+
+def measure_turns(work: Workload, provider: str) -> dict[str, Any]:
+    """Seconds of the steps of an LPC provider, and of those of the same without LPC that it takes turns with."""
+    names = (provider, provider.removesuffix("-lpc"))
+    device = start_distributed(work.config(provider))
+    both = [Ours(work, name, device) for name in names]
+    seconds: list[list[float]] = [[], []]
+    for iteration in range(work.steps + 1):
+        for turn in (0, 1) if iteration % 2 else (1, 0):
+            began = time.perf_counter()
+            both[turn](iteration)
+            seconds[turn].append(time.perf_counter() - began)
+    stop_distributed()
+    return {"seconds": seconds[0][1:], "plain": seconds[1][1:]}
 
 
 def measure_trl(work: Workload, provider: str) -> dict[str, Any]:
@@ -242,6 +269,8 @@ def measure_trl(work: Workload, provider: str) -> dict[str, Any]:
 
 def measure(work: Workload, provider: str) -> dict[str, Any]:
     try:
+        if provider.endswith(_TURNS):
+            return measure_turns(work, provider.removesuffix(_TURNS))
         return measure_trl(work, provider) if provider.startswith("trl") else measure_ours(work, provider)
     except Skipped as reason:
         return {"skipped": str(reason)}
@@ -283,7 +312,8 @@ def table(work: Workload, results: Rounds) -> list[dict[str, Any]]:
     rows = work.rows()[work.global_batch_size :]
     tokens = int(pair_tokens(work.dataset().lengths[rows], share_prompt=False).sum())
     lines: list[dict[str, Any]] = []
-    for provider, rounds in results.items():
+    for provider in [name for name in PROVIDERS if name in results]:
+        rounds = results[provider]
         line: dict[str, Any] = {"provider": PROVIDERS[provider]}
         lines.append(line)
         if "skipped" in rounds[0]:
@@ -296,8 +326,8 @@ def table(work: Workload, results: Rounds) -> list[dict[str, Any]]:
         if trl := results.get("trl"):
             line["speed / TRL"] = speedup(rounds, trl)
             line["memory / TRL"] = line["peak GB"] / statistics.median(one["peak_gb"] for one in trl)
-        if provider.endswith("-lpc") and (plain := results.get(provider.removesuffix("-lpc"))):
-            line["speed / plain"] = speedup(rounds, plain)
+        if turns := results.get(provider + _TURNS):
+            line["speed / plain"] = speedup(turns, [{"seconds": one["plain"]} for one in turns])
     return lines
 
 
@@ -378,7 +408,9 @@ def main() -> None:
             liger=options.liger,
         )
         work.dataset()
-        results = run_rounds(work, options.providers, options.rounds, options.output / "results.json")
+        chosen = options.providers
+        turns = [name + _TURNS for name in chosen if name.endswith("-lpc") and name.removesuffix("-lpc") in chosen]
+        results = run_rounds(work, [*chosen, *turns], options.rounds, options.output / "results.json")
         lines = table(work, results)
     named = ("device", "shape", "vocab_size", "steps", "global_batch_size", "micro_batch_size", "pack_to", "max_length", "rounds")
     flags = [f"--{name.replace('_', '-')} {getattr(options, name)}" for name in named]
