@@ -19,7 +19,13 @@ def single(run_layout: Callable[[str], list[Result]]) -> Result:
     return _assemble_cases(run_layout("single"))
 
 
-@pytest.fixture(scope="module", params=[name for name in LAYOUTS if name != "single"])
+# Recomputation is core's alone, and takes the gate minutes.
+SLOW = ("recompute_full", "tp2_recompute_selective")
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in LAYOUTS if name != "single"]
+)
 def layout(request: pytest.FixtureRequest, run_layout: Callable[[str], list[Result]]) -> Result:
     return _assemble_cases(run_layout(request.param))
 
