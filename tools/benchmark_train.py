@@ -35,7 +35,7 @@ from megatron_lpc.config import Config, DataConfig, LatentConfig, LossConfig, Mo
 from megatron_lpc.data.cache import PairDataset, build_dataset
 from megatron_lpc.data.layout import pair_tokens
 from megatron_lpc.data.sampler import StreamOrder
-from megatron_lpc.data.tokenizer import load_tokenizer
+from megatron_lpc.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lpc.model import wrap_data_parallel
 from megatron_lpc.platform import Platform
 from megatron_lpc.training.optimizer import build_optimizer, build_scheduler
@@ -154,15 +154,14 @@ class Meter:
 class Ours:
     """Steps of this project, through the parts of its training program."""
 
-    def __init__(self, work: Workload, provider: str, device: Platform) -> None:
-        config = work.config(provider)
-        tokenizer, data = open_tokenizer(config), work.dataset()
+    def __init__(self, config: Config, device: Platform, tokenizer: Tokenizer, data: PairDataset) -> None:
+        iterations = config.training.train_iters
         policy = start_model(config, device)
         (reference,) = make_references(config, device, policy, [("train", data)])
         chunks = wrap_data_parallel(config, policy)
         optimizer = build_optimizer(config, chunks)
-        scheduler = build_scheduler(config, optimizer, work.steps + 1)
-        self._step = TrainStep(config, device, chunks, optimizer, scheduler, reference, work.steps + 1)
+        scheduler = build_scheduler(config, optimizer, iterations)
+        self._step = TrainStep(config, device, chunks, optimizer, scheduler, reference, iterations)
         self._stream = make_loader(config, tokenizer, data).training(config.training.seed)
 
     def __call__(self, iteration: int) -> None:
@@ -170,9 +169,11 @@ class Ours:
 
 
 def measure_ours(work: Workload, provider: str) -> dict[str, Any]:
-    device = start_distributed(work.config(provider))
+    config = work.config(provider)
+    device = start_distributed(config)
+    tokenizer, data = open_tokenizer(config), work.dataset()
     meter = Meter(work.device)
-    ours = Ours(work, provider, device)
+    ours = Ours(config, device, tokenizer, data)
     for iteration in range(work.steps + 1):
         ours(iteration)
         meter.step_ended()
@@ -182,9 +183,9 @@ def measure_ours(work: Workload, provider: str) -> dict[str, Any]:
 
 def measure_turns(work: Workload, provider: str) -> dict[str, Any]:
     """Seconds of the steps of an LPC provider, and of those of the same without LPC that it takes turns with."""
-    names = (provider, provider.removesuffix("-lpc"))
-    device = start_distributed(work.config(provider))
-    both = [Ours(work, name, device) for name in names]
+    configs = [work.config(name) for name in (provider, provider.removesuffix("-lpc"))]
+    device, data = start_distributed(configs[0]), work.dataset()
+    both = [Ours(config, device, open_tokenizer(config), data) for config in configs]
     seconds: list[list[float]] = [[], []]
     for iteration in range(work.steps + 1):
         for turn in (0, 1) if iteration % 2 else (1, 0):
@@ -297,8 +298,15 @@ def run_rounds(work: Workload, providers: list[str], rounds: int, file: Path) ->
             if done.returncode:
                 raise SystemExit(f"{provider} failed:\n{done.stderr[-4000:]}")
             results[provider].append(json.loads(answer.read_text()))
-        file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        write(file, json.dumps(results, indent=1) + "\n")
     return results
+
+
+def write(file: Path, text: str) -> None:
+    """The file appears whole or not at all."""
+    partial = file.with_name(f".{file.name}.tmp")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
 
 
 def speedup(rounds: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> float:
@@ -414,11 +422,13 @@ def main() -> None:
         lines = table(work, results)
     named = ("device", "shape", "vocab_size", "steps", "global_batch_size", "micro_batch_size", "pack_to", "max_length", "rounds")
     flags = [f"--{name.replace('_', '-')} {getattr(options, name)}" for name in named]
+    if chosen != list(PROVIDERS):
+        flags.append(f"--providers {' '.join(chosen)}")
     command = " ".join([f"python tools/benchmark_train.py --data {Path(options.data).name}", *flags, *["--liger"] * options.liger])
     text = (
         f"{markdown(lines)}\n{machine(work)}. Medians of {options.rounds} rounds; spread is (slowest - fastest) / median.\n\n`{command}`\n"
     )
-    (options.output / "table.md").write_text(text, encoding="utf-8")
+    write(options.output / "table.md", text)
     Console().print(Markdown(text))
 
 

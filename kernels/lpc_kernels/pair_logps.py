@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lpc_kernels.head import Head
 from lpc_kernels.pairwise import PairLoss, Pairwise, summed_loss
-from lpc_kernels.row_work import on_triton
+from lpc_kernels.row_work import wide_in_pytorch
 from lpc_kernels.runs import Runs, by_response
 from lpc_kernels.token_logps import Frozen, Recompute, score
 from lpc_kernels.vocab_parallel import entropy, log_prob, log_sum_exp
@@ -136,8 +136,7 @@ def pair_logps(
 def _adds_to_hidden(hidden: Tensor, z: Tensor) -> bool:
     """Whether z is better added to hidden, in [N, H], than its product to logits, in [N, V]: one latent, where the logits take a pass more
     for it, where the sum is not rounded to bf16, and where it asks for no gradient of hidden that nobody wants."""
-    alone = z.size(0) == 1 and (hidden.requires_grad or not z.requires_grad)
-    return alone and hidden.dtype.itemsize >= 4 and not on_triton(hidden)
+    return z.size(0) == 1 and (hidden.requires_grad or not z.requires_grad) and wide_in_pytorch(hidden)
 
 
 def _choose(schedule: Schedule, weight: Tensor, z: Tensor | None, runs: Runs, pair_loss: PairLoss | None, chunk_size: int) -> Schedule:

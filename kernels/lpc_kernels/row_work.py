@@ -22,8 +22,7 @@ _BLOCK = 1 << 19
 
 def keeps_exponentials(base: Tensor, latents: int, head: Head, entropy: bool) -> bool:
     """Whether `row_stats` can leave exponentials in the place of the logits, for the gradient: in PyTorch, one latent, no soft-cap."""
-    wide = base.dtype in (torch.float32, torch.float64)
-    return wide and latents == 1 and head.softcap is None and not entropy and not on_triton(base)
+    return latents == 1 and head.softcap is None and not entropy and wide_in_pytorch(base)
 
 
 def row_stats(
@@ -36,7 +35,7 @@ def row_stats(
     without words -inf, 0, -inf). With `entropy` [4, L, C], last the sum of exp(logit - largest) (logit - largest).
     keep: base becomes exp(logit - largest), which `keeps_exponentials` must allow.
     """
-    if on_triton(base) and head.columns:
+    if _on_triton(base) and head.columns:
         from lpc_kernels import pair_logps_triton
 
         return pair_logps_triton.row_stats(base, bias, targets, runs, chunk, head, entropy)
@@ -82,7 +81,7 @@ def logits_gradient_(
     """
     if head.columns == 0:
         return
-    if on_triton(base):
+    if _on_triton(base):
         from lpc_kernels import pair_logps_triton
 
         pair_logps_triton.logits_gradient_(base, bias, targets, stats, scale, runs, chunk, head, d_bias)
@@ -114,7 +113,7 @@ def logits_gradient_(
 
 def fuses(hidden: Tensor, head: Head) -> bool:
     """Whether `fused_stats` serves: on Triton, but not in fp64, nor where there is nothing to multiply."""
-    return on_triton(hidden) and head.columns > 0 and hidden.dtype != torch.float64
+    return _on_triton(hidden) and head.columns > 0 and hidden.dtype != torch.float64
 
 
 def fused_stats(
@@ -126,7 +125,12 @@ def fused_stats(
     return pair_logps_triton.fused_stats(hidden, words, bias, targets, runs, chunk, head, entropy)
 
 
-def on_triton(tensor: Tensor) -> bool:
+def wide_in_pytorch(tensor: Tensor) -> bool:
+    """Whether the work on rows of this is PyTorch's, and its dtype the one of the work, so that what is put back is not rounded."""
+    return tensor.dtype in (torch.float32, torch.float64) and not _on_triton(tensor)
+
+
+def _on_triton(tensor: Tensor) -> bool:
     """Its module is imported where this is true, not before: PyTorch for CPU comes without Triton."""
     return (tensor.is_cuda or _INTERPRETED) and tensor.size(0) > 0
 

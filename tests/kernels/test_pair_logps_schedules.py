@@ -131,6 +131,7 @@ def test_two_runs_give_the_same_bits(schedule):
     ("schedule", "latents", "trained", "forward", "backward"),
     [
         ("recompute", 2, True, 1, 3),
+        ("pairwise", 1, True, 3, 0),
         ("pairwise", 2, True, 3, 0),
         ("pairwise", 2, False, 2, 0),
         ("frozen", 1, False, 2, 0),
@@ -158,6 +159,18 @@ def test_large_products(schedule, latents, trained, forward, backward):
         assert sum(prod(product) == rows * words * width for product in seen.products) == expected
     if schedule == "pairwise":
         assert watch.largest == rows * words
+
+
+def test_pairwise_makes_no_gradient_of_hidden_that_nobody_wants():
+    inputs = draw(30, 19, 8, 3, None, 6, torch.float32)
+    hidden = inputs["hidden"].detach()
+    arguments = (inputs["weight"], inputs["targets"], inputs["segments"], 6)
+    with Watch() as watch:
+        result = pair_logps(hidden, *arguments, z=inputs["z"], pair_loss=preference, schedule="pairwise")
+    assert (30, 8, 19) not in watch.products
+    expected = expect(inputs, 3)[3]
+    for a, b in zip(torch.autograd.grad(result.loss, (inputs["weight"], inputs["z"])), expected[1:], strict=True):
+        assert_close(a, b)
 
 
 @pytest.mark.parametrize(("schedule", "with_loss"), [("frozen", False), ("auto", False)])

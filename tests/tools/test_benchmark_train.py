@@ -35,3 +35,4 @@ def test_this_project_and_trl_side_by_side(tiny_run, tmp_path: Path) -> None:
     assert lpc["speed / plain"] == f"{turns['plain'][0] / turns['seconds'][0]:.3f}"
     assert plain["speed / plain"] == ""
     assert f"python tools/benchmark_train.py --data {Path(tiny_run.train_data).name} --device cpu --shape small" in text
+    assert f"--providers {' '.join(providers)}`" in text
