@@ -83,7 +83,7 @@ class Pairwise(torch.autograd.Function):
             total += finish(chunk)
         d_hidden, d_weight, d_z = gradients.finish()
         if d_hidden is not None:
-            d_hidden = torch.empty_like(d_hidden).index_copy_(0, order, d_hidden)
+            d_hidden = rows.index_copy_(0, order, d_hidden)  # rows have served
         back = torch.empty_like(stats).index_copy_(-1, order, stats)
         logps = log_prob(back)
         ctx.gradients, ctx.added = (d_hidden, d_weight, d_z), weight_grad is not None
