@@ -46,7 +46,10 @@ def providers_of(case: Case) -> Mapping[str, Callable[..., Step]]:
 
 
 def measure(case: Case, names: list[str], rounds: int, clock: str = "wall") -> list[Result]:
-    """Run the providers in turn, `rounds` times each after one run to warm up, in this process; memory by `extra_memory`.
+    """Run the providers in turn, `rounds` times each, in this process; memory by `extra_memory`.
+
+    Every turn is two runs, the second of which counts: the first takes up pages that the provider before may have left the system to
+    find anew, a tenth of a second on a virtual machine that hands free memory back to its host.
 
     clock: of `CLOCKS`, for a case on CPU.
 
@@ -71,6 +74,7 @@ def measure(case: Case, names: list[str], rounds: int, clock: str = "wall") -> l
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
+            step()
             times[name].append(seconds(step, case.device, clock))
     memory = {name: extra_memory(case, name, step) for name, step in steps.items()}
     return [Result(name, tuple(times.get(name, ())), memory.get(name), notes.get(name, "")) for name in names]
