@@ -67,7 +67,7 @@ def parse(argv: Sequence[str] | None) -> Any:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--device", choices=("cuda", "cpu"), default=device, help="default: %(default)s")
     shared.add_argument("--dtype", choices=DTYPES, default="bf16" if device == "cuda" else "fp32", help="default: %(default)s")
-    shared.add_argument("--rounds", type=int, default=20, help="turns of every provider, of which the second run counts (default: %(default)s)")
+    shared.add_argument("--rounds", type=int, default=20, help="turns of two runs each; the second counts (default: %(default)s)")
     shared.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: time of our threads, on a busy CPU (default: wall)")
     shared.add_argument("--threads", type=int, help="of PyTorch on CPU (default: its own choice)")
     shared.add_argument("--output", type=Path, metavar="DIR/NAME", help="default: benchmarks/results/KERNEL")
