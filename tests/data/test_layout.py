@@ -15,9 +15,22 @@ def lengths(count):
 @given(sizes, sizes, sizes)
 def test_micro_batches_are_the_same_for_every_data_parallel_size(micro, per_rank, dp_size):
     size = micro * per_rank * dp_size
-    plan = RowLayout(pad_id=0, micro_batch_size=micro).places(lengths(size), dp_size)
-    assert plan == [list(range(start, start + micro)) for start in range(0, size, micro)]
+    layout, drawn = RowLayout(pad_id=0, micro_batch_size=micro), np.random.default_rng(size).integers(1, 9, (size, 3))
+    plan = layout.places(drawn, dp_size)
+    assert plan == layout.places(drawn)
+    assert sorted(place for places in plan for place in places) == list(range(size))
+    assert {len(places) for places in plan} == {micro}
     assert len(plan) % dp_size == 0
+
+
+@pytest.mark.parametrize(("share_prompt", "plan"), [(False, [[1, 3], [0, 2]]), (True, [[0, 3], [1, 2]])])
+def test_pairs_of_like_width_are_padded_together_the_widest_first(share_prompt, plan):
+    drawn = np.array([[2, 6, 6], [2, 9, 1], [2, 2, 2], [2, 8, 8]])
+    assert RowLayout(pad_id=0, micro_batch_size=2, share_prompt=share_prompt).places(drawn) == plan
+
+
+def test_pairs_of_one_width_stay_in_order():
+    assert RowLayout(pad_id=0, micro_batch_size=2).places(lengths(6), 3) == [[0, 1], [2, 3], [4, 5]]
 
 
 def test_a_global_batch_that_cannot_be_split_is_refused():
