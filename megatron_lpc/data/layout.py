@@ -97,7 +97,7 @@ def pair_tokens(lengths: NDArray[np.int64], share_prompt: bool) -> NDArray[np.in
 
 def row_width(lengths: NDArray[np.int64], share_prompt: bool) -> NDArray[np.int64]:
     """[P] tokens of the longest row of each pair, where rows are not packed."""
-    return lengths.sum(1) if share_prompt else lengths[:, 0] + lengths[:, 1:].max(1)
+    return pair_tokens(lengths, share_prompt) if share_prompt else lengths[:, 0] + lengths[:, 1:].max(1)
 
 
 def attended(lengths: NDArray[np.int64], share_prompt: bool) -> NDArray[np.int64]:

@@ -29,8 +29,11 @@ def test_pairs_of_like_width_are_padded_together_the_widest_first(share_prompt, 
     assert RowLayout(pad_id=0, micro_batch_size=2, share_prompt=share_prompt).places(drawn) == plan
 
 
-def test_pairs_of_one_width_stay_in_order():
-    assert RowLayout(pad_id=0, micro_batch_size=2).places(lengths(6), 3) == [[0, 1], [2, 3], [4, 5]]
+@given(sizes, sizes, sizes)
+def test_pairs_of_one_width_stay_in_order(micro, per_rank, dp_size):
+    size = micro * per_rank * dp_size
+    plan = RowLayout(pad_id=0, micro_batch_size=micro).places(lengths(size), dp_size)
+    assert plan == [list(range(start, start + micro)) for start in range(0, size, micro)]
 
 
 def test_a_global_batch_that_cannot_be_split_is_refused():

@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lpc_kernels import pair_logps
+from lpc_kernels import chunk_logits, pair_logps
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .pair_logps_cases import draw, reference
@@ -123,6 +123,15 @@ def test_chunks_change_nothing_but_rounding():
     a, b = call(inputs, chunk_size=7), call(inputs, chunk_size=1000)
     for x, y in zip((*a, *gradients(a, inputs)), (*b, *gradients(b, inputs)), strict=True):
         assert_close(x, y, 1e-6)
+
+
+def test_more_words_than_one_product_takes_on_a_cpu():
+    inputs = draw(23, 2 * chunk_logits._WORDS + 5, 8, 2, 2, 4, torch.float32)
+    got = call(inputs, chunk_size=9)
+    exact = double(inputs)
+    expected = reference(exact["hidden"], exact["weight"], exact["targets"], exact["segments"], 4, exact["z"])
+    for a, b in zip((*got, *gradients(got, inputs)), (*expected, *gradients(expected, exact)), strict=True):
+        assert_close(a, b)
 
 
 @pytest.mark.parametrize("shift", [-100.0, 100.0])
