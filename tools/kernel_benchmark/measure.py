@@ -147,7 +147,8 @@ def product_ceiling(case: PairCase, rounds: int, clock: str = "wall") -> float:
     rows = max(1, round(case.rows * (1 - case.masked)))
     left = torch.randn(rows, case.width, dtype=case.dtype, device=case.device)
     right = torch.randn(case.words, case.width, dtype=case.dtype, device=case.device).t()
-    return 2 * rows * case.words * case.width / _median(lambda: left @ right, case.device, rounds, clock)
+    product = left @ right
+    return 2 * rows * case.words * case.width / _median(lambda: torch.mm(left, right, out=product), case.device, rounds, clock)
 
 
 def copy_ceiling(device: str, rounds: int, clock: str = "wall") -> float:
