@@ -1,5 +1,6 @@
 """Memory of a pass, measured in a fresh process, grows with the vocabulary by the weight gradient and one chunk of logits alone."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,10 @@ SMALL, LARGE = 20_000, 60_000
 
 def extra(schedule: str, words: int) -> int:
     script = Path(__file__).with_name("pair_logps_memory.py")
-    done = subprocess.run([sys.executable, str(script), schedule, str(words)], capture_output=True, text=True, timeout=120, check=True)
+    # Every tensor in pages of its own, given back when it is freed: what the heap of glibc keeps for later differs from run to run.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, str(script), schedule, str(words)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
     return int(done.stdout)
 
 
@@ -21,7 +25,7 @@ def extra(schedule: str, words: int) -> int:
 def test_grows_by_the_weight_gradient_and_a_chunk(schedule):
     a_word = 4 * (CHUNK + (WIDTH if schedule != "frozen" else 0) + 2 * PAIRS)  # what the latents add, and its gradient
     growth = extra(schedule, LARGE) - extra(schedule, SMALL)
-    assert growth < 1.5 * a_word * (LARGE - SMALL)
+    assert growth < 1.2 * a_word * (LARGE - SMALL)
 
 
 def test_plain_pytorch_would_fail():
