@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,12 +21,6 @@ class Wanted:
     z: bool
     weight_grad: Tensor | None = None
     """[V_local, H] fp32 (fp64) buffer that the head's gradient is added to; None: a new one."""
-
-    @classmethod
-    def of(cls, ctx: Any, weight_grad: Tensor | None) -> Wanted:
-        """What autograd asks of a function whose first arguments are hidden, weight and z."""
-        hidden, weight, z = ctx.needs_input_grad[:3]
-        return cls(hidden, weight, z, weight_grad)
 
 
 class Gradients:

@@ -11,14 +11,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Head:
-    """Words `vocab_start` to `vocab_start + columns` of the vocabulary; padding is not counted."""
+    """Words `vocab_start` to `vocab_start + columns` of the vocabulary; padding is not counted. Plain values, as operators take."""
 
     vocab_start: int
     columns: int
-    group: dist.ProcessGroup | None
-    """Ranks that hold the other words; None where there are none."""
+    group_name: str | None
+    """Of the ranks that hold the other words; None where there are none."""
     softcap: float | None
     temperature: float
+
+    @property
+    def group(self) -> dist.ProcessGroup | None:
+        return None if self.group_name is None else dist.distributed_c10d._resolve_process_group(self.group_name)  # type: ignore[arg-type]
 
     def locate(self, targets: Tensor) -> Tensor:
         """[C] column of each target here, or -1 where another rank, or none, has it."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import wraps
+from typing import Literal, ParamSpec
 
 import torch
 import torch.distributed as dist
@@ -13,10 +15,11 @@ from lpc_kernels.head import Head
 from lpc_kernels.pairwise import PairLoss, Pairwise, summed_loss
 from lpc_kernels.row_work import wide_in_pytorch
 from lpc_kernels.runs import Runs, by_response
-from lpc_kernels.token_logps import Frozen, Recompute, score
-from lpc_kernels.vocab_parallel import entropy, log_prob, log_sum_exp
+from lpc_kernels.token_logps_op import token_logps_op
+from lpc_kernels.vocab_parallel import entropy, log_sum_exp
 
 Schedule = Literal["auto", "recompute", "pairwise", "frozen"]
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,19 @@ class PairLogps:
     """Scalar: the pair losses, summed over pairs. Differentiable with every schedule; None without `pair_loss`."""
 
 
-@torch.compiler.disable
+def _compiled_unless_pairwise(function: Callable[P, PairLogps]) -> Callable[P, PairLogps]:
+    """Keeps `torch.compile` out of a call whose chunks depend on the data and in the midst of which a loss is called."""
+    alone = torch.compiler.disable(function, reason="pair_loss is called amid the chunks; schedule='recompute' makes a whole graph")
+
+    @wraps(function)
+    def call(*args: P.args, **options: P.kwargs) -> PairLogps:
+        pairwise = options.get("pair_loss") is not None and options.get("schedule", "auto") in ("auto", "pairwise")
+        return alone(*args, **options) if pairwise else function(*args, **options)
+
+    return call
+
+
+@_compiled_unless_pairwise
 def pair_logps(
     hidden: Tensor,
     weight: Tensor,
@@ -81,7 +96,8 @@ def pair_logps(
     wait once for a GPU, to learn how long the responses are.
 
     Large products run in the dtype of the weight, everything else in fp32 (fp64); differentiable, once, in hidden, weight and z. Two
-    runs give the same bits. `torch.compile` leaves the call as it is and compiles what is around it.
+    runs give the same bits. `torch.compile` takes the call into its graph (`fullgraph=True` too), but where `pair_loss` is given to `auto`
+    or `pairwise`: that call it leaves as it is and compiles what is around it.
 
     Collectives on `tp_group` (all inputs but weight and vocab_start the same on all its ranks), SUM all-reduces but for the first:
     an all-gather of 3 L numbers a row (4 L with entropy), in chunks; of the hidden gradient [N, H] ([L, N, H] with `frozen`), in chunks;
@@ -90,32 +106,44 @@ def pair_logps(
 
     Raises ValueError for shapes, dtypes and options that do not fit, RuntimeError for segments not ascending or out of range.
     """
-    _check(hidden, weight, targets, segments, num_segments, z, vocab_start, vocab_size, chunk_size, logit_softcap, temperature)
+    problem = _problem(hidden, weight, targets, segments, num_segments, z, vocab_start, vocab_size, chunk_size, logit_softcap, temperature)
+    if problem is not None:
+        raise ValueError(f"pair_logps: {problem}")
     _check_gradients(weight, num_segments, z, pair_loss, schedule, weight_grad)
     columns = weight.size(0) if vocab_size is None else min(max(vocab_size - vocab_start, 0), weight.size(0))
     group = tp_group if tp_group is not None and tp_group.size() > 1 else None
     if group is None and columns == 0:
         raise ValueError(f"pair_logps: vocab_size ({vocab_size}) leaves no word of {weight.size(0)} from vocab_start ({vocab_start}) on")
-    head = Head(vocab_start, columns, group, logit_softcap, temperature)
+    head = Head(vocab_start, columns, None if group is None else group.group_name, logit_softcap, temperature)
     latents = z[None] if z is not None and z.dim() == 2 else z
     runs = by_response(segments, num_segments, num_segments if z is None else z.size(-2))
     wants_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (hidden, weight, z))
     chosen = _choose(schedule, weight, latents, runs, pair_loss, chunk_size) if wants_gradient else "none"
-    if chosen == "pairwise" and latents is not None and _adds_to_hidden(hidden, latents):
-        hidden, latents = hidden + latents[0].to(hidden.dtype).index_select(0, segments % latents.size(1)), None
-
-    arguments = (hidden, weight, latents, targets, runs, head, chunk_size, with_entropy)
     loss: Tensor | None = None
-    if chosen == "pairwise":
-        loss, token_logps, stats = Pairwise.apply(*arguments, weight_grad, pair_loss)
-    elif chosen == "frozen":
-        token_logps, stats = Frozen.apply(*arguments)
-    elif chosen == "recompute":
-        token_logps, stats = Recompute.apply(*arguments, weight_grad)
+    if chosen == "pairwise" and pair_loss is not None:
+        if latents is not None and _adds_to_hidden(hidden, latents):
+            hidden, latents = hidden + latents[0].to(hidden.dtype).index_select(0, segments % latents.size(1)), None
+        loss, token_logps, stats = Pairwise.apply(
+            hidden, weight, latents, targets, runs, head, chunk_size, with_entropy, weight_grad, pair_loss
+        )
     else:
-        with torch.no_grad():
-            stats = score(*arguments, fused=True)
-            token_logps = log_prob(stats)
+        token_logps, stats, _ = token_logps_op(
+            hidden,
+            weight,
+            latents,
+            targets,
+            runs.edges,
+            runs.pairs,
+            weight_grad,
+            head.vocab_start,
+            head.columns,
+            head.group_name,
+            head.softcap,
+            head.temperature,
+            chunk_size,
+            with_entropy,
+            chosen,
+        )
     sums = runs.sums(token_logps)
     if loss is None and pair_loss is not None:
         pairs = num_segments // 2
@@ -169,7 +197,7 @@ def _check_gradients(
             )
 
 
-def _check(
+def _problem(
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
@@ -181,30 +209,35 @@ def _check(
     chunk_size: int,
     logit_softcap: float | None,
     temperature: float,
-) -> None:
-    def need(condition: bool, message: str) -> None:
-        if not condition:
-            raise ValueError(f"pair_logps: {message}")
-
-    need(hidden.dim() == 2, f"hidden must be [N, H], got {list(hidden.shape)}")
+) -> str | None:
+    """What does not fit. Written out only where it does not: a size that `torch.compile` sees written out is a constant to it."""
+    if hidden.dim() != 2:
+        return f"hidden must be [N, H], got {list(hidden.shape)}"
     rows, width = hidden.shape
-    need(weight.dim() == 2 and weight.size(1) == width, f"weight must be [V_local, {width}] as hidden's width, got {list(weight.shape)}")
-    need(weight.dtype == hidden.dtype, f"hidden and weight must have one dtype, got {hidden.dtype} and {weight.dtype}")
-    need(hidden.is_floating_point(), f"hidden and weight must be floating point, got {hidden.dtype}")
+    if weight.dim() != 2 or weight.size(1) != width:
+        return f"weight must be [V_local, {width}] as hidden's width, got {list(weight.shape)}"
+    if weight.dtype != hidden.dtype:
+        return f"hidden and weight must have one dtype, got {hidden.dtype} and {weight.dtype}"
+    if not hidden.is_floating_point():
+        return f"hidden and weight must be floating point, got {hidden.dtype}"
     for name, index in (("targets", targets), ("segments", segments)):
-        fits = index.shape == (rows,) and index.dtype == torch.int64
-        need(fits, f"{name} must be [{rows}] int64, one for each row of hidden, got {list(index.shape)} {index.dtype}")
-    need(num_segments >= 1, f"num_segments must be at least 1, got {num_segments}")
+        if index.shape != (rows,) or index.dtype != torch.int64:
+            return f"{name} must be [{rows}] int64, one for each row of hidden, got {list(index.shape)} {index.dtype}"
+    if num_segments < 1:
+        return f"num_segments must be at least 1, got {num_segments}"
     if z is not None:
-        need(z.dim() in (2, 3) and z.size(-1) == width, f"z must be [P, {width}] or [L, P, {width}], got {list(z.shape)}")
-        pairs = z.size(-2)
-        need(pairs > 0 and num_segments % pairs == 0, f"num_segments ({num_segments}) must be a multiple of z's {pairs} pairs")
-    need(vocab_start >= 0, f"vocab_start must not be negative, got {vocab_start}")
-    need(vocab_size is None or vocab_size >= 1, f"vocab_size must be at least 1, got {vocab_size}")
-    need(chunk_size >= 1, f"chunk_size must be at least 1, got {chunk_size}")
-    need(logit_softcap is None or logit_softcap > 0, f"logit_softcap must be positive, got {logit_softcap}")
-    need(temperature > 0, f"temperature must be positive, got {temperature}")
-    if rows:
-        ascending = (segments.diff() >= 0).all() & (segments[0] >= 0) & (segments[-1] < num_segments)
-        # Without waiting for a GPU: it stops by itself.
-        torch._assert_async(ascending, f"pair_logps: segments must be ascending and in [0, {num_segments})")
+        if z.dim() not in (2, 3) or z.size(-1) != width:
+            return f"z must be [P, {width}] or [L, P, {width}], got {list(z.shape)}"
+        if z.size(-2) < 1 or num_segments % z.size(-2):
+            return f"num_segments ({num_segments}) must be a multiple of z's {z.size(-2)} pairs"
+    if vocab_start < 0:
+        return f"vocab_start must not be negative, got {vocab_start}"
+    if vocab_size is not None and vocab_size < 1:
+        return f"vocab_size must be at least 1, got {vocab_size}"
+    if chunk_size < 1:
+        return f"chunk_size must be at least 1, got {chunk_size}"
+    if logit_softcap is not None and logit_softcap <= 0:
+        return f"logit_softcap must be positive, got {logit_softcap}"
+    if temperature <= 0:
+        return f"temperature must be positive, got {temperature}"
+    return None

@@ -54,7 +54,8 @@ class Pairwise(torch.autograd.Function):
         bias = latent_biases(z, words)
         paired, order = by_pair(runs)
         rows, targets = hidden[order], targets[order]
-        gradients = Gradients(rows, weight, z, head, Wanted.of(ctx, weight_grad))
+        for_hidden, for_weight, for_z = ctx.needs_input_grad[:3]
+        gradients = Gradients(rows, weight, z, head, Wanted(for_hidden, for_weight, for_z, weight_grad))
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         stats = hidden.new_empty((3 + entropy, 1 if z is None else z.size(0), rows.size(0)), dtype=dtype)
         total = hidden.new_zeros((), dtype=dtype)

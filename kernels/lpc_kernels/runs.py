@@ -57,7 +57,14 @@ class Runs:
 
 
 def by_response(segments: Tensor, num_segments: int, num_pairs: int) -> Runs:
-    """Runs of rows whose responses are `segments`, ascending; response s belongs to pair s % num_pairs."""
+    """Runs of rows whose responses are `segments`; response s belongs to pair s % num_pairs.
+
+    Raises RuntimeError for segments that are not ascending or not in [0, num_segments).
+    """
+    if segments.numel():
+        ascending = (segments.diff() >= 0).all() & (segments[0] >= 0) & (segments[-1] < num_segments)
+        # Without waiting for a GPU: it stops by itself.
+        torch._assert_async(ascending, "pair_logps: segments must be ascending and in [0, num_segments)")
     numbers = torch.arange(num_segments + 1, device=segments.device)
     return Runs(torch.searchsorted(segments.contiguous(), numbers), numbers[:-1] % num_pairs, segments.numel())
 

@@ -7,19 +7,17 @@ logits(h + z) = h W^T + (z W^T)[pair of the row].
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lpc_kernels.chunk_logits import ChunkLogits, overlapped
 from lpc_kernels.gradients import Gradients, Wanted
 from lpc_kernels.head import Head, latent_biases
 from lpc_kernels.row_work import fused_stats, fuses, logits_gradient_, row_stats
 from lpc_kernels.runs import Runs, row_chunks
-from lpc_kernels.vocab_parallel import gather_stats, log_prob
+from lpc_kernels.vocab_parallel import gather_stats
 
 
 def score(
@@ -43,106 +41,82 @@ def score(
     return torch.cat([part() for part in parts], dim=-1)
 
 
-class Recompute(torch.autograd.Function):
-    """[L, N] log-probs of the targets (L = 1 without latents), and the statistics they come from. Backward makes the logits again."""
+def gradients_again(
+    hidden: Tensor,
+    weight: Tensor,
+    z: Tensor | None,
+    targets: Tensor,
+    runs: Runs,
+    head: Head,
+    chunk_size: int,
+    stats: Tensor,
+    grad: Tensor,
+    wanted: Wanted,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of hidden, weight and z, each if wanted, from those of the log-probs, [L, N]; makes the logits again.
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        z: Tensor | None,
-        targets: Tensor,
-        runs: Runs,
-        head: Head,
-        chunk_size: int,
-        entropy: bool,
-        weight_grad: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        stats = score(hidden, weight, z, targets, runs, head, chunk_size, entropy, fused=False)
-        ctx.runs, ctx.head, ctx.chunk_size, ctx.weight_grad = runs, head, chunk_size, weight_grad
-        ctx.save_for_backward(hidden, weight, z, targets, stats[:2])
-        ctx.mark_non_differentiable(stats)
-        return log_prob(stats), stats
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, z, targets, stats = ctx.saved_tensors
-        head: Head = ctx.head
-        words = weight[: head.columns]
-        bias = latent_biases(z, words)
-        gradients = Gradients(hidden, weight, z, head, Wanted.of(ctx, ctx.weight_grad))
-        chunks = row_chunks(hidden.size(0), ctx.chunk_size)
-        logits = ChunkLogits(hidden, words, chunks)
-        for chunk in chunks:
-            base = logits(chunk)
-            logits_gradient_(base, bias, targets[chunk], stats[..., chunk], grad[:, chunk], ctx.runs, chunk, head, gradients.bias)
-            gradients.add(chunk, base)
-        d_hidden, d_weight, d_z = gradients.finish()
-        return d_hidden, as_gradient(weight, d_weight, ctx.weight_grad), as_gradient(z, d_z), *[None] * 6
-
-
-class Frozen(torch.autograd.Function):
-    """As `Recompute`, for a head that has no gradient: forward also makes d log-prob / d hidden of each row, backward scales it.
-
-    Costs (2 + 2 L) N V H instead of 6 N V H, and L N H numbers kept.
+    Collectives: as `Gradients`.
     """
+    words = weight[: head.columns]
+    bias = latent_biases(z, words)
+    gradients = Gradients(hidden, weight, z, head, wanted)
+    chunks = row_chunks(hidden.size(0), chunk_size)
+    logits = ChunkLogits(hidden, words, chunks)
+    for chunk in chunks:
+        base = logits(chunk)
+        logits_gradient_(base, bias, targets[chunk], stats[:2, :, chunk], grad[:, chunk], runs, chunk, head, gradients.bias)
+        gradients.add(chunk, base)
+    return gradients.finish()
 
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, z: Tensor | None, targets: Tensor, runs: Runs, head: Head, chunk_size: int, entropy: bool
-    ) -> tuple[Tensor, Tensor]:
-        words = weight[: head.columns]
-        bias = latent_biases(z, words)
-        latents, rows = 1 if z is None else z.size(0), hidden.size(0)
-        dtype = torch.promote_types(hidden.dtype, torch.float32)
-        jacobian = hidden.new_zeros((latents, rows, hidden.size(1)))
-        stats = hidden.new_empty((3 + entropy, latents, rows), dtype=dtype)
-        reductions: list[dist.Work] = []
 
-        def finish(chunk: slice, base: Tensor, arriving: Callable[[], Tensor]) -> None:
-            merged = stats[..., chunk] = arriving()
-            one = merged.new_ones((1, base.size(0)))
-            for n in range(latents):
-                logits = base if n == latents - 1 else base.clone()
-                own_bias = None if bias is None else bias[n : n + 1]
-                logits_gradient_(logits, own_bias, targets[chunk], merged[:2, n : n + 1], one, runs, chunk, head, None)
-                part = jacobian[n, chunk]
-                if head.columns:
-                    torch.mm(logits, words, out=part)
-                if head.group is not None:
-                    reductions.append(dist.all_reduce(part, group=head.group, async_op=True))
+def score_with_jacobian(
+    hidden: Tensor, weight: Tensor, z: Tensor | None, targets: Tensor, runs: Runs, head: Head, chunk_size: int, entropy: bool
+) -> tuple[Tensor, Tensor]:
+    """`score`, and [L, N, H] d log-prob / d hidden of each row, for a head that has no gradient.
 
-        chunks, alive = row_chunks(rows, chunk_size), 1 if head.group is None else 2
-        product = ChunkLogits(hidden, words, chunks, alive)
+    Costs (2 + 2 L) N V H instead of 6 N V H, and L N H numbers. Collectives: those of `score`; an all-reduce of the Jacobian, in chunks.
+    """
+    words = weight[: head.columns]
+    bias = latent_biases(z, words)
+    latents, rows = 1 if z is None else z.size(0), hidden.size(0)
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    jacobian = hidden.new_zeros((latents, rows, hidden.size(1)))
+    stats = hidden.new_empty((3 + entropy, latents, rows), dtype=dtype)
+    reductions: list[dist.Work] = []
 
-        def start(chunk: slice) -> tuple[slice, Tensor, Callable[[], Tensor]]:
-            base = product(chunk)
-            return chunk, base, gather_stats(row_stats(base, bias, targets[chunk], runs, chunk, head, entropy), head.group)
+    def finish(chunk: slice, base: Tensor, arriving: Callable[[], Tensor]) -> None:
+        merged = stats[..., chunk] = arriving()
+        one = merged.new_ones((1, base.size(0)))
+        for n in range(latents):
+            logits = base if n == latents - 1 else base.clone()
+            own_bias = None if bias is None else bias[n : n + 1]
+            logits_gradient_(logits, own_bias, targets[chunk], merged[:2, n : n + 1], one, runs, chunk, head, None)
+            part = jacobian[n, chunk]
+            if head.columns:
+                torch.mm(logits, words, out=part)
+            if head.group is not None:
+                reductions.append(dist.all_reduce(part, group=head.group, async_op=True))
 
-        for started in overlapped(chunks, start, alive):
-            finish(*started)
-        for reduction in reductions:
-            reduction.wait()
-        ctx.runs = runs
-        ctx.save_for_backward(jacobian, z)
-        ctx.mark_non_differentiable(stats)
-        return log_prob(stats), stats
+    chunks, alive = row_chunks(rows, chunk_size), 1 if head.group is None else 2
+    product = ChunkLogits(hidden, words, chunks, alive)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        jacobian, z = ctx.saved_tensors
-        scaled = jacobian * grad[..., None]
-        d_z = None
-        if z is not None and ctx.needs_input_grad[2]:
-            pair = ctx.runs.pairs.repeat_interleave(ctx.runs.edges.diff(), output_size=jacobian.size(1))
-            # A product with the one-hot pairs adds up rows in a fixed order on every device; index_add_ does not.
-            one_hot = (torch.arange(z.size(1), device=pair.device)[:, None] == pair).to(scaled.dtype)
-            d_z = one_hot @ scaled
-        d_hidden = scaled.sum(0).to(jacobian.dtype) if ctx.needs_input_grad[0] else None
-        return d_hidden, None, as_gradient(z, d_z), *[None] * 5
+    def start(chunk: slice) -> tuple[slice, Tensor, Callable[[], Tensor]]:
+        base = product(chunk)
+        return chunk, base, gather_stats(row_stats(base, bias, targets[chunk], runs, chunk, head, entropy), head.group)
+
+    for started in overlapped(chunks, start, alive):
+        finish(*started)
+    for reduction in reductions:
+        reduction.wait()
+    return stats, jacobian
+
+
+def gradients_of_latents(scaled: Tensor, runs: Runs, pairs: int) -> Tensor:
+    """[L, P, H] sums over the rows of each of P pairs. scaled: [L, N, H] gradients of h + z."""
+    pair = runs.pairs.repeat_interleave(runs.edges.diff(), output_size=scaled.size(1))
+    # A product with the one-hot pairs adds up rows in a fixed order on every device; index_add_ does not.
+    one_hot = (torch.arange(pairs, device=pair.device)[:, None] == pair).to(scaled.dtype)
+    return one_hot @ scaled
 
 
 def as_gradient(value: Tensor | None, gradient: Tensor | None, added_to: Tensor | None = None) -> Tensor | None:

@@ -58,6 +58,7 @@ class Case:
     dtype: torch.dtype = torch.float32
     softcap: float | None = None
     entropy: bool = False
+    compiled: bool = False
 
 
 _SHAPES = {
@@ -72,6 +73,7 @@ _SHAPES = {
     "no rows": Case((8, 8), rows=0, latents=2),
     "fp64": Case((5, 8), vocab_size=11, latents=2, dtype=torch.float64),
     "bf16": Case((8, 8), latents=2, dtype=torch.bfloat16),
+    "compiled": Case((8, 8), latents=2, compiled=True),
     "four ranks": Case((4, 4, 4, 4), latents=2),
     "four ranks, uneven": Case((1, 9, 5, 3), vocab_size=14),
 }
@@ -92,7 +94,9 @@ def run(case: Case, rank: int | None, group: ProcessGroup | None) -> dict[str, T
     targets = torch.cat((torch.tensor(corners), inputs["targets"] % real))[: case.rows]
     start, stop = (0, edges[-1]) if rank is None else (edges[rank], edges[rank + 1])
     weight = inputs["weight"].detach()[start:stop].clone().requires_grad_(case.schedule != "frozen")
-    result = pair_logps(
+    whole = case.schedule != "pairwise"
+    call = torch.compile(pair_logps, fullgraph=whole, backend="aot_eager") if case.compiled else pair_logps
+    result = call(
         inputs["hidden"],
         weight,
         targets,

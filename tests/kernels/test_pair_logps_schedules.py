@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lpc_kernels import pair_logps
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.functional import logsigmoid
 
 from .pair_logps_cases import draw, reference
@@ -262,6 +263,45 @@ def test_compiled_code_may_call_it():
     assert torch.equal(eager, compiled)
     for a, b in zip(*(torch.autograd.grad(value, arguments) for value in (eager, compiled)), strict=True):
         assert_close(a, b, 1e-6)
+
+
+@pytest.mark.parametrize("latents", [None, 2])
+@pytest.mark.parametrize("options", [{}, {"schedule": "recompute", "pair_loss": preference}, {"schedule": "frozen"}, {"weight_grad": True}])
+def test_compiled_graph_has_no_break(options, latents):
+    inputs = draw(20, 21, 8, 2, latents, 6, torch.float32)
+    buffers = [torch.zeros(21, 8), torch.zeros(21, 8)]
+
+    def loss(hidden, weight, z, buffer):
+        taken = {**options, "weight_grad": buffer} if "weight_grad" in options else options
+        frozen = weight.detach() if options.get("schedule") == "frozen" else weight.sin()
+        rest = (inputs["targets"], inputs["segments"], 4)
+        result = pair_logps(hidden.sin(), frozen, *rest, z=z if z is None else z.cos(), chunk_size=9, with_entropy=True, **taken)
+        return (result.logps.square().sum() if result.loss is None else result.loss.square()) + result.entropy.sum()
+
+    arguments = [inputs["hidden"], inputs["weight"], inputs["z"]]
+    asked = [x for x in arguments if x is not None and (x is not inputs["weight"] or options.get("schedule") != "frozen")]
+    values = [function(*arguments, buffer) for function, buffer in zip((loss, compiled(loss)), buffers, strict=True)]
+    assert_close(values[1], values[0], 1e-6)
+    for eager, got in zip(*(torch.autograd.grad(value, asked) for value in values), strict=True):
+        assert_close(got, eager, 1e-6)
+    assert torch.equal(*buffers)
+    assert buffers[0].any() == ("weight_grad" in options)
+
+
+def compiled(function):
+    return torch.compile(function, fullgraph=True, backend="aot_eager")
+
+
+def test_one_graph_serves_any_number_of_rows():
+    def loss(hidden, weight, targets, segments):
+        return pair_logps(hidden, weight, targets, segments, 4).logps.square().sum()
+
+    graphs = CompileCounterWithBackend("aot_eager")
+    whole = torch.compile(loss, fullgraph=True, backend=graphs)
+    for rows in (20, 26, 31, 40):
+        arguments = [draw(rows, 21, 8, 2, None, rows, torch.float32)[name] for name in ("hidden", "weight", "targets", "segments")]
+        assert_close(whole(*arguments), loss(*arguments), 1e-6)
+    assert graphs.frame_count == 2  # The first one takes 20 for a constant.
 
 
 def test_log_sum_exp_and_entropy():
