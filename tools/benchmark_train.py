@@ -92,6 +92,13 @@ class Workload:
     pack_to: int
     max_length: int
     liger: bool
+    num_layers: int | None = None
+    """In the place of the shape's."""
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """Fields of a `ModelConfig`."""
+        return SHAPES[self.shape] | ({} if self.num_layers is None else {"num_layers": self.num_layers})
 
     def config(self, provider: str) -> Config:
         packed, shared = "packed" in provider, "shared" in provider
@@ -101,7 +108,7 @@ class Workload:
         if not packed:
             training = replace(training, micro_batch_size=self.micro_batch_size)
         return Config(
-            model=ModelConfig(max_position_embeddings=self.max_length, **SHAPES[self.shape]),
+            model=ModelConfig(max_position_embeddings=self.max_length, **self.model),
             latent=LatentConfig() if provider.endswith("lpc") else LatentConfig(latent_mode="none"),
             loss=LossConfig(loss_type="dpo"),
             data=DataConfig(
@@ -275,6 +282,8 @@ def measure(work: Workload, provider: str) -> dict[str, Any]:
         return measure_trl(work, provider) if provider.startswith("trl") else measure_ours(work, provider)
     except Skipped as reason:
         return {"skipped": str(reason)}
+    except torch.OutOfMemoryError:
+        return {"skipped": "does not fit into the GPU's memory"}
 
 
 Rounds = dict[str, list[dict[str, Any]]]
@@ -319,22 +328,23 @@ def table(work: Workload, results: Rounds) -> list[dict[str, Any]]:
     """A row a provider: medians, and ratios to what it is compared with where that was measured."""
     rows = work.rows()[work.global_batch_size :]
     tokens = int(pair_tokens(work.dataset().lengths[rows], share_prompt=False).sum())
+    measured = {provider: rounds for provider, rounds in results.items() if not any("skipped" in one for one in rounds)}
     lines: list[dict[str, Any]] = []
     for provider in [name for name in PROVIDERS if name in results]:
         rounds = results[provider]
         line: dict[str, Any] = {"provider": PROVIDERS[provider]}
         lines.append(line)
-        if "skipped" in rounds[0]:
-            line["note"] = rounds[0]["skipped"]
+        if provider not in measured:
+            line["note"] = rounds[-1]["skipped"]
             continue
         times = [sum(one["seconds"]) for one in rounds]
         seconds = statistics.median(times)
         line |= {"pairs/s": len(rows) / seconds, "tokens/s": tokens / seconds, "spread": (max(times) - min(times)) / seconds}
         line["peak GB"] = statistics.median(one["peak_gb"] for one in rounds)
-        if trl := results.get("trl"):
+        if trl := measured.get("trl"):
             line["speed / TRL"] = speedup(rounds, trl)
             line["memory / TRL"] = line["peak GB"] / statistics.median(one["peak_gb"] for one in trl)
-        if turns := results.get(provider + _TURNS):
+        if turns := measured.get(provider + _TURNS):
             line["speed / plain"] = speedup(turns, [{"seconds": one["plain"]} for one in turns])
     return lines
 
@@ -371,6 +381,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder for results.json and table.md")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--shape", choices=SHAPES, default="small", help="of the model")
+    parser.add_argument("--num-layers", type=int, help="layers of the model, where those of the shape do not fit")
     parser.add_argument("--vocab-size", type=int, default=8192, help="words of the tokenizer that is trained on the data")
     parser.add_argument("--steps", type=int, default=4, help="steps that are timed")
     parser.add_argument("--global-batch-size", type=int, default=32, help="pairs a step")
@@ -379,7 +390,7 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=1024, help="tokens of a prompt and response")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--providers", nargs="+", choices=PROVIDERS, default=list(PROVIDERS))
-    parser.add_argument("--liger", action="store_true", help="let TRL use Liger's kernels (GPU)")
+    parser.add_argument("--liger", action="store_true", help="TRL's use_liger_kernel (GPU): TRL 1.16 takes Liger's layers alone")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--workload", help=argparse.SUPPRESS)
     parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
@@ -390,6 +401,10 @@ def main() -> None:
         return
     if not options.data or not options.output:
         parser.error("--data and --output are needed")
+    if options.liger and options.device != "cuda":
+        parser.error("--liger needs --device cuda: Liger's kernels run on GPUs only")
+    if options.num_layers is not None and options.num_layers < 1:
+        parser.error(f"--num-layers must be at least 1, got {options.num_layers}")
 
     from rich.console import Console
     from rich.markdown import Markdown
@@ -414,6 +429,7 @@ def main() -> None:
             pack_to=options.pack_to,
             max_length=options.max_length,
             liger=options.liger,
+            num_layers=options.num_layers,
         )
         work.dataset()
         chosen = options.providers
@@ -422,6 +438,8 @@ def main() -> None:
         lines = table(work, results)
     named = ("device", "shape", "vocab_size", "steps", "global_batch_size", "micro_batch_size", "pack_to", "max_length", "rounds")
     flags = [f"--{name.replace('_', '-')} {getattr(options, name)}" for name in named]
+    if options.num_layers is not None:
+        flags.append(f"--num-layers {options.num_layers}")
     if chosen != list(PROVIDERS):
         flags.append(f"--providers {' '.join(chosen)}")
     command = " ".join([f"python tools/benchmark_train.py --data {Path(options.data).name}", *flags, *["--liger"] * options.liger])

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from launch import run
 
 TOOL = Path(__file__).parents[2] / "tools" / "benchmark_train.py"
+
+
+@pytest.fixture
+def benchmark_train(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOL.parent))
+    return importlib.import_module("benchmark_train")
 
 
 @pytest.mark.slow
@@ -17,6 +27,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "benchmark_train.py"
 def test_this_project_and_trl_side_by_side(tiny_run, tmp_path: Path) -> None:
     flags = ["--data", tiny_run.train_data, "--output", str(tmp_path), "--vocab-size", "320", "--steps", "1", "--rounds", "1"]
     flags += ["--global-batch-size", "4", "--micro-batch-size", "2", "--pack-to", "512", "--max-length", "128"]
+    flags += ["--num-layers", "2"]
     providers = ("trl", "trl-padding-free", "shared-packed", "shared-packed-lpc")
     run([sys.executable, str(TOOL), *flags, "--providers", *providers])
     results = json.loads((tmp_path / "results.json").read_text())
@@ -35,4 +46,30 @@ def test_this_project_and_trl_side_by_side(tiny_run, tmp_path: Path) -> None:
     assert lpc["speed / plain"] == f"{turns['plain'][0] / turns['seconds'][0]:.3f}"
     assert plain["speed / plain"] == ""
     assert f"python tools/benchmark_train.py --data {Path(tiny_run.train_data).name} --device cpu --shape small" in text
-    assert f"--providers {' '.join(providers)}`" in text
+    assert f"--num-layers 2 --providers {' '.join(providers)}`" in text
+
+
+def test_what_does_not_fit_gets_a_note_and_no_ratio(benchmark_train, monkeypatch) -> None:
+    def too_large(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(benchmark_train, "measure_trl", too_large)
+    trl = benchmark_train.measure(None, "trl")
+    rounds = [{"seconds": [2.0], "peak_gb": 3.0}]
+    data = SimpleNamespace(lengths=np.array([[5, 3, 4]] * 4))
+    work = SimpleNamespace(rows=lambda: [0, 1, 2, 3], dataset=lambda: data, global_batch_size=2)
+    trl_line, ours = benchmark_train.table(work, {"trl": [trl], "packed": rounds})
+    assert trl_line == {"provider": "TRL DPOTrainer", "note": "does not fit into the GPU's memory"}
+    assert ours["pairs/s"] == 1.0
+    assert not {"speed / TRL", "memory / TRL"} & ours.keys()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(["--liger"], "--liger needs --device cuda"), (["--num-layers", "0"], "--num-layers must be at least 1")],
+)
+def test_refuses_what_would_not_be_honoured(benchmark_train, monkeypatch, capsys, flags, message) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark_train.py", "--data", "pairs.jsonl", "--output", "results", *flags])
+    with pytest.raises(SystemExit):
+        benchmark_train.main()
+    assert message in capsys.readouterr().err
