@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lpc_kernels.gradients import Wanted
 from lpc_kernels.head import Head
@@ -105,6 +106,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.save_for_backward(z, edges, pairs, *kept)
 
 
+@once_differentiable
 def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     z, edges, pairs, *kept = ctx.saved_tensors
     for_hidden, _, for_z = wanted = list(ctx.needs_input_grad[:3])

@@ -265,6 +265,17 @@ def test_compiled_code_may_call_it():
         assert_close(a, b, 1e-6)
 
 
+@pytest.mark.parametrize("schedule", ["recompute", "pairwise", "frozen"])
+def test_a_second_derivative_is_refused(schedule):
+    inputs = draw(10, 21, 8, 2, None, 6, torch.float32)
+    inputs["weight"].requires_grad_(False)
+    given = [inputs[name] for name in ("hidden", "weight", "targets", "segments")]
+    loss = pair_logps(*given, 4, pair_loss=preference, schedule=schedule).loss
+    (first,) = torch.autograd.grad(loss.square(), inputs["hidden"], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
 @pytest.mark.parametrize("latents", [None, 2])
 @pytest.mark.parametrize("options", [{}, {"schedule": "recompute", "pair_loss": preference}, {"schedule": "frozen"}, {"weight_grad": True}])
 def test_compiled_graph_has_no_break(options, latents):
