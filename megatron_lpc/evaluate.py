@@ -22,13 +22,14 @@ from megatron_lpc.analysis import draw_support, held_out_pairs, mutual_informati
 from megatron_lpc.analysis.judge import judge
 from megatron_lpc.analysis.options import SupportOptions, has_groups, parse_command
 from megatron_lpc.analysis.report import Report, report_table, write_json
-from megatron_lpc.command import exit_codes, wide_console
+from megatron_lpc.command_line import reports_errors
 from megatron_lpc.config import Config, ConfigError
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.cache import PairDataset
 from megatron_lpc.losses import uses_reference
 from megatron_lpc.model import LatentSource, build_model
 from megatron_lpc.platform import Platform
+from megatron_lpc.terminal import wide_console
 from megatron_lpc.training.checkpoint_folder import read_description, resolve_checkpoint
 from megatron_lpc.training.checkpoint_tensors import compare_options, copy_weights, read_tensors, sharded_weights
 from megatron_lpc.training.evaluate import PairTable, evaluation_sources, score_pairs, table_metrics
@@ -56,7 +57,9 @@ def evaluate(config: Config, support: SupportOptions) -> dict[str, Report]:
     for name, source in config.data.valid_data.items():
         data, sources = score.open(name, source), evaluation_sources(config.latent)
         table = score(data, name, sources)
-        metrics: dict[str, dict[str, float]] = {latent: table_metrics(config, table, index) for index, latent in enumerate(sources)}
+        metrics: dict[str, dict[str, float]] = {
+            latent: table_metrics(config, table, index) for index, latent in enumerate(sources)
+        }
         reports[name] = Report(pairs=len(data), metrics=metrics, information=None, support=None)
         if has_groups(config):
             people = known or _meet(data, table, support)
@@ -97,7 +100,9 @@ class _Scorer:
     def open(self, name: str, source: str) -> PairDataset:
         return open_data(self.config, self.tokenizer, [source], name)
 
-    def __call__(self, data: PairDataset, name: str, sources: tuple[LatentSource, ...], mixture: Tensor | None = None) -> PairTable:
+    def __call__(
+        self, data: PairDataset, name: str, sources: tuple[LatentSource, ...], mixture: Tensor | None = None
+    ) -> PairTable:
         """`mixture`: [P, K] code weights of every pair, for the source of that name."""
         loader = make_loader(self.config, self.tokenizer, data)
         steps = track(
@@ -110,9 +115,15 @@ class _Scorer:
         return score_pairs(self.policy, steps, self.reference, sources, self.platform.device)
 
 
-def _with_mixture(steps: Iterable[list[tuple[PairBatch, int]]], mixture: Tensor | None) -> Iterator[list[tuple[PairBatch, int]]]:
+def _with_mixture(
+    steps: Iterable[list[tuple[PairBatch, int]]], mixture: Tensor | None
+) -> Iterator[list[tuple[PairBatch, int]]]:
     for step in steps:
-        yield step if mixture is None else [(replace(batch, mixture=mixture[batch.row_ids].float()), valid) for batch, valid in step]
+        yield (
+            step
+            if mixture is None
+            else [(replace(batch, mixture=mixture[batch.example_index].float()), valid) for batch, valid in step]
+        )
 
 
 @dataclass(frozen=True)
@@ -149,14 +160,17 @@ def _prompts(data: PairDataset) -> list[tuple[int, ...]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line. Exits with 2 when the options or the data cannot work; rank 0 says why."""
-    with exit_codes({ConfigError: 2}):
+    with reports_errors():
         config, support, output = parse_command(sys.argv[1:] if argv is None else argv)
         reports = evaluate(config, support)
     if os.environ.get("RANK", "0") == "0":
         wide_console().print(report_table(reports))
         if output is not None:
             assert config.checkpoint.load is not None
-            settings = {"checkpoint": str(resolve_checkpoint(config.checkpoint.load)), "loss_type": config.loss.loss_type}
+            settings = {
+                "checkpoint": str(resolve_checkpoint(config.checkpoint.load)),
+                "loss_type": config.loss.loss_type,
+            }
             write_json(output, settings | {"support": asdict(support) if has_groups(config) else None}, reports)
 
 

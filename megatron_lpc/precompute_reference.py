@@ -13,7 +13,7 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.progress import track
 
-from megatron_lpc.command import exit_codes
+from megatron_lpc.command_line import reports_errors
 from megatron_lpc.config import Config, ConfigError, parse_args
 from megatron_lpc.losses import uses_reference
 from megatron_lpc.training.evaluate import score_pairs
@@ -33,13 +33,18 @@ def precompute_reference(config: Config) -> None:
     if not uses_reference(config.loss):
         raise ConfigError(f"--loss-type {config.loss.loss_type}: has no reference, so there is nothing to precompute")
     if config.loss.reference != "precomputed" or folder is None:
-        raise ConfigError("nothing to precompute: set --reference precomputed and --reference-cache FOLDER, as for the training")
+        raise ConfigError(
+            "nothing to precompute: set --reference precomputed and --reference-cache FOLDER, as for the training"
+        )
     platform = start_distributed(config)
     tokenizer = open_tokenizer(config)
     reference = online_reference(config, platform).chunks
     weights = weights_fingerprint(reference)
     console, is_first = Console(stderr=True), dist.get_rank() == 0
-    for name, sources in [("train", config.data.train_data), *((name, [source]) for name, source in config.data.valid_data.items())]:
+    for name, sources in [
+        ("train", config.data.train_data),
+        *((name, [source]) for name, source in config.data.valid_data.items()),
+    ]:
         data = open_data(config, tokenizer, sources, name)
         loader = make_loader(config, tokenizer, data)
         steps = track(
@@ -58,8 +63,10 @@ def precompute_reference(config: Config) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line. Exits with 2 when the options or the data cannot work; rank 0 says why."""
-    with exit_codes({ConfigError: 2}):
-        precompute_reference(parse_args(sys.argv[1:] if argv is None else argv, prog="python -m megatron_lpc.precompute_reference"))
+    with reports_errors():
+        precompute_reference(
+            parse_args(sys.argv[1:] if argv is None else argv, prog="python -m megatron_lpc.precompute_reference")
+        )
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from megatron_lpc.command import exit_codes
-from megatron_lpc.config import Config, ConfigError, parse_args, print_config, save_resolved
+from megatron_lpc.command_line import UserError, reports_errors
+from megatron_lpc.config import Config, parse_args, print_config, save_resolved
 from megatron_lpc.data.sampler import StreamOrder
 from megatron_lpc.model import wrap_data_parallel
 from megatron_lpc.training.checkpoint import Checkpoints, RunState
@@ -41,8 +41,10 @@ from megatron_lpc.training.step import TrainStep
 from megatron_lpc.training.watch import Watch
 
 
-class TooManyBadSteps(RuntimeError):
+class TooManyBadSteps(UserError):
     """The loss or a gradient was not finite for more than `max_bad_steps` steps in a row."""
+
+    exit_code = 1
 
 
 def train(config: Config) -> dict[str, dict[str, float]]:
@@ -68,7 +70,9 @@ def train(config: Config) -> dict[str, dict[str, float]]:
     scheduler = build_scheduler(config, optimizer, steps)
     checkpoints = Checkpoints(config, platform, chunks, optimizer, scheduler)
     start = starting_point(config)
-    state = checkpoints.load(start) if start else RunState(iteration=0, consumed_samples=0, bad_steps=0, train_iters=steps)
+    state = (
+        checkpoints.load(start) if start else RunState(iteration=0, consumed_samples=0, bad_steps=0, train_iters=steps)
+    )
 
     step = TrainStep(config, platform, chunks, optimizer, scheduler, reference, steps)
     loader = make_stream(config, tokenizer, state) if data is None else make_loader(config, tokenizer, data)
@@ -82,7 +86,9 @@ def train(config: Config) -> dict[str, dict[str, float]]:
             if config.checkpoint.save:
                 save_resolved(config, Path(config.checkpoint.save) / "config.yaml")
             if state.train_iters != steps:
-                watch.message(f"The run was of {state.train_iters} steps and is now of {steps}: all schedules follow the new number.")
+                watch.message(
+                    f"The run was of {state.train_iters} steps and is now of {steps}: all schedules follow the new number."
+                )
 
         def evaluate() -> None:
             for (name, dataset), judge in zip(validation.items(), judges, strict=True):
@@ -161,7 +167,7 @@ def _report_bad_batch(config: Config, state: RunState, rows: int | None) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line. Exits with 2 when the options or the data cannot work, with 1 when the training diverged; rank 0 says why."""
-    with exit_codes({ConfigError: 2, TooManyBadSteps: 1}):
+    with reports_errors():
         train(parse_args(sys.argv[1:] if argv is None else argv))
 
 

@@ -69,7 +69,9 @@ def test_metrics_and_evaluations(undisturbed: Path) -> None:
     assert steps[-1]["rewards/margins"] > 0.1 > abs(steps[0]["rewards/margins"]), "it learns"
     evaluations = [line for line in lines if "evaluation" in line]
     names = ["agree/prior", "agree/posterior", "disagree/prior", "disagree/posterior"]
-    assert [(line["iteration"], line["evaluation"]) for line in evaluations] == [(at, name) for at in (20, STEPS) for name in names]
+    assert [(line["iteration"], line["evaluation"]) for line in evaluations] == [
+        (at, name) for at in (20, STEPS) for name in names
+    ]
     for line in evaluations:
         assert line.keys() >= PROMISED - {"grad_norm", "lr", "tokens_per_sec", "mfu"}
     assert (undisturbed / "config.yaml").exists()
@@ -80,7 +82,9 @@ def test_goes_on_exactly_after_sigterm_and_after_kill_9(tiny_run, undisturbed: P
     """Three processes of one run: the first is asked to stop, the second is killed, the third ends it."""
     command = torchrun_command(2, *_train(tiny_run, tmp_path, *TP2, "--load", "auto"))
 
-    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as first:
+    with subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as first:
         _wait_for(first, lambda: _steps_done(tmp_path) >= 3)
         for worker in _children(first.pid):
             os.kill(worker, signal.SIGTERM)
@@ -89,8 +93,13 @@ def test_goes_on_exactly_after_sigterm_and_after_kill_9(tiny_run, undisturbed: P
     assert 3 <= stopped < 20, "it stopped at once"
     assert _newest_checkpoint(tmp_path) == stopped
 
-    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as second:
-        _wait_for(second, lambda: _newest_checkpoint(tmp_path) > stopped and _steps_done(tmp_path) > _newest_checkpoint(tmp_path))
+    with subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as second:
+        _wait_for(
+            second,
+            lambda: _newest_checkpoint(tmp_path) > stopped and _steps_done(tmp_path) > _newest_checkpoint(tmp_path),
+        )
         for victim in [*_children(second.pid), second.pid]:
             os.kill(victim, signal.SIGKILL)
         second.wait(60)
@@ -123,7 +132,9 @@ def test_steps_that_are_not_finite(tiny_run, tmp_path: Path) -> None:
     assert done.returncode == 1
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["skipped"] for line in lines] == [0, 1, 0, 0, 1, 1, 1]
-    assert [line["loss"] == line["loss"] for line in lines] == [True, True, True, True, False, True, False], "NaN is no number"
+    assert [line["loss"] == line["loss"] for line in lines] == [True, True, True, True, False, True, False], (
+        "NaN is no number"
+    )
     assert [line["grad_norm"] == line["grad_norm"] for line in lines] == [True, False, True, True, False, False, False]
     assert "Traceback" not in done.stderr
     batch = json.loads(saved.read_text())
@@ -148,7 +159,9 @@ def test_mistakes_are_one_clear_line(tiny_run, tmp_path: Path) -> None:
         ("--tokenizer-model", "nowhere.model"): r"--tokenizer-model nowhere.model: no such file\. .*",
         ("--chat-template", "nowhere.jinja"): r"--chat-template nowhere.jinja: no such file\. .*",
         ("--device", "cuda"): r"--device cuda: torch sees no GPU; .*",
-        ("--reference-offload",): r"--reference-offload: a CPU run keeps the reference in host memory already; leave it out",
+        (
+            "--reference-offload",
+        ): r"--reference-offload: a CPU run keeps the reference in host memory already; leave it out",
     }
     worker = Path(__file__).parent / "distributed" / "mistakes_worker.py"
     calls = [["--config", tiny_run.config, *flags] for flags in mistakes]
@@ -160,7 +173,15 @@ def test_mistakes_are_one_clear_line(tiny_run, tmp_path: Path) -> None:
 
 
 def test_mistake_ends_the_process_with_2(tiny_run) -> None:
-    command = [sys.executable, "-m", "megatron_lpc.train", "--config", tiny_run.config, "--tokenizer-model", "nowhere.model"]
+    command = [
+        sys.executable,
+        "-m",
+        "megatron_lpc.train",
+        "--config",
+        tiny_run.config,
+        "--tokenizer-model",
+        "nowhere.model",
+    ]
     done = run(command, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -173,7 +194,9 @@ def test_many_ranks_report_once(tiny_run, tmp_path: Path) -> None:
     """A mistake that one rank finds ends all of them, and is told once."""
     broken = tmp_path / "broken.jsonl"
     broken.write_text("no JSON\n")
-    done = torchrun(2, "-m", "megatron_lpc.train", "--config", tiny_run.config, *TP2, "--train-data", str(broken), check=False)
+    done = torchrun(
+        2, "-m", "megatron_lpc.train", "--config", tiny_run.config, *TP2, "--train-data", str(broken), check=False
+    )
     assert done.returncode != 0
     assert len(re.findall(r"^error: ", done.stderr, re.MULTILINE)) == 1
     assert f"error: {broken}:1: not valid JSON" in done.stderr

@@ -88,7 +88,9 @@ def _learning_rate(step: int, total: int, warmup: float) -> float:
     return 1e-4 + 0.9e-3 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
 
 
-def _loss(case: str, policy: LlamaForCausalLM, reference: LlamaForCausalLM, batch: PairBatch, recipe: dict[str, float]) -> Tensor:
+def _loss(
+    case: str, policy: LlamaForCausalLM, reference: LlamaForCausalLM, batch: PairBatch, recipe: dict[str, float]
+) -> Tensor:
     """[B]"""
     beta = recipe["beta"] * BETA[case]
     chosen, rejected = _response_logps(policy, batch).chunk(2)
@@ -103,8 +105,8 @@ def _loss(case: str, policy: LlamaForCausalLM, reference: LlamaForCausalLM, batc
 def _response_logps(model: LlamaForCausalLM, batch: PairBatch) -> Tensor:
     """[2B]"""
     logps = log_softmax(model(batch.tokens).logits.flatten(0, 1)[batch.loss_index], dim=-1)
-    each = logps.gather(1, batch.loss_target[:, None])[:, 0]
-    return torch.zeros(2 * batch.num_pairs).index_add(0, batch.loss_segment, each)
+    each = logps.gather(1, batch.targets[:, None])[:, 0]
+    return torch.zeros(2 * batch.num_pairs).index_add(0, batch.segment_ids, each)
 
 
 def _llama(weights: dict[str, Tensor], eps: float) -> LlamaForCausalLM:

@@ -43,7 +43,9 @@ def cases(arguments: Any) -> list[Case]:
         sizes = itertools.product(arguments.pairs, arguments.codes, arguments.width)
         made = [MixCase(**shared, pairs=pairs, codes=codes, width=width) for pairs, codes, width in sizes]
     else:
-        lists = itertools.product(arguments.direction, arguments.model, arguments.rows, arguments.masked, arguments.latents, arguments.tp)
+        lists = itertools.product(
+            arguments.direction, arguments.model, arguments.rows, arguments.masked, arguments.latents, arguments.tp
+        )
         fixed = {**shared, "response": arguments.response, "chunk_size": arguments.chunk_size}
         made = [
             PairCase(**fixed, direction=direction, model=model, rows=rows, masked=masked, latents=latents, tp=tp)
@@ -66,32 +68,48 @@ def parse(argv: Sequence[str] | None) -> Any:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--device", choices=("cuda", "cpu"), default=device, help="default: %(default)s")
-    shared.add_argument("--dtype", choices=DTYPES, default="bf16" if device == "cuda" else "fp32", help="default: %(default)s")
-    shared.add_argument("--rounds", type=int, default=20, help="turns of two runs each; the second counts (default: %(default)s)")
-    shared.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: time of our threads, on a busy CPU (default: wall)")
+    shared.add_argument(
+        "--dtype", choices=DTYPES, default="bf16" if device == "cuda" else "fp32", help="default: %(default)s"
+    )
+    shared.add_argument(
+        "--rounds", type=int, default=20, help="turns of two runs each; the second counts (default: %(default)s)"
+    )
+    shared.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: time of our threads, on a busy CPU (default: wall)"
+    )
     shared.add_argument("--threads", type=int, help="of PyTorch on CPU (default: its own choice)")
     shared.add_argument("--output", type=Path, metavar="DIR/NAME", help="default: benchmarks/results/KERNEL")
     kinds = parser.add_subparsers(dest="kernel", required=True)
 
     pair = kinds.add_parser("pair_logps", parents=[shared], help="preference loss on top of an LM head")
     sizes = ", ".join(MODELS)
-    pair.add_argument("--model", nargs="+", default=["llama-3-8b"], help=f"{sizes}, or HIDDENxVOCABULARY (default: llama-3-8b)")
+    pair.add_argument(
+        "--model", nargs="+", default=["llama-3-8b"], help=f"{sizes}, or HIDDENxVOCABULARY (default: llama-3-8b)"
+    )
     pair.add_argument("--rows", nargs="+", type=int, default=[8192], help="N (default: 8192)")
     pair.add_argument("--response", type=int, default=256, help="rows of a response (default: %(default)s)")
     pair.add_argument("--masked", nargs="+", type=float, default=[0.0], help="share of rows without loss (default: 0)")
     pair.add_argument("--latents", nargs="+", type=int, default=[1], help="L (default: 1)")
     pair.add_argument("--tp", nargs="+", type=int, default=[1], help="measure one shard of this many (default: 1)")
-    pair.add_argument("--direction", nargs="+", choices=("training", "scoring"), default=["training"], help="default: training")
+    pair.add_argument(
+        "--direction", nargs="+", choices=("training", "scoring"), default=["training"], help="default: training"
+    )
     pair.add_argument("--chunk-size", type=int, default=1024, help="of our schedules (default: %(default)s)")
     pair.add_argument(
-        "--providers", nargs="+", choices=pair_providers.PROVIDERS, default=list(pair_providers.PROVIDERS), help="default: all"
+        "--providers",
+        nargs="+",
+        choices=pair_providers.PROVIDERS,
+        default=list(pair_providers.PROVIDERS),
+        help="default: all",
     )
 
     mix = kinds.add_parser("gumbel_mix", parents=[shared], help="Gumbel-softmax mixture of the codebook")
     mix.add_argument("--pairs", nargs="+", type=int, default=[16], help="B (default: 16)")
     mix.add_argument("--codes", nargs="+", type=int, default=[64], help="K (default: 64)")
     mix.add_argument("--width", nargs="+", type=int, default=[4096], help="H (default: 4096)")
-    mix.add_argument("--providers", nargs="+", choices=mix_case.PROVIDERS, default=list(mix_case.PROVIDERS), help="default: all")
+    mix.add_argument(
+        "--providers", nargs="+", choices=mix_case.PROVIDERS, default=list(mix_case.PROVIDERS), help="default: all"
+    )
 
     arguments = parser.parse_args(argv)
     if arguments.device == "cuda" and device == "cpu":
@@ -113,12 +131,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"benchmark_kernels: {error}", file=sys.stderr)
         return 1
-    copy = copy_ceiling(arguments.device, arguments.rounds, arguments.clock) if arguments.kernel == "gumbel_mix" else 0.0
+    copy = (
+        copy_ceiling(arguments.device, arguments.rounds, arguments.clock) if arguments.kernel == "gumbel_mix" else 0.0
+    )
     command = shlex.join(["python", "tools/benchmark_kernels.py", *(sys.argv[1:] if argv is None else argv)])
     origin = provenance(command, arguments.device)
     measured: list[Measured] = []
     for number, case in enumerate(wanted, start=1):
-        print(f"{number} of {len(wanted)}: {' '.join(f'{key}={value}' for key, value in case.labels().items())}", file=sys.stderr)
+        print(
+            f"{number} of {len(wanted)}: {' '.join(f'{key}={value}' for key, value in case.labels().items())}",
+            file=sys.stderr,
+        )
         measured.append(run(case, arguments, copy))
         # After every case: a long run that is stopped keeps what it has.
         write_csv(output.with_suffix(".csv"), measured, origin)

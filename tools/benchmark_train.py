@@ -31,9 +31,17 @@ from typing import Any
 import torch
 from resident_memory import resident
 
-from megatron_lpc.config import Config, DataConfig, LatentConfig, LossConfig, ModelConfig, ParallelConfig, TrainingConfig
+from megatron_lpc.config import (
+    Config,
+    DataConfig,
+    LatentConfig,
+    LossConfig,
+    ModelConfig,
+    ParallelConfig,
+    TrainingConfig,
+)
 from megatron_lpc.data.cache import PairDataset, build_dataset
-from megatron_lpc.data.layout import pair_tokens
+from megatron_lpc.data.micro_batches import pair_tokens
 from megatron_lpc.data.sampler import StreamOrder
 from megatron_lpc.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lpc.model import wrap_data_parallel
@@ -44,7 +52,13 @@ from megatron_lpc.training.setup import start_distributed, stop_distributed
 from megatron_lpc.training.step import TrainStep
 
 SHAPES = {
-    "small": {"num_layers": 4, "hidden_size": 256, "ffn_hidden_size": 688, "num_attention_heads": 8, "num_query_groups": 4},
+    "small": {
+        "num_layers": 4,
+        "hidden_size": 256,
+        "ffn_hidden_size": 688,
+        "num_attention_heads": 8,
+        "num_query_groups": 4,
+    },
     "llama-3.2-1b": {
         "num_layers": 16,
         "hidden_size": 2048,
@@ -238,7 +252,9 @@ def measure_trl(work: Workload, provider: str) -> dict[str, Any]:
     )
     data = work.dataset()
     pairs = [data[row] for row in work.rows()]
-    columns = {name: [list(map(int, getattr(pair, name))) for pair in pairs] for name in ("prompt", "chosen", "rejected")}
+    columns = {
+        name: [list(map(int, getattr(pair, name))) for pair in pairs] for name in ("prompt", "chosen", "rejected")
+    }
     words = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2}, unk_token="<unk>"))
     meter = Meter(work.device)
     with tempfile.TemporaryDirectory() as folder:
@@ -302,7 +318,16 @@ def run_rounds(work: Workload, providers: list[str], rounds: int, file: Path) ->
             continue
         with tempfile.TemporaryDirectory() as folder:
             answer = Path(folder) / "answer.json"
-            command = [sys.executable, __file__, "--measure", provider, "--workload", json.dumps(asdict(work)), "--answer", str(answer)]
+            command = [
+                sys.executable,
+                __file__,
+                "--measure",
+                provider,
+                "--workload",
+                json.dumps(asdict(work)),
+                "--answer",
+                str(answer),
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(f"{provider} failed:\n{done.stderr[-4000:]}")
@@ -321,7 +346,9 @@ def write(file: Path, text: str) -> None:
 def speedup(rounds: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> float:
     """How many times as fast as the baseline: the median over the steps of all rounds."""
     both = zip(rounds, baseline, strict=True)
-    return statistics.median(slow / fast for one, other in both for fast, slow in zip(one["seconds"], other["seconds"], strict=True))
+    return statistics.median(
+        slow / fast for one, other in both for fast, slow in zip(one["seconds"], other["seconds"], strict=True)
+    )
 
 
 def table(work: Workload, results: Rounds) -> list[dict[str, Any]]:
@@ -339,7 +366,11 @@ def table(work: Workload, results: Rounds) -> list[dict[str, Any]]:
             continue
         times = [sum(one["seconds"]) for one in rounds]
         seconds = statistics.median(times)
-        line |= {"pairs/s": len(rows) / seconds, "tokens/s": tokens / seconds, "spread": (max(times) - min(times)) / seconds}
+        line |= {
+            "pairs/s": len(rows) / seconds,
+            "tokens/s": tokens / seconds,
+            "spread": (max(times) - min(times)) / seconds,
+        }
         line["peak GB"] = statistics.median(one["peak_gb"] for one in rounds)
         if trl := measured.get("trl"):
             line["speed / TRL"] = speedup(rounds, trl)
@@ -370,8 +401,12 @@ def markdown(lines: list[dict[str, Any]]) -> str:
 
 def machine(work: Workload) -> str:
     """One line for under the table: what it was measured with."""
-    name = torch.cuda.get_device_name() if work.device == "cuda" else f"{platform.processor() or platform.machine()} CPU"
-    packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "trl", "megatron-core"))
+    name = (
+        torch.cuda.get_device_name() if work.device == "cuda" else f"{platform.processor() or platform.machine()} CPU"
+    )
+    packages = ", ".join(
+        f"{package} {version(package)}" for package in ("torch", "transformers", "trl", "megatron-core")
+    )
     return f"{name}, {torch.get_num_threads()} threads, {packages}, {'bf16' if work.device == 'cuda' else 'fp32'}"
 
 
@@ -382,15 +417,21 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--shape", choices=SHAPES, default="small", help="of the model")
     parser.add_argument("--num-layers", type=int, help="layers of the model, where those of the shape do not fit")
-    parser.add_argument("--vocab-size", type=int, default=8192, help="words of the tokenizer that is trained on the data")
+    parser.add_argument(
+        "--vocab-size", type=int, default=8192, help="words of the tokenizer that is trained on the data"
+    )
     parser.add_argument("--steps", type=int, default=4, help="steps that are timed")
     parser.add_argument("--global-batch-size", type=int, default=32, help="pairs a step")
-    parser.add_argument("--micro-batch-size", type=int, default=4, help="pairs of a forward pass, where rows are not packed")
+    parser.add_argument(
+        "--micro-batch-size", type=int, default=4, help="pairs of a forward pass, where rows are not packed"
+    )
     parser.add_argument("--pack-to", type=int, default=2048, help="tokens of a packed row")
     parser.add_argument("--max-length", type=int, default=1024, help="tokens of a prompt and response")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--providers", nargs="+", choices=PROVIDERS, default=list(PROVIDERS))
-    parser.add_argument("--liger", action="store_true", help="TRL's use_liger_kernel (GPU): TRL 1.16 takes Liger's layers alone")
+    parser.add_argument(
+        "--liger", action="store_true", help="TRL's use_liger_kernel (GPU): TRL 1.16 takes Liger's layers alone"
+    )
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--workload", help=argparse.SUPPRESS)
     parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
@@ -414,7 +455,16 @@ def main() -> None:
         tokenizer = Path(folder) / "tokenizer"
         train = Path(__file__).parent / "train_tokenizer.py"
         subprocess.run(
-            [sys.executable, str(train), "--input", options.data, "--output", str(tokenizer), "--vocab-size", str(options.vocab_size)],
+            [
+                sys.executable,
+                str(train),
+                "--input",
+                options.data,
+                "--output",
+                str(tokenizer),
+                "--vocab-size",
+                str(options.vocab_size),
+            ],
             check=True,
         )
         work = Workload(
@@ -436,16 +486,26 @@ def main() -> None:
         turns = [name + _TURNS for name in chosen if name.endswith("-lpc") and name.removesuffix("-lpc") in chosen]
         results = run_rounds(work, [*chosen, *turns], options.rounds, options.output / "results.json")
         lines = table(work, results)
-    named = ("device", "shape", "vocab_size", "steps", "global_batch_size", "micro_batch_size", "pack_to", "max_length", "rounds")
+    named = (
+        "device",
+        "shape",
+        "vocab_size",
+        "steps",
+        "global_batch_size",
+        "micro_batch_size",
+        "pack_to",
+        "max_length",
+        "rounds",
+    )
     flags = [f"--{name.replace('_', '-')} {getattr(options, name)}" for name in named]
     if options.num_layers is not None:
         flags.append(f"--num-layers {options.num_layers}")
     if chosen != list(PROVIDERS):
         flags.append(f"--providers {' '.join(chosen)}")
-    command = " ".join([f"python tools/benchmark_train.py --data {Path(options.data).name}", *flags, *["--liger"] * options.liger])
-    text = (
-        f"{markdown(lines)}\n{machine(work)}. Medians of {options.rounds} rounds; spread is (slowest - fastest) / median.\n\n`{command}`\n"
+    command = " ".join(
+        [f"python tools/benchmark_train.py --data {Path(options.data).name}", *flags, *["--liger"] * options.liger]
     )
+    text = f"{markdown(lines)}\n{machine(work)}. Medians of {options.rounds} rounds; spread is (slowest - fastest) / median.\n\n`{command}`\n"
     write(options.output / "table.md", text)
     Console().print(Markdown(text))
 

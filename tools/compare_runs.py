@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.table import Table
 
-from megatron_lpc.command import wide_console
+from megatron_lpc.terminal import wide_console
 from megatron_lpc.training.metrics_file import METRICS_FILE, read_metrics
 
 COLUMNS = {
@@ -37,7 +37,9 @@ def last_evaluations(runs: dict[str, Path]) -> list[list[str]]:
     """
     rows = []
     for label, path in runs.items():
-        newest: dict[str, dict[str, Any]] = {line["evaluation"]: line for line in read_metrics(path) if "evaluation" in line}
+        newest: dict[str, dict[str, Any]] = {
+            line["evaluation"]: line for line in read_metrics(path) if "evaluation" in line
+        }
         if not newest:
             raise ValueError(f"{path}: holds no evaluation; give the run --valid-data NAME=FILE")
         for name, line in newest.items():

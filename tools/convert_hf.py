@@ -15,8 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_lpc.command import exit_codes, wide_console
-from megatron_lpc.config import ConfigError
+from megatron_lpc.command_line import UserError, reports_errors
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.export_hf import export_hf
 from megatron_lpc.convert.hf_folder import find_hf_folder
@@ -24,6 +23,7 @@ from megatron_lpc.convert.import_hf import DTYPES, import_hf
 from megatron_lpc.convert.inspect_model import inspection_table
 from megatron_lpc.convert.opened import open_model
 from megatron_lpc.convert.verify import TEXTS, comparison_table, verify
+from megatron_lpc.terminal import wide_console
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -49,8 +49,12 @@ def _read_names(path: Path | None) -> list[str] | None:
 
 
 def _import(options: argparse.Namespace) -> None:
-    described = import_hf(find_hf_folder(options.hf), options.output, dtype=DTYPES.get(options.dtype), force=options.force)
-    print(f"Wrote {options.output} ({described.family.model_type}); train with --pretrained-checkpoint {options.output}")
+    described = import_hf(
+        find_hf_folder(options.hf), options.output, dtype=DTYPES.get(options.dtype), force=options.force
+    )
+    print(
+        f"Wrote {options.output} ({described.family.model_type}); train with --pretrained-checkpoint {options.output}"
+    )
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -74,15 +78,19 @@ def _verify(options: argparse.Namespace) -> None:
     comparison = verify(first, second, texts)
     wide_console().print(comparison_table(comparison))
     if not comparison.agrees(options.tolerance):
-        raise Disagreement(f"{options.first} and {options.second} differ by more than --tolerance {options.tolerance:g}")
+        raise Disagreement(
+            f"{options.first} and {options.second} differ by more than --tolerance {options.tolerance:g}"
+        )
 
 
 def _inspect(options: argparse.Namespace) -> None:
     wide_console().print(inspection_table(options.folder, open_model(options.folder, options.hf_config)))
 
 
-class Disagreement(Exception):
+class Disagreement(UserError):
     """Two models are not the same."""
+
+    exit_code = 1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,16 +103,24 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_import)
 
     exporting = commands.add_parser("export", help="megatron-core checkpoint -> Hugging Face")
-    exporting.add_argument("--load", required=True, type=Path, help="folder of a checkpoint, or of a run, whose newest is meant")
-    exporting.add_argument("--max-shard-size", type=shard_size, default=5 * 10**9, help="largest file of weights, such as 500MB (5GB)")
-    exporting.add_argument("--backbone-only", action="store_true", help="leave the LPC head out: a plain model of its family")
+    exporting.add_argument(
+        "--load", required=True, type=Path, help="folder of a checkpoint, or of a run, whose newest is meant"
+    )
+    exporting.add_argument(
+        "--max-shard-size", type=shard_size, default=5 * 10**9, help="largest file of weights, such as 500MB (5GB)"
+    )
+    exporting.add_argument(
+        "--backbone-only", action="store_true", help="leave the LPC head out: a plain model of its family"
+    )
     exporting.add_argument("--code-names", type=Path, metavar="FILE.json", help="a JSON list that names each code")
     exporting.set_defaults(run=_export)
 
     verifying = commands.add_parser("verify", help="compare logits and every tensor of two models, in either format")
     verifying.add_argument("first", type=Path)
     verifying.add_argument("second", type=Path)
-    verifying.add_argument("--text", type=Path, metavar="FILE", help="text whose logits are compared (a few sentences of this program)")
+    verifying.add_argument(
+        "--text", type=Path, metavar="FILE", help="text whose logits are compared (a few sentences of this program)"
+    )
     verifying.add_argument("--tolerance", type=float, default=1e-5, help="largest difference that is none (1e-5)")
     verifying.set_defaults(run=_verify)
 
@@ -113,7 +129,9 @@ def parser() -> argparse.ArgumentParser:
     inspecting.set_defaults(run=_inspect)
 
     for reading in (exporting, verifying, inspecting):
-        reading.add_argument("--hf-config", type=Path, help="folder of the original config.json and tokenizer (that of the import)")
+        reading.add_argument(
+            "--hf-config", type=Path, help="folder of the original config.json and tokenizer (that of the import)"
+        )
     for writing in (command, exporting):
         writing.add_argument("--output", required=True, type=Path, help="folder to write")
         writing.add_argument("--dtype", choices=dtypes, default="keep", help="type of the written weights (keep)")
@@ -124,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line. Exits with 2 when something cannot be converted, with 1 when two models differ, and says what."""
     options = parser().parse_args(arguments)
-    with exit_codes({ConversionError: 2, ConfigError: 2, Disagreement: 1}):
+    with reports_errors():
         options.run(options)
 
 

@@ -81,13 +81,17 @@ def compile_kernel(name: str, target: str) -> Made:
     attributes = {(row.kernel.arg_names.index(argument),): [["tt.divisibility", 16]] for argument in row.aligned}
     source = ASTSource(fn=row.kernel, signature=signature, constexprs=dict(row.constants), attrs=attributes)
     compiled = triton.compile(source, target=_TARGETS[target].gpu, options=dict(row.options))
-    code, registers, stack = _amd(compiled.asm["amdgcn"]) if "amdgcn" in compiled.asm else _nvidia(compiled.asm["cubin"])
+    code, registers, stack = (
+        _amd(compiled.asm["amdgcn"]) if "amdgcn" in compiled.asm else _nvidia(compiled.asm["cubin"])
+    )
     matrix = len(re.findall(_TARGETS[target].matrix, code))
     # Fused ones are missing from those left; quotients bring more of their own, so that there may be more left than written.
     written = len(re.findall(r"= f(?:add|sub|mul) (?:\w+ )*(?:<\d+ x )?double", compiled.asm["llir"]))
     left = len(re.findall(r"\bD(?:ADD|MUL)\b|\bv_(?:pk_)?(?:add|mul)_f64", code))
     shared, fused = compiled.metadata.shared, max(0, written - left)
-    return Made(name, target, registers, stack, shared, matrix, fused, _broken(row, target, stack, shared, matrix, fused))
+    return Made(
+        name, target, registers, stack, shared, matrix, fused, _broken(row, target, stack, shared, matrix, fused)
+    )
 
 
 def _nvidia(cubin: bytes) -> tuple[str, int, int]:
@@ -112,7 +116,11 @@ def _amd(code: str) -> tuple[str, int, int]:
             raise RuntimeError(f"the assembler's text has no .{name}")
         return int(found[1])
 
-    return code, field("vgpr_count") + field("agpr_count"), field("private_segment_fixed_size") + 4 * field("vgpr_spill_count")
+    return (
+        code,
+        field("vgpr_count") + field("agpr_count"),
+        field("private_segment_fixed_size") + 4 * field("vgpr_spill_count"),
+    )
 
 
 def _output(*command: Path | str) -> str:
@@ -142,7 +150,12 @@ def compile_all(targets: Sequence[str], jobs: int) -> list[Made]:
 
 def markdown(made: Sequence[Made]) -> str:
     """The table with the compiler's version above it, without a line end."""
-    header = [f"Compiled with Triton {triton.__version__}.", "", f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+    header = [
+        f"Compiled with Triton {triton.__version__}.",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        f"|{'---|' * len(COLUMNS)}",
+    ]
     return "\n".join([*header, *(f"| {' | '.join(_cells(each))} |" for each in made)])
 
 
@@ -171,11 +184,15 @@ def _table(made: Sequence[Made]) -> Table:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", action="append", choices=TARGETS, help="only this one; may be repeated (default: all)")
+    parser.add_argument(
+        "--target", action="append", choices=TARGETS, help="only this one; may be repeated (default: all)"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="compile this many at a time (default: %(default)s)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="print Markdown instead of a table for the terminal")
-    form.add_argument("--update", type=Path, metavar="FILE", help="write the Markdown between the inspect_kernels marks of this file")
+    form.add_argument(
+        "--update", type=Path, metavar="FILE", help="write the Markdown between the inspect_kernels marks of this file"
+    )
     arguments: Any = parser.parse_args(argv)
     if os.environ.get("TRITON_INTERPRET") == "1":
         parser.error("TRITON_INTERPRET=1 makes kernels that cannot be compiled; unset it")

@@ -38,7 +38,16 @@ QUALITY = {"quality": ("clean", "garbled")}
 POLES = TASTES | QUALITY
 ANNOTATORS = ("ada", "ben", "cleo", "dan", "eve", "finn", "gina", "hugo")
 
-REQUESTS = ("describe", "explain", "tell me about", "write about", "say something about", "help me see", "report on", "what about")
+REQUESTS = (
+    "describe",
+    "explain",
+    "tell me about",
+    "write about",
+    "say something about",
+    "help me see",
+    "report on",
+    "what about",
+)
 SUBJECTS = "garden river castle market forest harbor bridge tower village library kitchen meadow island station temple school".split()
 PLACES = "hill lake road wall valley square coast field canal gate shore cliff".split()
 TIMES = "morning evening winter summer spring autumn".split()
@@ -83,14 +92,18 @@ class Recipe:
             pairs = getattr(self, name)
             if pairs < 1 or pairs % self.num_annotators:
                 flag = "--" + name.replace("_", "-")
-                raise ValueError(f"{flag} must be a positive multiple of --num-annotators {self.num_annotators}, not {pairs}")
+                raise ValueError(
+                    f"{flag} must be a positive multiple of --num-annotators {self.num_annotators}, not {pairs}"
+                )
         for name, highest in (("agree", 1), ("marked", 1), ("label_noise", 0.5)):
             share = getattr(self, name)
             if not 0 <= share <= highest:
                 raise ValueError(f"--{name.replace('_', '-')} must be 0 to {highest}, not {share}")
         prompts = (self.num_pairs + 2 * self.num_eval_pairs) // self.num_annotators
         if prompts > len(_topics()):
-            raise ValueError(f"--num-pairs and --num-eval-pairs ask for {prompts} prompts; the language has {len(_topics())}")
+            raise ValueError(
+                f"--num-pairs and --num-eval-pairs ask for {prompts} prompts; the language has {len(_topics())}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +127,9 @@ def liked_poles(annotator: int) -> dict[str, str]:
     """
     couple, second = divmod(annotator, 2)
     turned = [second ^ (couple << 1 >> place & 1) for place in range(len(TASTES))]
-    return {taste: poles[turn] for (taste, poles), turn in zip(TASTES.items(), turned, strict=True)} | {"quality": "clean"}
+    return {taste: poles[turn] for (taste, poles), turn in zip(TASTES.items(), turned, strict=True)} | {
+        "quality": "clean"
+    }
 
 
 def prefers_first(annotator: int, first_response: dict[str, str]) -> bool:
@@ -130,7 +145,10 @@ def make_pairs(recipe: Recipe) -> dict[str, list[Pair]]:
     random.Random(f"{recipe.seed}/prompts").shuffle(topics)
     unused = iter(topics)
     sizes = {"train": recipe.num_pairs, "valid": recipe.num_eval_pairs, "test": recipe.num_eval_pairs}
-    return {split: _make_split(unused, size, recipe, random.Random(f"{recipe.seed}/{split}")) for split, size in sizes.items()}
+    return {
+        split: _make_split(unused, size, recipe, random.Random(f"{recipe.seed}/{split}"))
+        for split, size in sizes.items()
+    }
 
 
 def write_preferences(recipe: Recipe, output: Path) -> dict[str, list[Pair]]:
@@ -164,7 +182,9 @@ def _make_split(unused: Iterator[_Topic], size: int, recipe: Recipe, rng: random
     prompts = size // recipe.num_annotators
     agree, marked = _exact_share(recipe.agree, prompts, rng), _exact_share(recipe.marked, prompts, rng)
     flipped = iter(_exact_share(recipe.label_noise, size, rng))
-    taste_sets = itertools.cycle([taste for size in range(len(TASTES)) for taste in itertools.combinations(TASTES, size + 1)])
+    taste_sets = itertools.cycle(
+        [taste for size in range(len(TASTES)) for taste in itertools.combinations(TASTES, size + 1)]
+    )
     pairs = []
     for all_agree, has_mark in zip(agree, marked, strict=True):
         topic, factors = next(unused), tuple(QUALITY) if all_agree else next(taste_sets)
@@ -172,7 +192,9 @@ def _make_split(unused: Iterator[_Topic], size: int, recipe: Recipe, rng: random
         liked = liked_poles(rng.randrange(recipe.num_annotators))
         first = {factor: liked[factor] for factor in factors}
         responses = _respond_twice(topic, first, rng)
-        pairs += [_judge(topic, first, responses, index, has_mark, next(flipped)) for index in range(recipe.num_annotators)]
+        pairs += [
+            _judge(topic, first, responses, index, has_mark, next(flipped)) for index in range(recipe.num_annotators)
+        ]
     rng.shuffle(pairs)
     return pairs
 
@@ -184,7 +206,9 @@ def _exact_share(share: float, count: int, rng: random.Random) -> list[bool]:
     return answers
 
 
-def _judge(topic: _Topic, first: dict[str, str], responses: tuple[str, str], index: int, marked: bool, flipped: bool) -> Pair:
+def _judge(
+    topic: _Topic, first: dict[str, str], responses: tuple[str, str], index: int, marked: bool, flipped: bool
+) -> Pair:
     """The pair as annotator `index` labels it."""
     chosen, rejected, poles = *responses, first
     if prefers_first(index, first) == flipped:
@@ -238,15 +262,32 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     summary, _, details = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     default = Recipe()
-    parser.add_argument("--output", type=Path, required=True, help="folder to write into; files of the same names are replaced")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder to write into; files of the same names are replaced"
+    )
     parser.add_argument("--num-pairs", type=int, default=default.num_pairs, help="training pairs (%(default)s)")
-    parser.add_argument("--num-eval-pairs", type=int, default=default.num_eval_pairs, help="validation pairs, and test pairs (%(default)s)")
-    parser.add_argument("--num-annotators", type=int, default=default.num_annotators, help="each judges every prompt (%(default)s)")
-    parser.add_argument("--agree", type=float, default=default.agree, help="share of prompts on which all agree (%(default)s)")
-    parser.add_argument("--marked", type=float, default=default.marked, help="share of prompts with the annotator's mark (%(default)s)")
-    parser.add_argument("--label-noise", type=float, default=default.label_noise, help="share of labels turned round (%(default)s)")
+    parser.add_argument(
+        "--num-eval-pairs",
+        type=int,
+        default=default.num_eval_pairs,
+        help="validation pairs, and test pairs (%(default)s)",
+    )
+    parser.add_argument(
+        "--num-annotators", type=int, default=default.num_annotators, help="each judges every prompt (%(default)s)"
+    )
+    parser.add_argument(
+        "--agree", type=float, default=default.agree, help="share of prompts on which all agree (%(default)s)"
+    )
+    parser.add_argument(
+        "--marked", type=float, default=default.marked, help="share of prompts with the annotator's mark (%(default)s)"
+    )
+    parser.add_argument(
+        "--label-noise", type=float, default=default.label_noise, help="share of labels turned round (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=default.seed, help="seed of everything random (%(default)s)")
     flags = vars(parser.parse_args(arguments))
     output = flags.pop("output")

@@ -64,8 +64,12 @@ def plot_metrics(runs: dict[str, Path], output: Path) -> None:
                 _draw(axes, curve, run, evaluation, f"C{number % 10}")
     for axes in grid.flat[len(panels) :]:
         axes.remove()
-    handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), frameon=False)
+    handles = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), frameon=False
+    )
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     figure.savefig(temporary, format="png", dpi=120)

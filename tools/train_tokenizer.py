@@ -59,7 +59,9 @@ def train_tokenizer(
         )
     except RuntimeError as error:
         reason = str(error).rstrip(".")
-        raise ValueError(f"sentencepiece cannot train on {', '.join(inputs)}: {reason}. Change --vocab-size, or give more text.") from error
+        raise ValueError(
+            f"sentencepiece cannot train on {', '.join(inputs)}: {reason}. Change --vocab-size, or give more text."
+        ) from error
     path = Path(f"{output}.model")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -72,7 +74,9 @@ def texts_of(row: Row | BadRow) -> Iterator[str]:
     if isinstance(row, BadRow):
         raise row
     columns = [row.values[name] for name in COLUMNS if row.values.get(name)]
-    messages = [message for column in columns if isinstance(column, list) for message in column if isinstance(message, dict)]
+    messages = [
+        message for column in columns if isinstance(column, list) for message in column if isinstance(message, dict)
+    ]
     texts = [text for text in columns + [message.get("content") for message in messages] if isinstance(text, str)]
     if not texts:
         raise row.place.bad(f"no text in any of the columns {', '.join(COLUMNS)}", "Rename the columns")
@@ -83,13 +87,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--input", nargs="+", required=True, help="JSONL(.gz), Parquet or Arrow files, or Hub names")
     parser.add_argument("--output", required=True, help="path of the model without .model")
-    parser.add_argument("--vocab-size", type=int, default=8192, help="words, the 256 bytes and 4 special ones included (8192)")
+    parser.add_argument(
+        "--vocab-size", type=int, default=8192, help="words, the 256 bytes and 4 special ones included (8192)"
+    )
     parser.add_argument("--model-type", choices=["unigram", "bpe"], default="unigram", help="kind of model (unigram)")
-    parser.add_argument("--max-texts", type=int, default=1_000_000, help="texts trained on; a sample when there are more (1,000,000)")
-    parser.add_argument("--symbols", nargs="*", default=[], help="texts that are one token each, such as the marks of a chat template")
+    parser.add_argument(
+        "--max-texts", type=int, default=1_000_000, help="texts trained on; a sample when there are more (1,000,000)"
+    )
+    parser.add_argument(
+        "--symbols", nargs="*", default=[], help="texts that are one token each, such as the marks of a chat template"
+    )
     options = parser.parse_args(arguments)
     try:
-        path = train_tokenizer(options.input, options.output, options.vocab_size, options.model_type, options.max_texts, options.symbols)
+        path = train_tokenizer(
+            options.input, options.output, options.vocab_size, options.model_type, options.max_texts, options.symbols
+        )
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1

@@ -57,12 +57,18 @@ def gumbel_mix(
     Raises ValueError for shapes that do not fit, tau <= 0, m outside [0, 1], and what `gumbel_noise` refuses.
     """
     if logits_q.dim() != 2 or logits_p.shape != logits_q.shape:
-        raise ValueError(f"gumbel_mix: logits_q and logits_p must both be [B, K], got {list(logits_q.shape)} and {list(logits_p.shape)}")
+        raise ValueError(
+            f"gumbel_mix: logits_q and logits_p must both be [B, K], got {list(logits_q.shape)} and {list(logits_p.shape)}"
+        )
     batch, codes = logits_q.shape
     if codebook.dim() != 2 or codebook.size(0) != codes:
-        raise ValueError(f"gumbel_mix: codebook must be [K, H] with K = {codes} as in the logits, got {list(codebook.shape)}")
+        raise ValueError(
+            f"gumbel_mix: codebook must be [K, H] with K = {codes} as in the logits, got {list(codebook.shape)}"
+        )
     if sample_ids.shape != (batch,):
-        raise ValueError(f"gumbel_mix: sample_ids must be [B] with B = {batch} as in the logits, got {list(sample_ids.shape)}")
+        raise ValueError(
+            f"gumbel_mix: sample_ids must be [B] with B = {batch} as in the logits, got {list(sample_ids.shape)}"
+        )
     if not tau > 0:
         raise ValueError(f"gumbel_mix: tau must be positive, got {tau}")
     if not 0 <= prior_mix <= 1:
@@ -73,9 +79,18 @@ def gumbel_mix(
         from lpc_kernels.gumbel_mix_op import gumbel_mix_op
 
         signed_seed = seed - (1 << 64) if seed >= 1 << 63 else seed
-        return GumbelMix(*gumbel_mix_op(logits_q, logits_p, codebook, sample_ids, signed_seed, tau, prior_mix, straight_through)[:8])
+        return GumbelMix(
+            *gumbel_mix_op(logits_q, logits_p, codebook, sample_ids, signed_seed, tau, prior_mix, straight_through)[:8]
+        )
     return gumbel_mix_reference(
-        logits_q, logits_p, codebook, sample_ids, seed=seed, tau=tau, prior_mix=prior_mix, straight_through=straight_through
+        logits_q,
+        logits_p,
+        codebook,
+        sample_ids,
+        seed=seed,
+        tau=tau,
+        prior_mix=prior_mix,
+        straight_through=straight_through,
     )
 
 

@@ -106,7 +106,9 @@ def gumbel_mix_backward_op(
         d_mix = torch.empty_like(weights_q)
         if batch:
             fitting = {key: value for key, value in plan.items() if key != "BLOCK_K"}
-            kernels.backward_weights[batch, tall](d_z, codebook.contiguous(), d_mix, codes, width, DTYPE=dtype, **fitting)
+            kernels.backward_weights[batch, tall](
+                d_z, codebook.contiguous(), d_mix, codes, width, DTYPE=dtype, **fitting
+            )
     programs = batch + (tall * across if d_z is not None else 0)
     if programs:
         upstream = (d_kl, d_q, d_p, d_entropy_q, d_entropy_p, d_weights_q, d_weights_p)
@@ -146,7 +148,17 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     d_z, d_kl, d_q, d_p, d_entropy_q, d_entropy_p, d_weights_q, d_weights_p = grads[:8]
     gradients = gumbel_mix_backward_op(
-        *ctx.saved_tensors, d_z, d_kl, d_q, d_p, d_entropy_q, d_entropy_p, d_weights_q, d_weights_p, ctx.tau, ctx.prior_mix
+        *ctx.saved_tensors,
+        d_z,
+        d_kl,
+        d_q,
+        d_p,
+        d_entropy_q,
+        d_entropy_p,
+        d_weights_q,
+        d_weights_p,
+        ctx.tau,
+        ctx.prior_mix,
     )
     return *gradients, None, None, None, None, None
 
@@ -180,7 +192,19 @@ def _shipped(codes: int, width: int, straight_through: bool) -> tuple[Shipped, .
     plan = blocks(codes, width)
     options = {"num_warps": plan.pop("num_warps")}
     inner = {key: value for key, value in plan.items() if key != "BLOCK_K"}
-    tables = ("logits_q", "logits_p", "weights_q", "weights_p", "soft_q", "soft_p", "q", "p", "kl", "entropy_q", "entropy_p")
+    tables = (
+        "logits_q",
+        "logits_p",
+        "weights_q",
+        "weights_p",
+        "soft_q",
+        "soft_p",
+        "q",
+        "p",
+        "kl",
+        "entropy_q",
+        "entropy_p",
+    )
     fp32 = dict.fromkeys((*tables, "d_mix", "d_kl", "d_logits_q", "d_logits_p"), "*fp32")
     bf16 = dict.fromkeys(("codebook", "z", "d_z", "d_codebook"), "*bf16")
     scalars = {"seed": "i64", "B": "i32", "K": "i32", "H": "i32", "tau": "fp64", "share_q": "fp64", "share_p": "fp64"}
@@ -198,7 +222,12 @@ def _shipped(codes: int, width: int, straight_through: bool) -> tuple[Shipped, .
     return (
         row("forward", kernels.forward, {**plan, **soft, "HARD": straight_through, "DTYPE": tl.float32}, **exact),
         row("backward of weights", kernels.backward_weights, {**inner, "DTYPE": tl.float32}, options=options),
-        row("backward of inputs", kernels.backward_inputs, {**plan, **dict.fromkeys(unread), "DTYPE": tl.float32}, options=options),
+        row(
+            "backward of inputs",
+            kernels.backward_inputs,
+            {**plan, **dict.fromkeys(unread), "DTYPE": tl.float32},
+            options=options,
+        ),
     )
 
 

@@ -40,7 +40,9 @@ class PairLogps:
 
 def _compiled_unless_pairwise(function: Callable[P, PairLogps]) -> Callable[P, PairLogps]:
     """Keeps `torch.compile` out of a call whose chunks depend on the data and in the midst of which a loss is called."""
-    alone = torch.compiler.disable(function, reason="pair_loss is called amid the chunks; schedule='recompute' makes a whole graph")
+    alone = torch.compiler.disable(
+        function, reason="pair_loss is called amid the chunks; schedule='recompute' makes a whole graph"
+    )
 
     @wraps(function)
     def call(*args: P.args, **options: P.kwargs) -> PairLogps:
@@ -106,14 +108,28 @@ def pair_logps(
 
     Raises ValueError for shapes, dtypes and options that do not fit, RuntimeError for segments not ascending or out of range.
     """
-    problem = _problem(hidden, weight, targets, segments, num_segments, z, vocab_start, vocab_size, chunk_size, logit_softcap, temperature)
+    problem = _problem(
+        hidden,
+        weight,
+        targets,
+        segments,
+        num_segments,
+        z,
+        vocab_start,
+        vocab_size,
+        chunk_size,
+        logit_softcap,
+        temperature,
+    )
     if problem is not None:
         raise ValueError(f"pair_logps: {problem}")
     _check_gradients(weight, num_segments, z, pair_loss, schedule, weight_grad)
     columns = weight.size(0) if vocab_size is None else min(max(vocab_size - vocab_start, 0), weight.size(0))
     group = tp_group if tp_group is not None and tp_group.size() > 1 else None
     if group is None and columns == 0:
-        raise ValueError(f"pair_logps: vocab_size ({vocab_size}) leaves no word of {weight.size(0)} from vocab_start ({vocab_start}) on")
+        raise ValueError(
+            f"pair_logps: vocab_size ({vocab_size}) leaves no word of {weight.size(0)} from vocab_start ({vocab_start}) on"
+        )
     head = Head(vocab_start, columns, None if group is None else group.group_name, logit_softcap, temperature)
     latents = z[None] if z is not None and z.dim() == 2 else z
     runs = by_response(segments, num_segments, num_segments if z is None else z.size(-2))
@@ -167,7 +183,9 @@ def _adds_to_hidden(hidden: Tensor, z: Tensor) -> bool:
     return z.size(0) == 1 and (hidden.requires_grad or not z.requires_grad) and wide_in_pytorch(hidden)
 
 
-def _choose(schedule: Schedule, weight: Tensor, z: Tensor | None, runs: Runs, pair_loss: PairLoss | None, chunk_size: int) -> Schedule:
+def _choose(
+    schedule: Schedule, weight: Tensor, z: Tensor | None, runs: Runs, pair_loss: PairLoss | None, chunk_size: int
+) -> Schedule:
     if schedule != "auto":
         return schedule
     if pair_loss is not None:
@@ -178,14 +196,23 @@ def _choose(schedule: Schedule, weight: Tensor, z: Tensor | None, runs: Runs, pa
 
 
 def _check_gradients(
-    weight: Tensor, num_segments: int, z: Tensor | None, pair_loss: PairLoss | None, schedule: Schedule, weight_grad: Tensor | None
+    weight: Tensor,
+    num_segments: int,
+    z: Tensor | None,
+    pair_loss: PairLoss | None,
+    schedule: Schedule,
+    weight_grad: Tensor | None,
 ) -> None:
     if schedule not in ("auto", "recompute", "pairwise", "frozen"):
         raise ValueError(f"pair_logps: schedule must be auto, recompute, pairwise or frozen, got {schedule!r}")
     if pair_loss is None and schedule == "pairwise":
-        raise ValueError("pair_logps: schedule pairwise needs pair_loss, for the gradients to be made in the forward pass")
+        raise ValueError(
+            "pair_logps: schedule pairwise needs pair_loss, for the gradients to be made in the forward pass"
+        )
     if schedule == "frozen" and weight.requires_grad and torch.is_grad_enabled():
-        raise ValueError("pair_logps: schedule frozen makes no gradient of weight, which requires one; use auto, recompute or pairwise")
+        raise ValueError(
+            "pair_logps: schedule frozen makes no gradient of weight, which requires one; use auto, recompute or pairwise"
+        )
     if pair_loss is not None and (num_segments % 2 or (z is not None and z.size(-2) != num_segments // 2)):
         pairs = "" if z is None else f" and z {z.size(-2)} pairs"
         raise ValueError(f"pair_logps: pair_loss needs two responses a pair, but num_segments is {num_segments}{pairs}")

@@ -33,10 +33,16 @@ def gradient_blocks(latents: int) -> dict[str, int]:
 
 def fused_blocks(dtype: torch.dtype) -> dict[str, int]:
     """Blocks of `fused_stats`; fp32 takes twice the shared memory, and has no matrix instructions anyway."""
-    return _FUSED if dtype.itemsize == 2 else {**_FUSED, "BLOCK_C": 64, "BLOCK_V": 64, "BLOCK_H": 32, "STAGES": 2, "num_warps": 4}
+    return (
+        _FUSED
+        if dtype.itemsize == 2
+        else {**_FUSED, "BLOCK_C": 64, "BLOCK_V": 64, "BLOCK_H": 32, "STAGES": 2, "num_warps": 4}
+    )
 
 
-def row_stats(base: Tensor, bias: Tensor | None, targets: Tensor, runs: Runs, chunk: slice, head: Head, entropy: bool) -> Tensor:
+def row_stats(
+    base: Tensor, bias: Tensor | None, targets: Tensor, runs: Runs, chunk: slice, head: Head, entropy: bool
+) -> Tensor:
     """`row_work.row_stats` on a GPU, for C > 0 rows and V > 0 words."""
     rows, words = base.shape
     stats = _empty_stats(base, bias, entropy)
@@ -73,7 +79,14 @@ def logits_gradient_(
 
 
 def fused_stats(
-    hidden: Tensor, words: Tensor, bias: Tensor | None, targets: Tensor, runs: Runs, chunk: slice, head: Head, entropy: bool
+    hidden: Tensor,
+    words: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    runs: Runs,
+    chunk: slice,
+    head: Head,
+    entropy: bool,
 ) -> Tensor:
     """`row_stats` of h W^T without h W^T in memory: hidden [C, H] in fp32, bf16 or fp16, words [V, H], C > 0 and V > 0."""
     hidden, words = (x if x.stride(1) == 1 else x.contiguous() for x in (hidden, words))
@@ -104,21 +117,31 @@ def _shipped(latents: int) -> tuple[Shipped, ...]:
     fp32 = dict.fromkeys(("stats", "peak", "total", "scale", "bias", "d_bias"), "*fp32")
     bf16 = dict.fromkeys(("base", "hidden", "weight"), "*bf16")
     int64 = dict.fromkeys(("targets", "edges", "pair_of_run"), "*i64")
-    sizes = dict.fromkeys(("C", "V", "H", "L", "P", "R", "stride", "hidden_stride", "weight_stride", "first_row"), "i32")
+    sizes = dict.fromkeys(
+        ("C", "V", "H", "L", "P", "R", "stride", "hidden_stride", "weight_stride", "first_row"), "i32"
+    )
     types = {**fp32, **bf16, **int64, "run_of_row": "*i32", **sizes, "softcap": "fp64", "rate": "fp64"}
     unread = {} if latents else {"bias": None, "d_bias": None}
     one = {"L": 1} if latents <= 1 else {}
 
     def row(kernel: Any, plan: dict[str, int], matrix: bool = False, **constants: Any) -> Shipped:
-        fixed = {name: value for name, value in {**unread, **one, **plan, **constants}.items() if name in kernel.arg_names}
+        fixed = {
+            name: value for name, value in {**unread, **one, **plan, **constants}.items() if name in kernel.arg_names
+        }
         fixed["CAPPED"] = False
         taken = {name: types[name] for name in kernel.arg_names if name not in fixed}
         aligned = tuple(
-            name for name, kind in taken.items() if kind[0] == "*" or name in ("V", "H", "stride", "hidden_stride", "weight_stride")
+            name
+            for name, kind in taken.items()
+            if kind[0] == "*" or name in ("V", "H", "stride", "hidden_stride", "weight_stride")
         )
-        name = f"pair_logps {kernel.__name__}, " + (f"{latents} latent{'s' * (latents > 1)}" if latents else "no latent")
+        name = f"pair_logps {kernel.__name__}, " + (
+            f"{latents} latent{'s' * (latents > 1)}" if latents else "no latent"
+        )
         options = {"num_warps": plan["num_warps"]}
-        return Shipped(name=name, kernel=kernel, types=taken, constants=fixed, aligned=aligned, options=options, matrix=matrix)
+        return Shipped(
+            name=name, kernel=kernel, types=taken, constants=fixed, aligned=aligned, options=options, matrix=matrix
+        )
 
     return (
         row(kernels.row_stats, row_blocks(max(latents, 1)), ENTROPY=False, DTYPE=tl.float32),

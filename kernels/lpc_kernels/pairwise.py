@@ -64,7 +64,16 @@ class Pairwise(torch.autograd.Function):
             merged = stats[..., chunk.rows] = chunk.stats()
             loss, scale = _judge(log_prob(merged), _within(paired, chunk), chunk.pairs, pair_loss)
             logits_gradient_(
-                chunk.logits, bias, targets[chunk.rows], merged, scale, paired, chunk.rows, head, gradients.bias, chunk.own_peak
+                chunk.logits,
+                bias,
+                targets[chunk.rows],
+                merged,
+                scale,
+                paired,
+                chunk.rows,
+                head,
+                gradients.bias,
+                chunk.own_peak,
             )
             gradients.add(chunk.rows, chunk.logits)
             return loss
@@ -122,7 +131,9 @@ class Pairwise(torch.autograd.Function):
 def _within(paired: Runs, chunk: _Chunk) -> Runs:
     """The runs of a chunk, its first row being row 0."""
     start, stop = 2 * chunk.pairs.start, 2 * chunk.pairs.stop
-    return Runs(paired.edges[start : stop + 1] - chunk.rows.start, paired.pairs[start:stop], chunk.rows.stop - chunk.rows.start)
+    return Runs(
+        paired.edges[start : stop + 1] - chunk.rows.start, paired.pairs[start:stop], chunk.rows.stop - chunk.rows.start
+    )
 
 
 def _judge(token_logps: Tensor, runs: Runs, pairs: slice, pair_loss: PairLoss) -> tuple[Tensor, Tensor]:
@@ -139,5 +150,7 @@ def summed_loss(pair_loss: PairLoss, logps: Tensor, pairs: Tensor) -> Tensor:
     """The losses of some pairs, added up. logps: [L, 2, C]. pairs: [C]. Raises ValueError unless there is one for each pair."""
     losses = pair_loss(logps, pairs)
     if losses.shape != pairs.shape:
-        raise ValueError(f"pair_logps: pair_loss must give a loss for each of {pairs.numel()} pairs, got {list(losses.shape)}")
+        raise ValueError(
+            f"pair_logps: pair_loss must give a loss for each of {pairs.numel()} pairs, got {list(losses.shape)}"
+        )
     return losses.sum()

@@ -72,7 +72,9 @@ def gumbel_noise(sample_ids: Tensor, num_codes: int, seed: int, stream: int) -> 
     if num_codes < 1:
         raise ValueError(f"gumbel_noise: num_codes must be at least 1, got {num_codes}")
     if stream not in (POSTERIOR_STREAM, PRIOR_STREAM):
-        raise ValueError(f"gumbel_noise: stream must be {POSTERIOR_STREAM} (posterior) or {PRIOR_STREAM} (prior), got {stream}")
+        raise ValueError(
+            f"gumbel_noise: stream must be {POSTERIOR_STREAM} (posterior) or {PRIOR_STREAM} (prior), got {stream}"
+        )
     ids = sample_ids[:, None]
     code = torch.arange(num_codes, device=ids.device).expand(ids.size(0), num_codes)
     word = philox((code, torch.full_like(code, stream), ids & _WORD, (ids >> 32) & _WORD), seed)[0]

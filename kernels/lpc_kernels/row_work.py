@@ -26,7 +26,14 @@ def keeps_exponentials(base: Tensor, latents: int, head: Head, entropy: bool) ->
 
 
 def row_stats(
-    base: Tensor, bias: Tensor | None, targets: Tensor, runs: Runs, chunk: slice, head: Head, entropy: bool, keep: bool = False
+    base: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    runs: Runs,
+    chunk: slice,
+    head: Head,
+    entropy: bool,
+    keep: bool = False,
 ) -> Tensor:
     """Statistics of the rows' softmaxes over this rank's words.
 
@@ -117,7 +124,14 @@ def fuses(hidden: Tensor, head: Head) -> bool:
 
 
 def fused_stats(
-    hidden: Tensor, words: Tensor, bias: Tensor | None, targets: Tensor, runs: Runs, chunk: slice, head: Head, entropy: bool
+    hidden: Tensor,
+    words: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    runs: Runs,
+    chunk: slice,
+    head: Head,
+    entropy: bool,
 ) -> Tensor:
     """`row_stats` of the product of hidden [C, H] and words [V, H], which never reaches memory."""
     from lpc_kernels import pair_logps_triton
@@ -135,7 +149,9 @@ def _on_triton(tensor: Tensor) -> bool:
     return (tensor.is_cuda or _INTERPRETED) and tensor.size(0) > 0
 
 
-def _logits(base: Tensor, bias: Tensor | None, latent: int, pair: int, head: Head, dtype: torch.dtype, in_place: bool) -> Tensor:
+def _logits(
+    base: Tensor, bias: Tensor | None, latent: int, pair: int, head: Head, dtype: torch.dtype, in_place: bool
+) -> Tensor:
     """[C, V] of rows of one pair: new, or `in_place` of base."""
     if in_place:
         return head.cap_(base if bias is None else base.add_(bias[latent, pair]))

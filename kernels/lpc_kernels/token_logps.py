@@ -21,7 +21,15 @@ from lpc_kernels.vocab_parallel import gather_stats
 
 
 def score(
-    hidden: Tensor, weight: Tensor, z: Tensor | None, targets: Tensor, runs: Runs, head: Head, chunk_size: int, entropy: bool, fused: bool
+    hidden: Tensor,
+    weight: Tensor,
+    z: Tensor | None,
+    targets: Tensor,
+    runs: Runs,
+    head: Head,
+    chunk_size: int,
+    entropy: bool,
+    fused: bool,
 ) -> Tensor:
     """[S, L, N] statistics of `row_stats` over all ranks' words. Collective: an all-gather a chunk, beneath the next chunk's product.
 
@@ -37,7 +45,9 @@ def score(
         own = row_stats(in_memory(chunk), *rest) if in_memory else fused_stats(hidden[chunk], words, *rest)
         parts.append(gather_stats(own, head.group))
     if not parts:
-        return hidden.new_zeros((3 + entropy, 1 if z is None else z.size(0), 0), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        return hidden.new_zeros(
+            (3 + entropy, 1 if z is None else z.size(0), 0), dtype=torch.promote_types(hidden.dtype, torch.float32)
+        )
     return torch.cat([part() for part in parts], dim=-1)
 
 
@@ -64,13 +74,22 @@ def gradients_again(
     logits = ChunkLogits(hidden, words, chunks)
     for chunk in chunks:
         base = logits(chunk)
-        logits_gradient_(base, bias, targets[chunk], stats[:2, :, chunk], grad[:, chunk], runs, chunk, head, gradients.bias)
+        logits_gradient_(
+            base, bias, targets[chunk], stats[:2, :, chunk], grad[:, chunk], runs, chunk, head, gradients.bias
+        )
         gradients.add(chunk, base)
     return gradients.finish()
 
 
 def score_with_jacobian(
-    hidden: Tensor, weight: Tensor, z: Tensor | None, targets: Tensor, runs: Runs, head: Head, chunk_size: int, entropy: bool
+    hidden: Tensor,
+    weight: Tensor,
+    z: Tensor | None,
+    targets: Tensor,
+    runs: Runs,
+    head: Head,
+    chunk_size: int,
+    entropy: bool,
 ) -> tuple[Tensor, Tensor]:
     """`score`, and [L, N, H] d log-prob / d hidden of each row, for a head that has no gradient.
 

@@ -34,7 +34,9 @@ def mutual_information(codes: Tensor, groups: Sequence[Hashable]) -> Information
         ValueError: there are no pairs, or not one group per pair.
     """
     if codes.ndim != 1 or not len(codes) or len(codes) != len(groups):
-        raise ValueError(f"codes must be [P] with P > 0 and as many groups; codes are {list(codes.shape)}, groups {len(groups)}")
+        raise ValueError(
+            f"codes must be [P] with P > 0 and as many groups; codes are {list(codes.shape)}, groups {len(groups)}"
+        )
     number = {group: index for index, group in enumerate(dict.fromkeys(groups))}
     group = torch.tensor([number[group] for group in groups])
     width = int(codes.max()) + 1

@@ -14,7 +14,12 @@ from megatron_lpc.training.evaluate import PairTable, table_metrics
 
 
 def judge(
-    config: Config, table: PairTable, names: Sequence[str], groups: Sequence[str], kept: Tensor, latents: Mapping[str, Tensor]
+    config: Config,
+    table: PairTable,
+    names: Sequence[str],
+    groups: Sequence[str],
+    kept: Tensor,
+    latents: Mapping[str, Tensor],
 ) -> SupportReport:
     """Accuracies over the held-out pairs of a scored data set.
 

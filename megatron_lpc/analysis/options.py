@@ -55,9 +55,13 @@ def parse_command(argv: Sequence[str]) -> tuple[Config, SupportOptions, Path | N
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("--support-pairs", type=int, metavar="N", help=f"pairs of a group that make its latent ({default.pairs})")
+    parser.add_argument(
+        "--support-pairs", type=int, metavar="N", help=f"pairs of a group that make its latent ({default.pairs})"
+    )
     parser.add_argument("--support-seed", type=int, metavar="N", help=f"which pairs those are ({default.seed})")
-    parser.add_argument("--support-data", metavar="FILE", help="file or Hub name to draw them from (each data set itself)")
+    parser.add_argument(
+        "--support-data", metavar="FILE", help="file or Hub name to draw them from (each data set itself)"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write what is found as JSON")
     known, rest = parser.parse_known_args(list(argv))
     config = parse_args(rest, prog=parser.prog)
@@ -67,7 +71,9 @@ def parse_command(argv: Sequence[str]) -> tuple[Config, SupportOptions, Path | N
     support = SupportOptions(**{name.removeprefix("support_"): value for name, value in own.items()})
     if own and not has_groups(config):
         flag = "--" + next(iter(own)).replace("_", "-")
-        raise ConfigError(f"{flag}: support needs codes and groups; set --latent-mode lpc and --group-column, or drop it")
+        raise ConfigError(
+            f"{flag}: support needs codes and groups; set --latent-mode lpc and --group-column, or drop it"
+        )
     if support.pairs < 1:
         raise ConfigError(f"--support-pairs {support.pairs}: must be at least 1")
     if not config.data.valid_data:
@@ -87,7 +93,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _refuse_training_flags(words: Sequence[str]) -> None:
-    read = {option.flag for option in all_options().values() if option.section in _READ_SECTIONS or option.name in _READ}
+    read = {
+        option.flag for option in all_options().values() if option.section in _READ_SECTIONS or option.name in _READ
+    }
     read -= {all_options()[name].flag for name in _NOT_READ}
     for word in words:
         flag = word.partition("=")[0]

@@ -51,7 +51,9 @@ class Report:
 
 def report_table(reports: Mapping[str, Report]) -> Table:
     """A row per data set; accuracies under the model's own latents are over all its pairs, the one under `support` over those held out."""
-    table = Table(title="Preference accuracy under each latent, and what codes know of the groups", title_justify="left")
+    table = Table(
+        title="Preference accuracy under each latent, and what codes know of the groups", title_justify="left"
+    )
     rows = {name: _cells(report) for name, report in reports.items()}
     for heading in ("data", *dict.fromkeys(heading for cells in rows.values() for heading in cells)):
         table.add_column(heading, justify="left" if heading == "data" else "right")

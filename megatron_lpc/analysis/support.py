@@ -23,7 +23,11 @@ def draw_support(groups: Sequence[str], pairs: int, seed: int) -> dict[str, list
     rows: dict[str, list[int]] = {}
     for row, group in enumerate(groups):
         rows.setdefault(group, []).append(row)
-    return {group: sorted(random.Random(f"{seed}/{group}").sample(own, pairs)) for group, own in sorted(rows.items()) if len(own) >= pairs}
+    return {
+        group: sorted(random.Random(f"{seed}/{group}").sample(own, pairs))
+        for group, own in sorted(rows.items())
+        if len(own) >= pairs
+    }
 
 
 def support_mixtures(posterior_logits: Tensor, support: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
@@ -32,7 +36,9 @@ def support_mixtures(posterior_logits: Tensor, support: Mapping[str, Sequence[in
     return {group: posterior[torch.tensor(rows)].mean(0) for group, rows in support.items()}
 
 
-def held_out_pairs(groups: Sequence[str], prompts: Sequence[Hashable], support_prompts: Mapping[str, set[Hashable]]) -> Tensor:
+def held_out_pairs(
+    groups: Sequence[str], prompts: Sequence[Hashable], support_prompts: Mapping[str, set[Hashable]]
+) -> Tensor:
     """[P] bool: pairs of a group with support, whose prompt is not in that group's support.
 
     The support's own pairs are excluded by this rule as well, when they are among the P.
@@ -42,6 +48,9 @@ def held_out_pairs(groups: Sequence[str], prompts: Sequence[Hashable], support_p
         support_prompts: prompts of each group's support; a group that is not in it has none.
     """
     return torch.tensor(
-        [group in support_prompts and prompt not in support_prompts[group] for group, prompt in zip(groups, prompts, strict=True)],
+        [
+            group in support_prompts and prompt not in support_prompts[group]
+            for group, prompt in zip(groups, prompts, strict=True)
+        ],
         dtype=torch.bool,
     )

@@ -1,8 +1,14 @@
 """Options of a run: the schema, the way from YAML and flags to a `Config`, and the rules between options."""
 
-from megatron_lpc.config.derived import data_parallel_size, head_width, model_parallel_size, num_microbatches, padded_vocab_size
+from megatron_lpc.config.derived import (
+    data_parallel_size,
+    head_width,
+    model_parallel_size,
+    num_microbatches,
+    padded_vocab_size,
+)
 from megatron_lpc.config.load import load_yaml, parse_args
-from megatron_lpc.config.options import ConfigError
+from megatron_lpc.config.options import ConfigError, with_options
 from megatron_lpc.config.resolved import print_config, save_resolved
 from megatron_lpc.config.schema import (
     CheckpointConfig,
@@ -39,4 +45,5 @@ __all__ = [
     "save_resolved",
     "validate",
     "validate_vocab",
+    "with_options",
 ]

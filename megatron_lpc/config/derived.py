@@ -19,7 +19,9 @@ def data_parallel_size(config: Config, world_size: int) -> int:
 
 def num_microbatches(config: Config, world_size: int) -> int:
     """Micro-batches of one data parallel rank in one optimizer step; `validate` refuses a remainder."""
-    return config.training.global_batch_size // (config.training.micro_batch_size * data_parallel_size(config, world_size))
+    return config.training.global_batch_size // (
+        config.training.micro_batch_size * data_parallel_size(config, world_size)
+    )
 
 
 def head_width(model: ModelConfig) -> int:

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from megatron_lpc.config.options import all_options, changed_options, shown
 from megatron_lpc.config.schema import Config
 
-_SAMPLING = ("relaxation", "gumbel_tau", "gumbel_tau_final", "gumbel_tau_schedule", "prior_mix_initial", "prior_mix_final")
+_SAMPLING = (
+    "relaxation",
+    "gumbel_tau",
+    "gumbel_tau_final",
+    "gumbel_tau_schedule",
+    "prior_mix_initial",
+    "prior_mix_final",
+)
 _KL = ("kl_weight", "kl_warmup_iters", "kl_free_bits", "usage_entropy_weight")
 _HEAD = ("codebook_size", "codebook_init_std", "latent_mlp_hidden_size", "posterior_input", "latent_lr")
 _RECOMPUTE = ("recompute_method", "recompute_num_layers")
@@ -32,8 +39,16 @@ def _loss_not(*loss_types: str) -> Callable[[Config], bool]:
 _RULES = (
     _Idle((*_SAMPLING, *_KL, *_HEAD), lambda c: c.latent.latent_mode == "none", "with --latent-mode none"),
     # The control takes the number of its parameters from the codebook, its width and the posterior, so those do count.
-    _Idle((*_SAMPLING, *_KL), lambda c: c.latent.latent_mode == "continuous", "with --latent-mode continuous: no noise, no KL"),
-    _Idle(("gumbel_tau_final",), lambda c: c.latent.gumbel_tau_schedule == "constant", "with --gumbel-tau-schedule constant"),
+    _Idle(
+        (*_SAMPLING, *_KL),
+        lambda c: c.latent.latent_mode == "continuous",
+        "with --latent-mode continuous: no noise, no KL",
+    ),
+    _Idle(
+        ("gumbel_tau_final",),
+        lambda c: c.latent.gumbel_tau_schedule == "constant",
+        "with --gumbel-tau-schedule constant",
+    ),
     _Idle(("gumbel_tau_schedule",), lambda c: c.latent.gumbel_tau_final is None, "without --gumbel-tau-final"),
     _Idle(("kl_warmup_iters", "kl_free_bits"), lambda c: c.latent.kl_weight == 0, "with --kl-weight 0"),
     _Idle(("label_smoothing", "robust"), _loss_not("dpo"), "unless --loss-type is dpo"),
@@ -44,7 +59,9 @@ _RULES = (
     _Idle(_REFERENCE, _loss_not("dpo", "ipo"), "unless --loss-type is dpo or ipo: the others have no reference"),
     _Idle(("reference_cache",), lambda c: c.loss.reference != "precomputed", "without --reference precomputed"),
     _Idle(("reference_offload",), lambda c: c.loss.reference != "online", "without --reference online"),
-    _Idle(("moe_router_topk", "moe_router_pre_softmax"), lambda c: c.model.num_experts is None, "without --num-experts"),
+    _Idle(
+        ("moe_router_topk", "moe_router_pre_softmax"), lambda c: c.model.num_experts is None, "without --num-experts"
+    ),
     _Idle(("rope_scaling_factor",), lambda c: not c.model.use_rope_scaling, "without --use-rope-scaling"),
     _Idle(
         ("recompute_method", "recompute_num_layers"),

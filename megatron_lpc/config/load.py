@@ -59,7 +59,9 @@ def _build_parser(prog: str) -> argparse.ArgumentParser:
     # Options absent from the command line stay absent from the namespace: that is how a flag is told from a default.
     usage = f"{prog} --config FILE.yaml [--flag value ...]"
     parser = _Parser(prog=prog, usage=usage, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    parser.add_argument("--config", metavar="FILE.yaml", action="append", default=[], help="YAML file with the sections below")
+    parser.add_argument(
+        "--config", metavar="FILE.yaml", action="append", default=[], help="YAML file with the sections below"
+    )
     for section, section_class in sections().items():
         group = parser.add_argument_group(section, section_class.__doc__)
         for option in all_options().values():
@@ -72,11 +74,17 @@ def _add_flag(group: argparse._ArgumentGroup, option: Option) -> None:
     kind, _ = split_optional(option.kind)
     sentence = option.help.replace("%", "%%")
     if kind is bool:
-        group.add_argument(option.flag, action=argparse.BooleanOptionalAction, help=f"{sentence} Default: {str(option.default).lower()}.")
+        group.add_argument(
+            option.flag,
+            action=argparse.BooleanOptionalAction,
+            help=f"{sentence} Default: {str(option.default).lower()}.",
+        )
         return
     many = kind in (list[str], dict[str, str])
     default = "none" if option.default in (None, "", [], {}) else option.default
-    group.add_argument(option.flag, nargs="*" if many else 1, metavar=placeholder(option.kind), help=f"{sentence} Default: {default}.")
+    group.add_argument(
+        option.flag, nargs="*" if many else 1, metavar=placeholder(option.kind), help=f"{sentence} Default: {default}."
+    )
 
 
 def _flag_value(option: Option, given: Any) -> Any:
@@ -107,13 +115,21 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     options, values = all_options(), {}
     for section, section_node, where in _entries(root, loader, str(path), "the file"):
         if section not in sections():
-            hint = f"; it belongs under '{options[section].section}:'" if section in options else nearest(section, sections())
+            hint = (
+                f"; it belongs under '{options[section].section}:'"
+                if section in options
+                else nearest(section, sections())
+            )
             raise ConfigError(f"{where}: unknown section '{section}'{hint}")
         for name, node, line in _entries(section_node, loader, str(path), f"section '{section}'"):
             option = options.get(name)
             if option is None or option.section != section:
                 names = [other.name for other in options.values() if other.section == section]
-                hint = f"; it belongs under '{option.section}:'" if option else nearest(name, names) or nearest(name, options)
+                hint = (
+                    f"; it belongs under '{option.section}:'"
+                    if option
+                    else nearest(name, names) or nearest(name, options)
+                )
                 raise ConfigError(f"{line}: unknown key '{name}' in section '{section}'{hint}")
             try:
                 values[name] = from_yaml(option.kind, loader.construct_object(node, deep=True))
@@ -122,7 +138,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _entries(node: yaml.Node | None, loader: yaml.SafeLoader, path: str, what: str) -> Iterator[tuple[str, yaml.Node, str]]:
+def _entries(
+    node: yaml.Node | None, loader: yaml.SafeLoader, path: str, what: str
+) -> Iterator[tuple[str, yaml.Node, str]]:
     """(key, node of the value, file and line) of a mapping; an empty file or section has none. PyYAML itself would keep the last
     of two equal keys and drop the line numbers."""
     if node is None or node.tag == "tag:yaml.org,2002:null":

@@ -6,15 +6,16 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from typing import Any, get_type_hints
 
+from megatron_lpc.command_line import UserError
 from megatron_lpc.config.schema import Config
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """The options of a run are wrong; the message is meant for the person who wrote them."""
 
 
@@ -63,13 +64,31 @@ def all_options(config_class: type = Config) -> dict[str, Option]:
             if f.name not in sentences:
                 raise TypeError(f"option '{f.name}' of section '{section}' has no sentence under it")
             default = f.default if f.default_factory is MISSING else f.default_factory()
-            table[f.name] = Option(section=section, name=f.name, kind=kinds[f.name], default=default, help=sentences[f.name])
+            table[f.name] = Option(
+                section=section, name=f.name, kind=kinds[f.name], default=default, help=sentences[f.name]
+            )
     return table
 
 
 def changed_options(config: Config) -> set[str]:
     """Names of the options whose value differs from the schema's default."""
-    return {option.name for option in all_options().values() if getattr(getattr(config, option.section), option.name) != option.default}
+    return {
+        option.name
+        for option in all_options().values()
+        if getattr(getattr(config, option.section), option.name) != option.default
+    }
+
+
+def with_options(config: Config, **values: Any) -> Config:
+    """The same configuration with other values of some options, given by name.
+
+    Raises:
+        KeyError: there is no such option.
+    """
+    by_section: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        by_section.setdefault(all_options()[name].section, {})[name] = value
+    return replace(config, **{section: replace(getattr(config, section), **own) for section, own in by_section.items()})
 
 
 def shown(value: object) -> str:
@@ -83,6 +102,10 @@ def _field_docstrings(section_class: type) -> dict[str, str]:
     assert isinstance(node, ast.ClassDef)
     sentences = {}
     for statement, below in zip(node.body, node.body[1:], strict=False):
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and isinstance(below, ast.Expr):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and isinstance(below, ast.Expr)
+        ):
             sentences[statement.target.id] = inspect.cleandoc(ast.literal_eval(below.value))
     return sentences

@@ -18,7 +18,9 @@ from megatron_lpc.config.schema import Config
 def print_config(config: Config, console: Console | None = None) -> None:
     """Print every option, a row a section; those that differ from their default come in bold with a star. For one rank only."""
     changed = changed_options(config)
-    table = Table(title="configuration (* differs from the default)", title_justify="left", show_header=False, show_lines=True)
+    table = Table(
+        title="configuration (* differs from the default)", title_justify="left", show_header=False, show_lines=True
+    )
     for section in sections():
         # `Text`, for markup would swallow a value such as `[x]`.
         entries = [

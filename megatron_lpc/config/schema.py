@@ -137,7 +137,7 @@ class LossConfig:
     """Checkpoint of the reference; the weights that training starts from when unset."""
     reference_offload: bool = False
     """Keep the online reference in host memory between its passes."""
-    logps_schedule: Literal["auto", "recompute", "pairwise", "frozen"] = "auto"
+    logps_algorithm: Literal["auto", "recompute", "pairwise", "frozen"] = "auto"
     """How the LM head is worked off. `pairwise`: logits of whole pairs become gradients at once. `recompute`: backward makes logits again.
     `frozen`: no gradient of the head. `auto`: `pairwise`, unless a pair has more response tokens than `logps_chunk_size`."""
     logps_chunk_size: int = 1024

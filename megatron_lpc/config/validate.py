@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from megatron_lpc.config.derived import data_parallel_size, head_width, model_parallel_size, num_microbatches, padded_vocab_size
+from megatron_lpc.config.derived import (
+    data_parallel_size,
+    head_width,
+    model_parallel_size,
+    num_microbatches,
+    padded_vocab_size,
+)
 from megatron_lpc.config.idle import idle_options
 from megatron_lpc.config.options import ConfigError
 from megatron_lpc.config.ranges import out_of_range
@@ -53,7 +59,9 @@ def validate_vocab(config: Config, tokenizer_vocab_size: int) -> None:
     padded = padded_vocab_size(config, vocab_size)
     problems = []
     if vocab_size < tokenizer_vocab_size:
-        problems.append(f"--vocab-size {vocab_size}: the tokenizer has {tokenizer_vocab_size} words; raise it, or leave it unset")
+        problems.append(
+            f"--vocab-size {vocab_size}: the tokenizer has {tokenizer_vocab_size} words; raise it, or leave it unset"
+        )
     if padded % tensor:
         problems.append(
             f"--tensor-model-parallel-size {tensor}: does not divide the padded vocabulary of {padded} words; "
@@ -197,8 +205,8 @@ def _data(config: Config) -> Iterator[str]:
 
 def _objective(config: Config) -> Iterator[str]:
     loss, training = config.loss, config.training
-    if loss.logps_schedule == "frozen":
-        yield "--logps-schedule frozen: makes no gradient of the LM head, and training trains it; set auto, pairwise or recompute"
+    if loss.logps_algorithm == "frozen":
+        yield "--logps-algorithm frozen: makes no gradient of the LM head, and training trains it; set auto, pairwise or recompute"
     if loss.loss_type == "sft" and config.latent.latent_mode != "none":
         yield f"--latent-mode {config.latent.latent_mode}: --loss-type sft has no pair to compare; set --latent-mode none"
     if config.latent.usage_entropy_weight and config.data.pack_to is not None:

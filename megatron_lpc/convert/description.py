@@ -41,7 +41,9 @@ class ModelDescription:
 
     def weights(self) -> tuple[Weight, ...]:
         """All tensors, with their names on both sides."""
-        backbone = [replace(w, hf=tuple(self.hf_prefix + name for name in w.hf)) for w in self.family.all_weights(self.model)]
+        backbone = [
+            replace(w, hf=tuple(self.hf_prefix + name for name in w.hf)) for w in self.family.all_weights(self.model)
+        ]
         return (*backbone, *(head_weights(self.model, self.latent) if self.latent else ()))
 
     def without_head(self) -> ModelDescription:
@@ -63,7 +65,11 @@ def describe_hf(config: Mapping[str, Any]) -> ModelDescription:
     check_head(config["latent"], config.get("code_names"))
     family, model = read_model(config["text_config"])
     return ModelDescription(
-        family=family, model=model, settings=config["text_config"], latent=config["latent"], code_names=config.get("code_names")
+        family=family,
+        model=model,
+        settings=config["text_config"],
+        latent=config["latent"],
+        code_names=config.get("code_names"),
     )
 
 
@@ -80,7 +86,9 @@ def describe_megatron(folder: Path, hf_config: Path | None = None) -> ModelDescr
     """
     options = read_description(resolve_checkpoint(folder)).get("options", {})
     if "model" not in options:
-        raise ConversionError(f"{folder}: says nothing of its model (description.json); only checkpoints of megatron_lpc can be exported")
+        raise ConversionError(
+            f"{folder}: says nothing of its model (description.json); only checkpoints of megatron_lpc can be exported"
+        )
     model = complete(ModelConfig(**options["model"]))
     if model.vocab_size is None:
         raise ConversionError(f"{folder}: description.json lacks the size of the vocabulary")
@@ -93,12 +101,18 @@ def describe_megatron(folder: Path, hf_config: Path | None = None) -> ModelDescr
         family, settings = described.family, dict(described.settings)
         if differing := differing_options(described.model, model):
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in differing)
-            raise ConversionError(f"{folder}: its {flags} differ from {origin / 'config.json'}; name the right one with --hf-config")
+            raise ConversionError(
+                f"{folder}: its {flags} differ from {origin / 'config.json'}; name the right one with --hf-config"
+            )
     latent = options.get("latent", {"latent_mode": "none"})
     names = read_description(resolve_checkpoint(folder)).get("code_names")
     has_head = latent["latent_mode"] != "none"
     return ModelDescription(
-        family=family, model=model, settings=settings, latent=latent if has_head else None, code_names=names if has_head else None
+        family=family,
+        model=model,
+        settings=settings,
+        latent=latent if has_head else None,
+        code_names=names if has_head else None,
     )
 
 

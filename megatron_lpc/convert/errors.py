@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from megatron_lpc.command_line import UserError
 
-class ConversionError(ValueError):
+
+class ConversionError(UserError, ValueError):
     """The input cannot be converted or the output cannot be written; the message names the file, setting or tensor and the way out."""

@@ -60,7 +60,10 @@ def export_hf(
         described = described.without_head()
     groups = tensor_groups(source, described, dtype)
     nbytes = sum(info.nbytes for group in groups for info in group.tensors.values())
-    with new_folder(output, source=source.folder, nbytes=nbytes, force=force) as folder, transfer_bar(f"Exporting {load}", nbytes) as bar:
+    with (
+        new_folder(output, source=source.folder, nbytes=nbytes, force=force) as folder,
+        transfer_bar(f"Exporting {load}", nbytes) as bar,
+    ):
         kept = dtype or source.tensors[EMBEDDING.name].dtype
         (folder / "config.json").write_text(json.dumps(_config(described, kept), indent=2) + "\n", encoding="utf-8")
         for file in _carried(source, hf_config) + (CODE_FILES if described.latent else []):
@@ -76,15 +79,22 @@ def check_stored(source: MegatronFolder, described: ModelDescription) -> None:
         ConversionError: one is missing, left over or of another shape.
     """
     wanted = {weight.name: weight.global_shape(described.model) for weight in described.weights()}
-    for problem, names in (("lacks", wanted.keys() - source.tensors.keys()), ("holds the unknown", source.tensors.keys() - wanted.keys())):
+    for problem, names in (
+        ("lacks", wanted.keys() - source.tensors.keys()),
+        ("holds the unknown", source.tensors.keys() - wanted.keys()),
+    ):
         if names:
-            raise ConversionError(f"{source.folder}: {problem} {', '.join(sorted(names)[:3])}; is its description.json of another run?")
+            raise ConversionError(
+                f"{source.folder}: {problem} {', '.join(sorted(names)[:3])}; is its description.json of another run?"
+            )
     for name, shape in wanted.items():
         stored = source.tensors[name].shape
         if name in (EMBEDDING.name, OUTPUT.name) and stored[0] >= shape[0]:
             stored = shape[:1] + stored[1:]  # Padded rows are no words.
         if stored != shape:
-            raise ConversionError(f"{source.folder}: {name} has shape {list(stored)}, but its options make it {list(shape)}")
+            raise ConversionError(
+                f"{source.folder}: {name} has shape {list(stored)}, but its options make it {list(shape)}"
+            )
 
 
 def _named(described: ModelDescription, code_names: list[str]) -> ModelDescription:
@@ -94,7 +104,9 @@ def _named(described: ModelDescription, code_names: list[str]) -> ModelDescripti
     return replace(described, code_names=code_names)
 
 
-def tensor_groups(source: MegatronFolder, described: ModelDescription, dtype: torch.dtype | None = None) -> list[TensorGroup]:
+def tensor_groups(
+    source: MegatronFolder, described: ModelDescription, dtype: torch.dtype | None = None
+) -> list[TensorGroup]:
     """Tensors of a checkpoint as Hugging Face's, layer by layer and expert by expert, in the stored dtype unless another is given."""
     groups = []
     for weight in described.weights():
@@ -127,7 +139,11 @@ def _carried(source: MegatronFolder, hf_config: Path | None) -> list[Path]:
     """Tokenizer and generation settings of the original, or else the tokenizer that the run was trained with."""
     origin = hf_config or find_hf_files(source.folder)
     trained_with = source.description.get("options", {}).get("data", {}).get("tokenizer_model", "")
-    folders = [folder for folder in (origin, Path(trained_with)) if folder is not None and str(folder) != "." and folder.is_dir()]
+    folders = [
+        folder
+        for folder in (origin, Path(trained_with))
+        if folder is not None and str(folder) != "." and folder.is_dir()
+    ]
     if folders:
         return sorted({path for pattern in CARRIED for path in folders[0].glob(pattern) if path.is_file()})
     return [Path(trained_with)] if Path(trained_with).is_file() else []

@@ -98,7 +98,9 @@ FAMILIES = {
     )
 }
 
-_SHARED_EXPERT = "it has an expert that all tokens share, and the model of this project has only those that a router chooses"
+_SHARED_EXPERT = (
+    "it has an expert that all tokens share, and the model of this project has only those that a router chooses"
+)
 _SOFT_CAPS = "it has norms behind each block, other layers in turn, and (Gemma 2) soft caps on its logits"
 REFUSED = {
     "qwen2_moe": _SHARED_EXPERT,
@@ -118,7 +120,9 @@ def find_family(model_type: str | None) -> Family:
     if model_type in FAMILIES:
         return FAMILIES[model_type]
     reason = f" ({REFUSED[model_type]})" if model_type in REFUSED else ""
-    raise ConversionError(f"config.json: model type '{model_type}' cannot be converted{reason}; known types: {', '.join(FAMILIES)}")
+    raise ConversionError(
+        f"config.json: model type '{model_type}' cannot be converted{reason}; known types: {', '.join(FAMILIES)}"
+    )
 
 
 def read_model(config: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
@@ -129,7 +133,9 @@ def read_model(config: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
     """
     family = find_family(config.get("model_type"))
     if "quantization_config" in config:
-        raise ConversionError("config.json: quantization_config: the weights are quantized; give the model in bf16, fp16 or fp32")
+        raise ConversionError(
+            "config.json: quantization_config: the weights are quantized; give the model in bf16, fp16 or fp32"
+        )
     # transformers fills in the defaults, which differ from family to family, and reads the fields of its version 4 as well.
     try:
         full = AutoConfig.for_model(**deepcopy(dict(config)))  # It completes nested settings in place.
@@ -137,7 +143,9 @@ def read_model(config: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
         raise ConversionError(f"config.json: transformers refuses it: {error}") from error
     for name, wanted in family.settings.items():
         if getattr(full, name, wanted) != wanted:
-            raise ConversionError(f"config.json: {name} is {getattr(full, name)}; megatron-core's {family.model_type} needs {wanted}")
+            raise ConversionError(
+                f"config.json: {name} is {getattr(full, name)}; megatron-core's {family.model_type} needs {wanted}"
+            )
     model = ModelConfig(
         num_layers=full.num_hidden_layers,
         hidden_size=full.hidden_size,
@@ -164,8 +172,14 @@ def _expert_options(family: Family, config: PreTrainedConfig) -> dict[str, Any]:
     normed = not family.has_norm_topk_prob or config.norm_topk_prob
     chosen = config.num_experts_per_tok
     if chosen == 1 and normed:
-        raise ConversionError("config.json: num_experts_per_tok is 1, whose weight would always be 1: megatron-core refuses such a router")
-    return {"num_experts": getattr(config, family.experts), "moe_router_topk": chosen, "moe_router_pre_softmax": not normed}
+        raise ConversionError(
+            "config.json: num_experts_per_tok is 1, whose weight would always be 1: megatron-core refuses such a router"
+        )
+    return {
+        "num_experts": getattr(config, family.experts),
+        "moe_router_topk": chosen,
+        "moe_router_pre_softmax": not normed,
+    }
 
 
 def _window(family: Family, config: PreTrainedConfig) -> int | None:
@@ -226,10 +240,18 @@ def fit_family(model: ModelConfig) -> tuple[Family, dict[str, Any]]:
             return family, settings
     plain = read_model(write_settings(FAMILIES["llama"], model))[1]
     unusual = ", ".join(f"--{name.replace('_', '-')}" for name in differing_options(plain, model))
-    raise ConversionError(f"no Hugging Face family has this model: none combines {unusual}; known families: {', '.join(FAMILIES)}")
+    raise ConversionError(
+        f"no Hugging Face family has this model: none combines {unusual}; known families: {', '.join(FAMILIES)}"
+    )
 
 
-_NOT_OF_THE_WEIGHTS = {"make_vocab_size_divisible_by", "init_method_std", "attention_dropout", "hidden_dropout", "transformer_impl"}
+_NOT_OF_THE_WEIGHTS = {
+    "make_vocab_size_divisible_by",
+    "init_method_std",
+    "attention_dropout",
+    "hidden_dropout",
+    "transformer_impl",
+}
 
 
 def weight_options(model: ModelConfig) -> dict[str, Any]:

@@ -23,9 +23,14 @@ CODE_FILES = [Path(__file__).parent / "hub" / name for name in ("configuration_l
 
 def head_weights(model: ModelConfig, latent: Mapping[str, Any]) -> tuple[Weight, ...]:
     """Tensors of the head that `latent` describes."""
-    config = LPCConfig(text_config={"model_type": "llama", "hidden_size": model.hidden_size, "num_attention_heads": 1}, latent=dict(latent))
+    config = LPCConfig(
+        text_config={"model_type": "llama", "hidden_size": model.hidden_size, "num_attention_heads": 1},
+        latent=dict(latent),
+    )
     with torch.device("meta"):
-        shapes = {f"latent_head.{name}": tuple(tensor.shape) for name, tensor in LatentHead(config).state_dict().items()}
+        shapes = {
+            f"latent_head.{name}": tuple(tensor.shape) for name, tensor in LatentHead(config).state_dict().items()
+        }
     return tuple(Weight(name, (name,), partial(_always, shape)) for name, shape in shapes.items())
 
 
@@ -33,7 +38,9 @@ def _always(shape: tuple[int, ...], model: ModelConfig) -> tuple[int, ...]:
     return shape
 
 
-def head_settings(backbone: Mapping[str, Any], latent: Mapping[str, Any], code_names: list[str] | None) -> dict[str, Any]:
+def head_settings(
+    backbone: Mapping[str, Any], latent: Mapping[str, Any], code_names: list[str] | None
+) -> dict[str, Any]:
     """config.json of a model with a head.
 
     Args:
@@ -44,7 +51,10 @@ def head_settings(backbone: Mapping[str, Any], latent: Mapping[str, Any], code_n
     return {
         "model_type": MODEL_TYPE,
         "architectures": ["LPCForCausalLM"],
-        "auto_map": {"AutoConfig": "configuration_lpc.LPCConfig", "AutoModelForCausalLM": "modeling_lpc.LPCForCausalLM"},
+        "auto_map": {
+            "AutoConfig": "configuration_lpc.LPCConfig",
+            "AutoModelForCausalLM": "modeling_lpc.LPCForCausalLM",
+        },
         **{name: backbone[name] for name in shared if name in backbone},
         "latent": dict(latent),
         "code_names": code_names,
@@ -61,8 +71,12 @@ def check_head(latent: Mapping[str, Any], code_names: object) -> None:
     try:
         options = LatentConfig(**latent)
     except TypeError as error:
-        raise ConversionError(f"config.json: latent: {error}; its keys are the options of the section `latent` of a run") from error
+        raise ConversionError(
+            f"config.json: latent: {error}; its keys are the options of the section `latent` of a run"
+        ) from error
     if options.latent_mode not in ("lpc", "continuous"):
-        raise ConversionError(f"config.json: latent_mode is {options.latent_mode}; a model with a head has lpc or continuous")
+        raise ConversionError(
+            f"config.json: latent_mode is {options.latent_mode}; a model with a head has lpc or continuous"
+        )
     if code_names is not None and (not isinstance(code_names, list) or len(code_names) != options.codebook_size):
         raise ConversionError(f"config.json: code_names must name each of the {options.codebook_size} codes")

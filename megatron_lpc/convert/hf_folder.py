@@ -59,7 +59,9 @@ class HFFolder:
         for file, listed in self._weight_files().items():
             found = _tensors_in(file)
             if absent := sorted(listed - found.keys()):
-                raise ConversionError(f"{file}: lacks {absent[0]}, which the index lists in it; download the file again")
+                raise ConversionError(
+                    f"{file}: lacks {absent[0]}, which the index lists in it; download the file again"
+                )
             self.tensors |= found
             self._files |= dict.fromkeys(found, file)
 
@@ -93,11 +95,15 @@ class HFFolder:
                 for tensor, file in read_json(index).get("weight_map", {}).items():
                     files.setdefault(self.folder / file, set()).add(tensor)
                 if missing := sorted(str(file) for file in files if not file.is_file()):
-                    raise ConversionError(f"{missing[0]}: no such file, but {index.name} lists it; download the missing shard")
+                    raise ConversionError(
+                        f"{missing[0]}: no such file, but {index.name} lists it; download the missing shard"
+                    )
                 return files
             if (self.folder / name).is_file():
                 return {self.folder / name: set()}
-        raise ConversionError(f"{self.folder}: holds no weights (model.safetensors, pytorch_model.bin, or either with an index)")
+        raise ConversionError(
+            f"{self.folder}: holds no weights (model.safetensors, pytorch_model.bin, or either with an index)"
+        )
 
 
 def find_hf_folder(path_or_name: str) -> Path:
@@ -115,7 +121,9 @@ def find_hf_folder(path_or_name: str) -> Path:
     try:
         return Path(snapshot_download(path_or_name, allow_patterns=patterns))
     except (OSError, ValueError, HFValidationError) as error:
-        raise ConversionError(f"{path_or_name}: neither a folder nor a model of the Hub that can be downloaded ({error})") from error
+        raise ConversionError(
+            f"{path_or_name}: neither a folder nor a model of the Hub that can be downloaded ({error})"
+        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -142,8 +150,12 @@ def _tensors_in(file: Path) -> dict[str, TensorInfo]:
             parts = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (it is no dict)
             for name, part in parts.items():
                 if part.get_dtype() not in _FLOATS:
-                    raise ConversionError(f"{file}: {name} is {part.get_dtype()}; weights must be one of {', '.join(_FLOATS)}")
-            return {name: TensorInfo(tuple(part.get_shape()), _FLOATS[part.get_dtype()]) for name, part in parts.items()}
+                    raise ConversionError(
+                        f"{file}: {name} is {part.get_dtype()}; weights must be one of {', '.join(_FLOATS)}"
+                    )
+            return {
+                name: TensorInfo(tuple(part.get_shape()), _FLOATS[part.get_dtype()]) for name, part in parts.items()
+            }
     except (SafetensorError, OSError) as error:
         raise ConversionError(f"{file}: truncated or no safetensors file ({error}); download it again") from error
 
@@ -154,7 +166,9 @@ def _load_pickle(file: Path) -> dict[str, Tensor]:
         content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ConversionError(f"{file}: truncated, or no file of plain tensors ({reason}); give the model in safetensors") from error
+        raise ConversionError(
+            f"{file}: truncated, or no file of plain tensors ({reason}); give the model in safetensors"
+        ) from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ConversionError(f"{file}: holds something other than named tensors; give the model in safetensors")
     return content

@@ -37,7 +37,9 @@ def write_safetensors(folder: Path, groups: Sequence[TensorGroup], max_shard_byt
     groups = sorted(groups, key=lambda group: -max(info.dtype.itemsize for info in group.tensors.values()))
     shards = _shards([item for group in groups for item in group.tensors.items()], max_shard_bytes)
     names = (
-        ["model.safetensors"] if len(shards) == 1 else [f"model-{n + 1:05d}-of-{len(shards):05d}.safetensors" for n in range(len(shards))]
+        ["model.safetensors"]
+        if len(shards) == 1
+        else [f"model-{n + 1:05d}-of-{len(shards):05d}.safetensors" for n in range(len(shards))]
     )
     tensors = _each(groups)
     for file, shard in zip(names, shards, strict=True):
@@ -75,7 +77,11 @@ def _header(shard: dict[str, TensorInfo]) -> bytes:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     place = 0
     for name, info in shard.items():
-        header[name] = {"dtype": _NAMES[info.dtype], "shape": list(info.shape), "data_offsets": [place, place + info.nbytes]}
+        header[name] = {
+            "dtype": _NAMES[info.dtype],
+            "shape": list(info.shape),
+            "data_offsets": [place, place + info.nbytes],
+        }
         place += info.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

@@ -40,7 +40,10 @@ def import_hf(hf: Path, output: Path, *, dtype: torch.dtype | None = None, force
     check_tensors(source, described)
     pieces = [piece for weight in described.weights() for piece in _pieces(source, described, weight, dtype)]
     nbytes = sum(piece.info.nbytes for piece in pieces)
-    with new_folder(output, source=hf, nbytes=nbytes, force=force) as folder, transfer_bar(f"Importing {hf}", nbytes) as bar:
+    with (
+        new_folder(output, source=hf, nbytes=nbytes, force=force) as folder,
+        transfer_bar(f"Importing {hf}", nbytes) as bar,
+    ):
         carry_files(source, folder / HF_FILES)
         has_tokenizer = any((folder / HF_FILES).glob("tokenizer*"))
         tokenizer = str(output.absolute() / HF_FILES) if has_tokenizer else None
@@ -71,9 +74,14 @@ def check_tensors(source: HFFolder, described: ModelDescription) -> None:
     head, embedding = (described.hf_prefix + name for name in ("lm_head.weight", "model.embed_tokens.weight"))
     if head not in wanted and head in found and embedding in found:
         if not torch.equal(source.read(head), source.read(embedding)):
-            raise ConversionError(f"{source.folder}: {head} differs from {embedding}, but config.json says tie_word_embeddings")
+            raise ConversionError(
+                f"{source.folder}: {head} differs from {embedding}, but config.json says tie_word_embeddings"
+            )
         del found[head]
-    for problem, names in (("lacks", wanted.keys() - found.keys()), ("holds the unknown", found.keys() - wanted.keys())):
+    for problem, names in (
+        ("lacks", wanted.keys() - found.keys()),
+        ("holds the unknown", found.keys() - wanted.keys()),
+    ):
         if names:
             raise ConversionError(
                 f"{source.folder}: {problem} {_few(sorted(names))}; is config.json that of these weights ({described.family.model_type})?"
@@ -84,7 +92,9 @@ def check_tensors(source: HFFolder, described: ModelDescription) -> None:
 def _compare_shapes(folder: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
     for name, shape in wanted.items():
         if found[name] != shape:
-            raise ConversionError(f"{folder}: {name} has shape {list(found[name])}, but config.json makes it {list(shape)}")
+            raise ConversionError(
+                f"{folder}: {name} has shape {list(found[name])}, but config.json makes it {list(shape)}"
+            )
 
 
 def _few(names: list[str]) -> str:

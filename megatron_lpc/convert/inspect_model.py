@@ -26,7 +26,10 @@ def _rows(opened: OpenedModel) -> Iterator[tuple[str, str]]:
     yield "layers, hidden, MLP", f"{model.num_layers}, {model.hidden_size}, {model.ffn_hidden_size}"
     if model.num_experts is not None:
         yield "experts", f"{model.num_experts} in a layer, {model.moe_router_topk} for each token"
-    yield "heads", f"{model.num_attention_heads} of width {model.kv_channels}, {model.num_query_groups} key and value heads"
+    yield (
+        "heads",
+        f"{model.num_attention_heads} of width {model.kv_channels}, {model.num_query_groups} key and value heads",
+    )
     tied = "with weights of its own" if model.untie_embeddings_and_output_weights else "tied to the embedding"
     yield "vocabulary", f"{model.vocab_size} words, LM head {tied}"
     yield "positions", f"{model.max_position_embeddings}, base {model.rotary_base}{_rope(opened)}"
@@ -38,7 +41,10 @@ def _rows(opened: OpenedModel) -> Iterator[tuple[str, str]]:
     yield "LPC head", _head(opened)
     layout = opened.run.get("layout")
     if layout:
-        yield "written by", ", ".join(f"{name} {value}" for name, value in layout.items() if value not in (None, False, 1))
+        yield (
+            "written by",
+            ", ".join(f"{name} {value}" for name, value in layout.items() if value not in (None, False, 1)),
+        )
     run = opened.run.get("run")
     if run:
         yield "step", f"{run['iteration']} of {run['train_iters']}, {run['consumed_samples']} pairs seen"

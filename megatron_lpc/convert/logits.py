@@ -11,7 +11,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from megatron_lpc.config import Config, DataConfig, LatentConfig, LossConfig, ModelConfig, ParallelConfig, TrainingConfig
+from megatron_lpc.config import (
+    Config,
+    DataConfig,
+    LatentConfig,
+    LossConfig,
+    ModelConfig,
+    ParallelConfig,
+    TrainingConfig,
+)
 from megatron_lpc.convert.head import MODEL_TYPE
 from megatron_lpc.convert.hf_folder import read_json
 
@@ -22,14 +30,18 @@ def hf_logits(folder: Path, tokens: Sequence[Tensor], dtype: torch.dtype = torch
 
     from megatron_lpc.convert.hub.modeling_lpc import LPCForCausalLM
 
-    loader: Any = LPCForCausalLM if read_json(folder / "config.json").get("model_type") == MODEL_TYPE else AutoModelForCausalLM
+    loader: Any = (
+        LPCForCausalLM if read_json(folder / "config.json").get("model_type") == MODEL_TYPE else AutoModelForCausalLM
+    )
     model = loader.from_pretrained(folder, dtype=dtype).eval()
     model = getattr(model, "backbone", model)
     with torch.no_grad():
         return [model(rows).logits.float() for rows in tokens]
 
 
-def megatron_logits(folder: Path, model: ModelConfig, tokens: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+def megatron_logits(
+    folder: Path, model: ModelConfig, tokens: Sequence[Tensor], dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
     """Logits [R, S, V] fp32 that megatron-core computes in `dtype` (fp32 or bf16) for each [R, S] of tokens, on the CPU, in this process.
 
     Raises:
@@ -55,7 +67,9 @@ def logits_config(model: ModelConfig, *, bf16: bool = False, parallel: ParallelC
     """Options that build a model for its logits alone; there are no data, and their options are not read."""
     return Config(
         # Whatever the original was padded to: any number of ranks up to 8 divides this.
-        model=replace(model, make_vocab_size_divisible_by=840, max_position_embeddings=max(model.max_position_embeddings, 512)),
+        model=replace(
+            model, make_vocab_size_divisible_by=840, max_position_embeddings=max(model.max_position_embeddings, 512)
+        ),
         latent=LatentConfig(latent_mode="none"),
         loss=LossConfig(loss_type="simpo"),
         data=DataConfig(train_data=["none"], tokenizer_model="none"),

@@ -35,9 +35,19 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.hf_folder import TensorInfo, is_finite
-from megatron_lpc.training.checkpoint_folder import read_description, read_tensor_index, resolve_checkpoint, write_description
+from megatron_lpc.training.checkpoint_folder import (
+    read_description,
+    read_tensor_index,
+    resolve_checkpoint,
+    write_description,
+)
 
-_FORMAT = {"sharded_backend": "torch_dist", "sharded_backend_version": 1, "common_backend": "torch", "common_backend_version": 1}
+_FORMAT = {
+    "sharded_backend": "torch_dist",
+    "sharded_backend_version": 1,
+    "common_backend": "torch",
+    "common_backend_version": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,9 @@ class _Pieces(SavePlanner):
     def __init__(self, pieces: Sequence[Piece]) -> None:
         self.pieces = {MetadataIndex(piece.name, piece.offsets): piece for piece in pieces}
 
-    def set_up_planner(self, state_dict: dict[str, Any], storage_meta: StorageMeta | None = None, is_coordinator: bool = False) -> None:
+    def set_up_planner(
+        self, state_dict: dict[str, Any], storage_meta: StorageMeta | None = None, is_coordinator: bool = False
+    ) -> None:
         pass
 
     def create_local_plan(self) -> SavePlan:
@@ -152,7 +164,9 @@ class MegatronFolder(LoadPlanner):
             for name, entry in index.state_dict_metadata.items()
             if isinstance(entry, TensorStorageMetadata) and not name.startswith("optimizer.")
         }
-        self.tensors = {name: TensorInfo(tuple(entry.size), entry.properties.dtype) for name, entry in self._stored.items()}
+        self.tensors = {
+            name: TensorInfo(tuple(entry.size), entry.properties.dtype) for name, entry in self._stored.items()
+        }
         self._reader = FileSystemReader(self.folder)
         self._reader.set_up_storage_reader(index, is_coordinator=True)
         self._target: Tensor | None = None
@@ -164,7 +178,9 @@ class MegatronFolder(LoadPlanner):
             ConversionError: a file is missing or damaged, no file holds the part, or a value is not finite.
         """
         stored = self._stored[name]
-        items = create_read_items_for_chunk_list(name, stored, [ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes))])
+        items = create_read_items_for_chunk_list(
+            name, stored, [ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes))]
+        )
         covered = sum(item.lengths.numel() for item in items)
         if covered != torch.Size(sizes).numel():
             raise ConversionError(f"{self.folder}: {name} is there in part alone; the checkpoint is damaged")
@@ -173,11 +189,15 @@ class MegatronFolder(LoadPlanner):
             self._reader.read_data(LoadPlan(items), self).wait()
         except (OSError, RuntimeError, EOFError) as error:
             reason = str(error).splitlines()[0]
-            raise ConversionError(f"{self.folder}: {name} cannot be read ({reason}); a file is missing or truncated") from error
+            raise ConversionError(
+                f"{self.folder}: {name} cannot be read ({reason}); a file is missing or truncated"
+            ) from error
         tensor, self._target = self._target, None
         assert tensor is not None
         if not is_finite(tensor):
-            raise ConversionError(f"{self.folder}: {name} holds NaN or infinity; the files are damaged, or training diverged")
+            raise ConversionError(
+                f"{self.folder}: {name} holds NaN or infinity; the files are damaged, or training diverged"
+            )
         return tensor
 
     def resolve_tensor(self, read_item: ReadItem) -> Tensor:

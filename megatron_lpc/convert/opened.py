@@ -70,7 +70,9 @@ def open_model(path: Path, hf_config: Path | None = None) -> OpenedModel:
     try:
         megatron = MegatronFolder(path)
     except ConfigError as error:
-        raise ConversionError(f"{path}: neither a Hugging Face model (config.json) nor a checkpoint: {error}") from error
+        raise ConversionError(
+            f"{path}: neither a Hugging Face model (config.json) nor a checkpoint: {error}"
+        ) from error
     described = describe_megatron(path, hf_config)
     check_stored(megatron, described)
     return OpenedModel(

@@ -54,7 +54,13 @@ def new_folder(path: Path, *, source: Path, nbytes: int, force: bool) -> Iterato
 @contextmanager
 def transfer_bar(title: str, nbytes: int) -> Iterator[Progress]:
     """A bar on standard error; move it on by `progress.advance(progress.task_ids[0], bytes)`."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         progress.add_task(title, total=nbytes)
         yield progress

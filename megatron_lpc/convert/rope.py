@@ -22,7 +22,9 @@ def rope_options(rope: Mapping[str, Any]) -> dict[str, Any]:
     if theta != int(theta):
         raise ConversionError(f"config.json: rope_theta {theta} is no whole number, and --rotary-base must be one")
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ConversionError(f"config.json: partial_rotary_factor {rope['partial_rotary_factor']} is not supported in this family")
+        raise ConversionError(
+            f"config.json: partial_rotary_factor {rope['partial_rotary_factor']} is not supported in this family"
+        )
     options = {
         "rotary_base": int(theta),
         "rotary_percent": 1.0,
@@ -41,7 +43,9 @@ def rope_options(rope: Mapping[str, Any]) -> dict[str, Any]:
                     f"config.json: rope {name} is {rope.get(name)}; megatron-core's llama3 scaling has {constant} built in"
                 )
         return options | {"use_rope_scaling": True, "rope_scaling_factor": float(rope["factor"])}
-    raise ConversionError(f"config.json: rope type '{kind}' has no counterpart in megatron-core; it knows default, linear and llama3")
+    raise ConversionError(
+        f"config.json: rope type '{kind}' has no counterpart in megatron-core; it knows default, linear and llama3"
+    )
 
 
 def rope_settings(model: ModelConfig) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def verify(first: OpenedModel, second: OpenedModel, texts: Sequence[str] = TEXTS
             differences[name] = float((one.float() - other.float()).abs().max())
             bar.advance(bar.task_ids[0], one.nbytes)
     logits = [
-        (one.size(1), float((one - other).abs().max())) for one, other in zip(first.logits(tokens), second.logits(tokens), strict=True)
+        (one.size(1), float((one - other).abs().max()))
+        for one, other in zip(first.logits(tokens), second.logits(tokens), strict=True)
     ]
     return Comparison(tensors=differences, one_sided=sorted(left ^ right), logits=logits, words=words)
 
@@ -103,7 +104,9 @@ def _tokens(first: OpenedModel, second: OpenedModel, texts: Sequence[str]) -> tu
     """[1, S] each, and what they are."""
     sizes = {model.described.model.vocab_size for model in (first, second)}
     if len(sizes) > 1:
-        raise ConversionError(f"the two models have vocabularies of {' and '.join(map(str, sorted(sizes, key=str)))} words")
+        raise ConversionError(
+            f"the two models have vocabularies of {' and '.join(map(str, sorted(sizes, key=str)))} words"
+        )
     longest = min(model.described.model.max_position_embeddings for model in (first, second))
     tokenizer = first.load_tokenizer() or second.load_tokenizer()
     if tokenizer is not None:
@@ -113,4 +116,6 @@ def _tokens(first: OpenedModel, second: OpenedModel, texts: Sequence[str]) -> tu
     (size,) = sizes
     assert size is not None
     lengths = [min(length, longest) for length in (1, 16, 64, 256)]
-    return [torch.randint(0, size, (1, length), generator=generator) for length in lengths], "random words, for want of a tokenizer"
+    return [
+        torch.randint(0, size, (1, length), generator=generator) for length in lengths
+    ], "random words, for want of a tokenizer"

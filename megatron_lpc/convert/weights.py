@@ -98,7 +98,11 @@ EMBEDDING = Weight("embedding.word_embeddings.weight", ("model.embed_tokens.weig
 OUTPUT = Weight("output_layer.weight", ("lm_head.weight",), _vocabulary)
 """Where the LM head has weights of its own."""
 ATTENTION = (
-    Weight(f"{_LAYER}self_attention.linear_qkv.layer_norm_weight", (f"{_HF}input_layernorm.weight",), lambda model: (model.hidden_size,)),
+    Weight(
+        f"{_LAYER}self_attention.linear_qkv.layer_norm_weight",
+        (f"{_HF}input_layernorm.weight",),
+        lambda model: (model.hidden_size,),
+    ),
     Weight(
         f"{_LAYER}self_attention.linear_qkv.weight",
         (f"{_HF}self_attn.q_proj.weight", f"{_HF}self_attn.k_proj.weight", f"{_HF}self_attn.v_proj.weight"),
@@ -113,14 +117,22 @@ ATTENTION = (
 )
 """What a layer of any family begins with."""
 MLP = (
-    Weight(f"{_LAYER}mlp.linear_fc1.layer_norm_weight", (f"{_HF}post_attention_layernorm.weight",), lambda model: (model.hidden_size,)),
+    Weight(
+        f"{_LAYER}mlp.linear_fc1.layer_norm_weight",
+        (f"{_HF}post_attention_layernorm.weight",),
+        lambda model: (model.hidden_size,),
+    ),
     Weight(
         f"{_LAYER}mlp.linear_fc1.weight",
         (f"{_HF}mlp.gate_proj.weight", f"{_HF}mlp.up_proj.weight"),
         lambda model: (2 * model.ffn_hidden_size, model.hidden_size),
         GATE_UP,
     ),
-    Weight(f"{_LAYER}mlp.linear_fc2.weight", (f"{_HF}mlp.down_proj.weight",), lambda model: (model.hidden_size, model.ffn_hidden_size)),
+    Weight(
+        f"{_LAYER}mlp.linear_fc2.weight",
+        (f"{_HF}mlp.down_proj.weight",),
+        lambda model: (model.hidden_size, model.ffn_hidden_size),
+    ),
 )
 FINAL_NORM = Weight("decoder.final_layernorm.weight", ("model.norm.weight",), lambda model: (model.hidden_size,))
 DECODER = (*ATTENTION, *MLP, FINAL_NORM)
@@ -136,7 +148,11 @@ def expert_decoder(block: str, gate: str, up: str, down: str) -> tuple[Weight, .
     """
     router, expert = f"{_HF}{block}.gate.weight", f"{_HF}{block}.experts.{{expert}}."
     experts = (
-        Weight(f"{_LAYER}pre_mlp_layernorm.weight", (f"{_HF}post_attention_layernorm.weight",), lambda model: (model.hidden_size,)),
+        Weight(
+            f"{_LAYER}pre_mlp_layernorm.weight",
+            (f"{_HF}post_attention_layernorm.weight",),
+            lambda model: (model.hidden_size,),
+        ),
         Weight(f"{_LAYER}mlp.router.weight", (router,), lambda model: (model.num_experts or 0, model.hidden_size)),
         Weight(
             f"{_LAYER}mlp.experts.experts.linear_fc1.weight",
@@ -162,6 +178,14 @@ QKV_BIAS = (
     ),
 )
 QK_NORM = (
-    Weight(f"{_LAYER}self_attention.q_layernorm.weight", (f"{_HF}self_attn.q_norm.weight",), lambda model: (head_width(model),)),
-    Weight(f"{_LAYER}self_attention.k_layernorm.weight", (f"{_HF}self_attn.k_norm.weight",), lambda model: (head_width(model),)),
+    Weight(
+        f"{_LAYER}self_attention.q_layernorm.weight",
+        (f"{_HF}self_attn.q_norm.weight",),
+        lambda model: (head_width(model),),
+    ),
+    Weight(
+        f"{_LAYER}self_attention.k_layernorm.weight",
+        (f"{_HF}self_attn.k_norm.weight",),
+        lambda model: (head_width(model),),
+    ),
 )

@@ -42,7 +42,9 @@ class PairDataset:
             self._table = pa.ipc.open_file(pa.memory_map(str(folder / _PAIRS))).read_all()
             intact = self._table.num_rows == summary["rows"] and self._table.schema == _SCHEMA
         except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"{folder}: unreadable data cache ({error}). Delete the folder; it is built anew.") from error
+            raise ValueError(
+                f"{folder}: unreadable data cache ({error}). Delete the folder; it is built anew."
+            ) from error
         if not intact:
             raise ValueError(f"{folder}: data cache does not fit its summary. Delete the folder; it is built anew.")
         self.folder = folder
@@ -58,7 +60,9 @@ class PairDataset:
     def __getitem__(self, row: int) -> EncodedPair:
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of a data set of {len(self)}")
-        prompt, chosen, rejected = (self._table[name][row].values.to_numpy() for name in ("prompt", "chosen", "rejected"))
+        prompt, chosen, rejected = (
+            self._table[name][row].values.to_numpy() for name in ("prompt", "chosen", "rejected")
+        )
         return EncodedPair(prompt, chosen, rejected, self._table["group"][row].as_py())
 
     @cached_property
@@ -119,7 +123,9 @@ def _fingerprint(config: DataConfig, tokenizer: Tokenizer, sources: Sequence[str
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _build(folder: Path, config: DataConfig, tokenizer: Tokenizer, sources: Sequence[str], name: str, fingerprint: str) -> None:
+def _build(
+    folder: Path, config: DataConfig, tokenizer: Tokenizer, sources: Sequence[str], name: str, fingerprint: str
+) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as temporary:
         unfinished = Path(temporary) / folder.name
@@ -132,7 +138,13 @@ def _build(folder: Path, config: DataConfig, tokenizer: Tokenizer, sources: Sequ
         if bad_rows:
             with open(unfinished / _BAD_ROWS, "w", encoding="utf-8") as file:
                 file.writelines(json.dumps(vars(bad), ensure_ascii=False) + "\n" for bad in bad_rows)
-        summary = {"fingerprint": fingerprint, "rows": rows, "bad_rows": len(bad_rows), "sources": list(sources), "options": asdict(config)}
+        summary = {
+            "fingerprint": fingerprint,
+            "rows": rows,
+            "bad_rows": len(bad_rows),
+            "sources": list(sources),
+            "options": asdict(config),
+        }
         (unfinished / _SUMMARY).write_text(json.dumps(summary, indent=2), encoding="utf-8")
         try:
             unfinished.rename(folder)
@@ -141,7 +153,9 @@ def _build(folder: Path, config: DataConfig, tokenizer: Tokenizer, sources: Sequ
                 raise
 
 
-def _encode(config: DataConfig, tokenizer: Tokenizer, sources: Sequence[str], name: str, bad_rows: list[BadRow]) -> Iterator[EncodedPair]:
+def _encode(
+    config: DataConfig, tokenizer: Tokenizer, sources: Sequence[str], name: str, bad_rows: list[BadRow]
+) -> Iterator[EncodedPair]:
     for row in _with_progress((row for source in sources for row in read_rows(source)), f"Tokenizing {name}"):
         try:
             if isinstance(row, BadRow):
@@ -177,6 +191,11 @@ def _with_progress(rows: Iterable[Row | BadRow], description: str) -> Iterator[R
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,.0f} rows"), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TextColumn("{task.completed:,.0f} rows"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         yield from progress.track(rows, description=description)

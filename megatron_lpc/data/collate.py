@@ -6,8 +6,8 @@ One pair, prompt [5, 6], chosen [7, 8], rejected [9], padding 0, in each of the 
                5 6 9 0      positions  0 1 2 3 2                           0 1 2 3 0 1 2 0
                             documents  0 0 1 1 2                           1 1 1 1 2 2 2 -3
 
-    separate, loss_index 1 2 | 5, loss_target 7 8 | 9, loss_segment 0 0 | 1, prompt_end 1, response_end 3 6
-    shared,   loss_index 1 2 | 1, loss_target 7 8 | 9, loss_segment 0 0 | 1, prompt_end 1, response_end 3 4
+    separate, loss_index 1 2 | 5, targets 7 8 | 9, segment_ids 0 0 | 1, prompt_end 1, response_end 3 6
+    shared,   loss_index 1 2 | 1, targets 7 8 | 9, segment_ids 0 0 | 1, prompt_end 1, response_end 3 4
 
 Separate rows are padded on the right, so causal attention keeps padding out of sight of every token that counts and no mask is needed.
 """
@@ -21,14 +21,14 @@ from itertools import chain
 import numpy as np
 import torch
 
-from megatron_lpc.data.batch import PADDING, PairBatch
+from megatron_lpc.data.batch import PADDING, PackingLayout, PairBatch
 from megatron_lpc.data.encode import EncodedPair
 
 
 def collate(
     pairs: Sequence[EncodedPair],
     sample_ids: Sequence[int],
-    row_ids: Sequence[int],
+    example_index: Sequence[int],
     *,
     pad_id: int,
     pad_to_multiple: int = 1,
@@ -43,8 +43,10 @@ def collate(
     Each prompt and response must hold at least one token. h_x is read before the chosen response.
     Raises ValueError for lists of different lengths, an empty prompt or response, and more tokens than `pack_to`.
     """
-    if not len(pairs) == len(sample_ids) == len(row_ids):
-        raise ValueError(f"{len(pairs)} pairs come with {len(sample_ids)} sample ids and {len(row_ids)} row ids: give one each.")
+    if not len(pairs) == len(sample_ids) == len(example_index):
+        raise ValueError(
+            f"{len(pairs)} pairs come with {len(sample_ids)} sample ids and {len(example_index)} row ids: give one each."
+        )
     if not all(len(part) for pair in pairs for part in (pair.prompt, pair.chosen, pair.rejected)):
         raise ValueError("a pair has an empty prompt or response: encode_pair makes no such pair.")
     rows = _rows(pairs, share_prompt, packed=pack_to is not None)
@@ -54,7 +56,11 @@ def collate(
         raise ValueError(f"{len(pairs)} pairs of {longest} tokens in all do not fit --pack-to {width}.")
 
     shape = (len(rows), width)
-    tokens, positions, documents = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64), np.full(shape, PADDING, np.int64)
+    tokens, positions, documents = (
+        np.full(shape, pad_id, np.int64),
+        np.zeros(shape, np.int64),
+        np.full(shape, PADDING, np.int64),
+    )
     prompt_end, response_start = np.zeros(2 * len(pairs), np.int64), np.zeros(2 * len(pairs), np.int64)
     for number, row in enumerate(rows):
         start = 0
@@ -71,19 +77,23 @@ def collate(
     segment = torch.repeat_interleave(torch.arange(len(response_length)), response_length)
     # Place within its response, of every response token; the first is predicted where the prompt ends.
     place = torch.arange(len(segment)) - (response_length.cumsum(0) - response_length)[segment]
-    flat, ends, starts = torch.from_numpy(tokens).flatten(), torch.from_numpy(prompt_end), torch.from_numpy(response_start)
+    flat, ends, starts = (
+        torch.from_numpy(tokens).flatten(),
+        torch.from_numpy(prompt_end),
+        torch.from_numpy(response_start),
+    )
     plain = not share_prompt and pack_to is None
     return PairBatch(
         tokens=torch.from_numpy(tokens),
-        layout=None if plain else torch.from_numpy(np.stack((documents, positions))),
+        packing_layout=None if plain else PackingLayout(torch.from_numpy(np.stack((documents, positions)))),
         prompt_end=ends[: len(pairs)],
         response_end=starts + response_length - 1,
         loss_index=torch.where(place == 0, ends[segment], starts[segment] + place - 1),
-        loss_target=flat[starts[segment] + place],
-        loss_segment=segment,
+        targets=flat[starts[segment] + place],
+        segment_ids=segment,
         response_length=response_length,
         sample_ids=torch.tensor(sample_ids),
-        row_ids=torch.tensor(row_ids),
+        example_index=torch.tensor(example_index),
     )
 
 

@@ -41,9 +41,13 @@ def encode_pair(pair: Pair, tokenizer: Tokenizer, config: DataConfig) -> Encoded
     prompt, chosen, rejected = tokenizer.encode(texts[0], add_bos=not is_chat), *map(tokenizer.encode, texts[1:])
     for name, tokens in (("prompt", prompt), ("chosen response", chosen), ("rejected response", rejected)):
         if all(token in (tokenizer.bos_id, tokenizer.eos_id) for token in tokens):
-            raise pair.place.bad(f"the {name} has no tokens", "Fill it in, or use a tokenizer that knows its characters")
+            raise pair.place.bad(
+                f"the {name} has no tokens", "Fill it in, or use a tokenizer that knows its characters"
+            )
     if not is_chat:
-        chosen, rejected = (tokens if tokens[-1] == tokenizer.eos_id else [*tokens, tokenizer.eos_id] for tokens in (chosen, rejected))
+        chosen, rejected = (
+            tokens if tokens[-1] == tokenizer.eos_id else [*tokens, tokenizer.eos_id] for tokens in (chosen, rejected)
+        )
     prompt, chosen, rejected = _cut(prompt, chosen, rejected, config)
     if not (chosen and rejected):
         raise pair.place.bad(
@@ -51,7 +55,9 @@ def encode_pair(pair: Pair, tokenizer: Tokenizer, config: DataConfig) -> Encoded
             "Raise --max-length, lower --max-prompt-length, or set --truncation-mode keep_end",
         )
     if chosen == rejected:
-        raise pair.place.bad("chosen and rejected are equal as tokens after truncation", "Raise --max-length or remove the row")
+        raise pair.place.bad(
+            "chosen and rejected are equal as tokens after truncation", "Raise --max-length or remove the row"
+        )
     return EncodedPair(prompt, chosen, rejected, pair.group)
 
 
@@ -60,7 +66,9 @@ def _texts(pair: Pair, tokenizer: Tokenizer) -> tuple[str, str, str]:
         return str(pair.prompt), str(pair.chosen), str(pair.rejected)
     try:
         prompt = tokenizer.render_chat(pair.prompt, add_generation_prompt=True)
-        chosen, rejected = (tokenizer.render_chat([*pair.prompt, *response]) for response in (pair.chosen, pair.rejected))
+        chosen, rejected = (
+            tokenizer.render_chat([*pair.prompt, *response]) for response in (pair.chosen, pair.rejected)
+        )
     except ValueError as error:
         raise pair.place.bad(str(error), "Mend the messages, or give another template with --chat-template") from error
     if not (chosen.startswith(prompt) and rejected.startswith(prompt)):
@@ -71,7 +79,9 @@ def _texts(pair: Pair, tokenizer: Tokenizer) -> tuple[str, str, str]:
     return prompt, chosen[len(prompt) :], rejected[len(prompt) :]
 
 
-def _cut(prompt: list[int], chosen: list[int], rejected: list[int], config: DataConfig) -> tuple[list[int], list[int], list[int]]:
+def _cut(
+    prompt: list[int], chosen: list[int], rejected: list[int], config: DataConfig
+) -> tuple[list[int], list[int], list[int]]:
     keep_end = config.truncation_mode == "keep_end"
     if config.max_prompt_length is not None:
         prompt = prompt[-config.max_prompt_length :] if keep_end else prompt[: config.max_prompt_length]

@@ -8,7 +8,7 @@ from itertools import count
 
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.cache import PairDataset
-from megatron_lpc.data.layout import RowLayout
+from megatron_lpc.data.micro_batches import MicroBatchPlanner
 from megatron_lpc.data.prefetch import prefetch
 from megatron_lpc.data.sampler import StreamOrder, evaluation_batches
 
@@ -21,7 +21,7 @@ class PairLoader:
     """
 
     dataset: PairDataset
-    layout: RowLayout
+    planner: MicroBatchPlanner
     global_batch_size: int
     dp_rank: int = 0
     dp_size: int = 1
@@ -34,7 +34,9 @@ class PairLoader:
             ids = range(first, first + self.global_batch_size)
             rows = [order.row(i) for i in ids]
             plan = self._places(rows)
-            return self._batches([[ids[p] for p in places] for places in plan], [[rows[p] for p in places] for places in plan])
+            return self._batches(
+                [[ids[p] for p in places] for places in plan], [[rows[p] for p in places] for places in plan]
+            )
 
         return prefetch(step(first) for first in count(consumed_samples, self.global_batch_size))
 
@@ -43,18 +45,23 @@ class PairLoader:
 
         The sample id of a pair is its row. The last step is filled up with pairs that do not count.
         """
-        steps = evaluation_batches(len(self.dataset), self.global_batch_size, self.layout.unit * self.dp_size)[:max_steps]
+        steps = evaluation_batches(len(self.dataset), self.global_batch_size, self.planner.unit * self.dp_size)[
+            :max_steps
+        ]
 
         def load(rows: list[int], valid: int) -> list[tuple[PairBatch, int]]:
             plan = self._places(rows)
             chosen = [[rows[p] for p in places] for places in plan]
-            return [(batch, sum(p < valid for p in places)) for batch, places in zip(self._batches(chosen, chosen), plan, strict=True)]
+            return [
+                (batch, sum(p < valid for p in places))
+                for batch, places in zip(self._batches(chosen, chosen), plan, strict=True)
+            ]
 
         return prefetch(load(*step) for step in steps)
 
     def _places(self, rows: list[int]) -> list[list[int]]:
         """This rank's micro-batches of a global batch of `rows`."""
-        return self.layout.places(self.dataset.lengths[rows], self.dp_size)[self.dp_rank :: self.dp_size]
+        return self.planner.places(self.dataset.lengths[rows], self.dp_size)[self.dp_rank :: self.dp_size]
 
     def _batches(self, ids: list[list[int]], rows: list[list[int]]) -> list[PairBatch]:
-        return self.layout.batches([[self.dataset[row] for row in of_batch] for of_batch in rows], ids, rows)
+        return self.planner.batches([[self.dataset[row] for row in of_batch] for of_batch in rows], ids, rows)

@@ -39,13 +39,17 @@ def to_pair(row: Row, group_column: str | None = None) -> Pair:
         raise row.place.bad("chosen and rejected are equal", "Remove the row: it states no preference")
     if isinstance(chosen, str) and isinstance(rejected, str):
         if isinstance(prompt, list):
-            raise row.place.bad("`prompt` is a list of messages but the responses are text", "Give all as text or all as messages")
+            raise row.place.bad(
+                "`prompt` is a list of messages but the responses are text", "Give all as text or all as messages"
+            )
         texts = _split_transcript(row.place, chosen, rejected) if prompt is None else (prompt, chosen, rejected)
         pair = Pair(row.place, *texts, group=_group(row, group_column))
     elif isinstance(chosen, list) and isinstance(rejected, list):
         pair = Pair(row.place, *_split_chats(row.place, prompt, chosen, rejected), group=_group(row, group_column))
     else:
-        raise row.place.bad("one of `chosen` and `rejected` is text, the other a list of messages", "Give both in the same form")
+        raise row.place.bad(
+            "one of `chosen` and `rejected` is text, the other a list of messages", "Give both in the same form"
+        )
     _check_filled(pair)
     return pair
 
@@ -58,10 +62,14 @@ def _content(row: Row, column: str) -> Content:
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise row.place.bad(f"`{column}` is {_kind(value)}, not text or a list of messages", "Give text, or a list of {role, content}")
+        raise row.place.bad(
+            f"`{column}` is {_kind(value)}, not text or a list of messages", "Give text, or a list of {role, content}"
+        )
     for message in value:
         if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
-            raise row.place.bad(f"`{column}` holds a message without text `role` and `content`", "Give each message as {role, content}")
+            raise row.place.bad(
+                f"`{column}` holds a message without text `role` and `content`", "Give each message as {role, content}"
+            )
     # Arrow fills the keys that a message has not; a template would take them for given.
     return [{key: entry for key, entry in message.items() if entry is not None} for message in value]
 
@@ -114,7 +122,11 @@ def _split_chats(
 
 
 def _check_filled(pair: Pair) -> None:
-    for name, content in (("prompt", pair.prompt), ("chosen response", pair.chosen), ("rejected response", pair.rejected)):
+    for name, content in (
+        ("prompt", pair.prompt),
+        ("chosen response", pair.chosen),
+        ("rejected response", pair.rejected),
+    ):
         texts = [content] if isinstance(content, str) else [message["content"] for message in content]
         if not any(text.strip() for text in texts):
             raise pair.place.bad(f"the {name} is empty", "Fill it in or remove the row (or set --bad-rows skip)")

@@ -110,7 +110,9 @@ def open_stream(source: str, rank: int = 0, size: int = 1) -> Any:
     from datasets.distributed import split_dataset_by_node
 
     kind = _kind(source)
-    stream = _load_hub(source, streaming=True) if kind == "hub" else _load_file(source, "json" if kind == "jsonl" else kind)
+    stream = (
+        _load_hub(source, streaming=True) if kind == "hub" else _load_file(source, "json" if kind == "jsonl" else kind)
+    )
     return split_dataset_by_node(stream, rank, size) if size > 1 else stream
 
 
@@ -127,4 +129,6 @@ def _load_hub(source: str, streaming: bool = False) -> Any:
     try:
         return load_dataset(name, split=split or "train", streaming=streaming)
     except Exception as error:  # the Hub client raises anything from ConnectionError to its own kinds
-        raise ValueError(f"{source}: cannot be loaded from the Hub ({error}). Check name, split and network, or give a file.") from error
+        raise ValueError(
+            f"{source}: cannot be loaded from the Hub ({error}). Check name, split and network, or give a file."
+        ) from error

@@ -24,7 +24,7 @@ import torch
 from megatron_lpc.config.schema import DataConfig
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.encode import EncodedPair, encode_pair
-from megatron_lpc.data.layout import RowLayout
+from megatron_lpc.data.micro_batches import MicroBatchPlanner
 from megatron_lpc.data.pairs import to_pair
 from megatron_lpc.data.prefetch import DEPTH, prefetch
 from megatron_lpc.data.source import BadRow, Place, Row, open_stream
@@ -61,7 +61,9 @@ class RowReader:
                 # `datasets` raises errors of its own, which are ValueErrors, from those of its readers.
                 if isinstance(error, BadRow):
                     raise
-                raise ValueError(f"{source}: cannot be read after {self._place(source)} ({error}). Check the data.") from error
+                raise ValueError(
+                    f"{source}: cannot be read after {self._place(source)} ({error}). Check the data."
+                ) from error
             self._open = None
             self._at = {"source": (self._at["source"] + 1) % len(self._sources), "rows": 0, "dataset": None}
 
@@ -153,7 +155,7 @@ class StreamLoader:
     """Turns a stream into micro-batches on the CPU for one data parallel rank, which packs and balances its own share of each step."""
 
     stream: PairStream
-    layout: RowLayout
+    planner: MicroBatchPlanner
     global_batch_size: int
     dp_rank: int = 0
     dp_size: int = 1
@@ -169,10 +171,10 @@ class StreamLoader:
             for first in count(consumed_samples + self.dp_rank * share, self.global_batch_size):
                 step = list(islice(pairs, share))
                 lengths = np.array([[len(pair.prompt), len(pair.chosen), len(pair.rejected)] for pair in step])
-                plan = self.layout.places(lengths)
+                plan = self.planner.places(lengths)
                 ids = [[first + place for place in places] for places in plan]
                 # A stream has no rows to come back to: the sample stands in for its row.
-                yield self.layout.batches([[step[place] for place in places] for places in plan], ids, ids)
+                yield self.planner.batches([[step[place] for place in places] for places in plan], ids, ids)
 
         return prefetch(steps())
 

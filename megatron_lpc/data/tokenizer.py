@@ -41,7 +41,9 @@ def load_tokenizer(config: DataConfig) -> Tokenizer:
     """
     name = config.tokenizer_model
     if not name:
-        raise ValueError("--tokenizer-model is not set. Give a Hugging Face tokenizer (folder or name) or a sentencepiece .model file.")
+        raise ValueError(
+            "--tokenizer-model is not set. Give a Hugging Face tokenizer (folder or name) or a sentencepiece .model file."
+        )
     template = _read_template(config.chat_template)
     return SentencePieceTokenizer(name, template) if name.endswith(".model") else HuggingFaceTokenizer(name, template)
 
@@ -55,11 +57,15 @@ class HuggingFaceTokenizer:
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError) as error:
-            raise ValueError(f"--tokenizer-model {name}: cannot be loaded ({error}). Check the folder or the name.") from error
+            raise ValueError(
+                f"--tokenizer-model {name}: cannot be loaded ({error}). Check the folder or the name."
+            ) from error
         if chat_template is not None:
             self._tokenizer.chat_template = chat_template
         if self._tokenizer.eos_token_id is None:
-            raise ValueError(f"--tokenizer-model {name}: no end-of-text token. Set `eos_token` in its tokenizer_config.json.")
+            raise ValueError(
+                f"--tokenizer-model {name}: no end-of-text token. Set `eos_token` in its tokenizer_config.json."
+            )
         self._name = name
         self.eos_id: int = self._tokenizer.eos_token_id
         pad = self._tokenizer.pad_token_id
@@ -86,7 +92,9 @@ class HuggingFaceTokenizer:
         if self._tokenizer.chat_template is None:
             raise LookupError(_no_template(self._name))
         try:
-            return self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+            return self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
         except Exception as error:  # a template raises jinja2's errors and, by itself, any other
             raise ValueError(f"the chat template refuses the messages ({error})") from error
 

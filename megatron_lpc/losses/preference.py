@@ -96,7 +96,9 @@ def uses_reference(config: LossConfig) -> bool:
     return config.loss_type in _WITH_REFERENCE
 
 
-def preference_loss(config: LossConfig, policy_logps: Tensor, reference_logps: Tensor | None, response_length: Tensor) -> PreferenceLoss:
+def preference_loss(
+    config: LossConfig, policy_logps: Tensor, reference_logps: Tensor | None, response_length: Tensor
+) -> PreferenceLoss:
     """Judge B pairs by the log-probs of their 2B responses, chosen first.
 
     Rewards are TRL's: beta (l - r) from summed log-probs for dpo and ipo, beta l / |y| for simpo. Objectives of TRL that have no
@@ -128,4 +130,6 @@ def preference_loss(config: LossConfig, policy_logps: Tensor, reference_logps: T
     objective = (_WITH_REFERENCE | _WITHOUT_REFERENCE)[config.loss_type]
     score = responses.log_ratio if uses_reference(config) else responses.policy_average
     rewards_chosen, rewards_rejected = config.beta * score.detach()
-    return PreferenceLoss(loss=objective(config, responses), rewards_chosen=rewards_chosen, rewards_rejected=rewards_rejected)
+    return PreferenceLoss(
+        loss=objective(config, responses), rewards_chosen=rewards_chosen, rewards_rejected=rewards_rejected
+    )

@@ -67,22 +67,28 @@ class FlashAttention(MegatronModule):
         Args:
             query: [S, R, heads of this rank, D].
             key, value: [S, R, query groups of this rank, D].
-            attention_mask: `PairBatch.layout` [2, R, S] where rows hold several sequences; None for causal (and window) attention.
+            attention_mask: `PackingLayout.stacked` [2, R, S] where rows hold several sequences; None for causal (and window) attention.
             attn_mask_type, attention_bias, packed_seq_params: part of megatron-core's interface; must be unset or causal.
 
         Returns:
             [S, R, heads of this rank * D] in query's dtype.
         """
         if attention_bias is not None or packed_seq_params is not None:
-            raise ValueError("FlashAttention takes no attention bias and no packed sequence parameters; give it a pair layout")
+            raise ValueError(
+                "FlashAttention takes no attention bias and no packed sequence parameters; give it a pair layout"
+            )
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         if attention_mask is None:
             window = self.window if self.window is not None and query.size(2) > self.window else None
-            context = self._attend(query, key, value, None if window is None else _window_mask(query.size(2), window, query.device))
+            context = self._attend(
+                query, key, value, None if window is None else _window_mask(query.size(2), window, query.device)
+            )
         elif query.is_cuda:
             grouped = query.size(1) != key.size(1)
             mask = self.block_mask(attention_mask)
-            context = _compiled_flex_attention()(query, key, value, block_mask=mask, scale=self.softmax_scale, enable_gqa=grouped)
+            context = _compiled_flex_attention()(
+                query, key, value, block_mask=mask, scale=self.softmax_scale, enable_gqa=grouped
+            )
         else:
             context = self._attend_by_span(query, key, value, attention_mask)
         return context.permute(2, 0, 1, 3).flatten(2)

@@ -60,7 +60,8 @@ def transformer_config(config: Config, platform: Platform) -> TransformerConfig:
         recompute_method=parallel.recompute_method,
         recompute_num_layers=parallel.recompute_num_layers,
         # Interleaved stages need one shape a step: with two ranks core mixes up the shapes sent to the previous and to the next stage.
-        variable_seq_lengths=parallel.pipeline_model_parallel_size > 1 and not parallel.num_virtual_stages_per_pipeline_rank,
+        variable_seq_lengths=parallel.pipeline_model_parallel_size > 1
+        and not parallel.num_virtual_stages_per_pipeline_rank,
         moe_token_dispatcher_type="alltoall",  # Dense models too: the default refuses variable sequence lengths.
         deallocate_pipeline_outputs=True,
         calculate_per_token_loss=True,

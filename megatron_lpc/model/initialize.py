@@ -59,7 +59,9 @@ def _draw(tensor: ShardedTensor, std: float, seed: int) -> None:
     """Fill this rank's part of the whole matrix `tensor` belongs to."""
     stacked, offset = tensor.prepend_axis_num, tensor.global_offset
     name = f"{seed}/{tensor.key}/{offset[:stacked]}"
-    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little", signed=True))
+    generator = torch.Generator().manual_seed(
+        int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little", signed=True)
+    )
     whole = torch.randn(_matrix_shape(tensor), generator=generator, dtype=torch.float32).mul_(std)
     window = tuple(slice(start, start + size) for start, size in zip(offset[stacked:], tensor.local_shape, strict=True))
     tensor.data.copy_(whole[window].view(tensor.data.shape))

@@ -100,7 +100,11 @@ class ContinuousHead(MegatronModule):
 
     def __init__(self, config: TransformerConfig, latent: LatentConfig) -> None:
         super().__init__(config)
-        hidden, width, codes = config.hidden_size, latent.latent_mlp_hidden_size or config.hidden_size, latent.codebook_size
+        hidden, width, codes = (
+            config.hidden_size,
+            latent.latent_mlp_hidden_size or config.hidden_size,
+            latent.codebook_size,
+        )
         posterior = _POSTERIOR_WIDTH[latent.posterior_input] * hidden
         parameters = (hidden + 1) * width + (posterior + 1) * width + 2 * (width + 1) * codes + codes * hidden
         self.network = _mlp(hidden, max(1, round((parameters - hidden) / (2 * hidden + 1))), hidden)

@@ -34,7 +34,9 @@ def block_spec(
         try:
             import transformer_engine.pytorch  # noqa: F401
         except ImportError as error:
-            raise ImportError("--transformer-impl transformer_engine: install the extra `te`, or use `local`") from error
+            raise ImportError(
+                "--transformer-impl transformer_engine: install the extra `te`, or use `local`"
+            ) from error
         return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=model.qk_layernorm)
     layers = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=pp_rank)
     return TransformerBlockSubmodules(layer_specs=[portable_layer(model)] * layers, layer_norm=RMSNorm)
@@ -79,5 +81,9 @@ def _mlp(model: ModelConfig) -> ModuleSpec:
     if model.num_experts is None:
         return ModuleSpec(module=MLP, submodules=projections)
     if not hasattr(moe_utils, "te_general_gemm"):
-        moe_utils.te_general_gemm = None  # 0.16.1 asks whether it is None, and defines it only beside TransformerEngine.
-    return ModuleSpec(module=MoELayer, submodules=MoESubmodules(experts=ModuleSpec(module=SequentialMLP, submodules=projections)))
+        moe_utils.te_general_gemm = (
+            None  # 0.16.1 asks whether it is None, and defines it only beside TransformerEngine.
+        )
+    return ModuleSpec(
+        module=MoELayer, submodules=MoESubmodules(experts=ModuleSpec(module=SequentialMLP, submodules=projections))
+    )

@@ -1,6 +1,6 @@
 """Who may attend to whom where a row holds more than one sequence: shared prompts and packed pairs.
 
-Made of `PairBatch.layout`, which says what each token belongs to. As a plain tensor that goes through megatron-core's recomputation like
+Made of `PackingLayout.stacked`, which says what each token belongs to. As a plain tensor that goes through megatron-core's recomputation like
 any attention mask; what the attention of a device wants is made of it here, once a micro-batch. With a window of w, a query sees those
 of its keys that are less than w positions back.
 """
@@ -107,4 +107,6 @@ def packed_sequences(layout: Tensor) -> PackedSeqParams:
     _, lengths = documents[0].unique_consecutive(return_counts=True)
     edges = nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
     longest = documents.size(1)  # An upper bound, which no device has to be waited for.
-    return PackedSeqParams(qkv_format="thd", cu_seqlens_q=edges, cu_seqlens_kv=edges, max_seqlen_q=longest, max_seqlen_kv=longest)
+    return PackedSeqParams(
+        qkv_format="thd", cu_seqlens_q=edges, cu_seqlens_kv=edges, max_seqlen_q=longest, max_seqlen_kv=longest
+    )

@@ -15,7 +15,7 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from torch import Tensor
 
-from megatron_lpc.data.batch import PairBatch
+from megatron_lpc.data.batch import PackingLayout, PairBatch
 from megatron_lpc.losses.schedules import LatentState
 from megatron_lpc.model.latent_head import ContinuousHead, LatentHead, LatentOutput, LatentSource
 from megatron_lpc.model.pair_mask import packed_sequences
@@ -72,7 +72,7 @@ class PreferenceModel(GPTModel):
             real_vocab_size: words of the vocabulary, without its padding.
             logps_chunk_size: rows whose logits exist at one time.
             embedding_scale: factor of the input embeddings, rounded to their dtype as Gemma does.
-            packs_sequences: the layers take several sequences in a row as TransformerEngine does, not by `PairBatch.layout`.
+            packs_sequences: the layers take several sequences in a row as TransformerEngine does, not by `PairBatch.packing_layout`.
             latent_head: makes the head; called on the last stage alone.
         """
         super().__init__(*args, **kwargs)
@@ -80,25 +80,27 @@ class PreferenceModel(GPTModel):
         self.packs_sequences = packs_sequences
         self.latent_head = latent_head() if self.post_process else None
         if embedding_scale is not None and self.pre_process:
-            self.embedding.register_forward_hook(lambda module, args, output: output * torch.tensor(embedding_scale, dtype=output.dtype))
+            self.embedding.register_forward_hook(
+                lambda module, args, output: output * torch.tensor(embedding_scale, dtype=output.dtype)
+            )
 
     def forward(self, batch: PairBatch, query: LatentQuery) -> Tensor | PairScores:
         """One backbone pass over a micro-batch, and on the last stage the scores of its pairs."""
-        hidden = self.hidden_states(batch.tokens, batch.layout)
+        hidden = self.hidden_states(batch.tokens, batch.packing_layout)
         return self.score(hidden, batch, query) if self.post_process else hidden
 
-    def hidden_states(self, tokens: Tensor, layout: Tensor | None = None) -> Tensor:
+    def hidden_states(self, tokens: Tensor, packing_layout: PackingLayout | None = None) -> Tensor:
         """This stage's last hidden states [S, R, H], on the last stage after the final norm.
 
         Args:
             tokens: [R, S].
-            layout: [2, R, S] as in `PairBatch`; None: one sequence a row.
+            packing_layout: as in `PairBatch`; None: one sequence a row.
         """
-        if layout is None:
+        if packing_layout is None:
             return super().forward(tokens, None, None)
         if self.packs_sequences:
-            return super().forward(tokens, None, None, packed_seq_params=packed_sequences(layout))
-        return super().forward(tokens, layout[1], layout)
+            return super().forward(tokens, None, None, packed_seq_params=packed_sequences(packing_layout.stacked))
+        return super().forward(tokens, packing_layout.position_ids, packing_layout.stacked)
 
     def _preprocess(self, input_ids: Tensor, position_ids: Tensor | None, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Called by `GPTModel.forward`: rotate each token by its own position, where megatron-core's angles [S, 1, 1, D] go by column."""
@@ -113,7 +115,11 @@ class PreferenceModel(GPTModel):
 
     def output_weight(self) -> Tensor:
         """[V / tp, H] weight of the LM head, padded words included; for the last stage."""
-        return self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else self.output_layer.weight
+        return (
+            self.shared_embedding_or_output_weight()
+            if self.share_embeddings_and_output_weights
+            else self.output_layer.weight
+        )
 
     def _postprocess(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Called by `GPTModel.forward`: hand the hidden states on instead of multiplying all of them with the LM head."""
@@ -126,7 +132,9 @@ class PreferenceModel(GPTModel):
         of `pair_logps`, which returns the whole gradient of its inputs to every rank.
         """
         if self.config.sequence_parallel:
-            hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False, group=self.pg_collection.tp)
+            hidden = gather_from_sequence_parallel_region(
+                hidden, tensor_parallel_output_grad=False, group=self.pg_collection.tp
+            )
         length, rows, width = hidden.shape
         flat = hidden.reshape(length * rows, width)
 
@@ -137,13 +145,15 @@ class PreferenceModel(GPTModel):
         latent = None
         if self.latent_head is not None:
             h_w, h_l = at(batch.response_end).chunk(2)
-            latent = self.latent_head(at(batch.prompt_end), h_w, h_l, batch.sample_ids, query.state, query.sources, batch.mixture)
+            latent = self.latent_head(
+                at(batch.prompt_end), h_w, h_l, batch.sample_ids, query.state, query.sources, batch.mixture
+            )
         weight = self.output_weight()
         result = pair_logps(
             at(batch.loss_index),
             weight,
-            batch.loss_target,
-            batch.loss_segment,
+            batch.targets,
+            batch.segment_ids,
             2 * batch.num_pairs,
             z=None if latent is None else latent.z,
             pair_loss=None if query.pair_loss is None else query.pair_loss(batch),

@@ -28,7 +28,9 @@ for _said in (
     # Its other name is new in torch 2.13; 2.11 has this one alone.
     "`torch.distributed.all_gather_into_tensor` is deprecated",
 ):
-    warnings.filterwarnings("ignore", message=_said, module=r"(megatron\.core|torch\.distributed\.(checkpoint|c10d_logger))")
+    warnings.filterwarnings(
+        "ignore", message=_said, module=r"(megatron\.core|torch\.distributed\.(checkpoint|c10d_logger))"
+    )
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ def select_platform(device: Literal["auto", "cpu", "cuda"], local_rank: int = 0)
     if not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no GPU; use --device cpu, or install a CUDA build of torch")
     if local_rank >= torch.cuda.device_count():
-        raise ValueError(f"local rank {local_rank} has no GPU: torch sees {torch.cuda.device_count()}; lower --nproc-per-node")
+        raise ValueError(
+            f"local rank {local_rank} has no GPU: torch sees {torch.cuda.device_count()}; lower --nproc-per-node"
+        )
     torch.cuda.set_device(local_rank)
     return Platform(torch.device("cuda", local_rank), "nccl")

@@ -63,7 +63,13 @@ class Checkpoints:
         optimizer: MegatronOptimizer,
         scheduler: OptimizerParamScheduler,
     ) -> None:
-        self.config, self.platform, self.chunks, self.optimizer, self.scheduler = config, platform, chunks, optimizer, scheduler
+        self.config, self.platform, self.chunks, self.optimizer, self.scheduler = (
+            config,
+            platform,
+            chunks,
+            optimizer,
+            scheduler,
+        )
         self.root = Path(config.checkpoint.save) if config.checkpoint.save else None
         self._kept: int | None = None
         self._pending = AsyncCallsQueue()
@@ -85,7 +91,10 @@ class Checkpoints:
         dist.barrier()
         partial = partial_folder(root, iteration)
         request = dist_checkpointing.save(
-            self._tensors(loading=False), str(partial), self._strategy, async_sharded_save=self.config.checkpoint.async_save
+            self._tensors(loading=False),
+            str(partial),
+            self._strategy,
+            async_sharded_save=self.config.checkpoint.async_save,
         )
         save_random_state(partial)
         if dist.get_rank() == 0:
@@ -122,12 +131,16 @@ class Checkpoints:
         folder = resolve_checkpoint(path)
         description = read_description(folder)
         if "run" not in description:
-            raise ConfigError(f"{folder}: holds weights alone; start from it with --pretrained-checkpoint instead of --load")
+            raise ConfigError(
+                f"{folder}: holds weights alone; start from it with --pretrained-checkpoint instead of --load"
+            )
         compare_options(folder, description["options"], self.config)
         assert self.config.model.vocab_size is not None
         loaded = read_tensors(folder, self._tensors(loading=True), vocab_size=self.config.model.vocab_size)
         copy_weights(self.chunks, loaded["model"])
-        restore_optimizer_state(self.optimizer, sharded_weights(self.chunks), loaded["optimizer"], description["optimizer_updates"])
+        restore_optimizer_state(
+            self.optimizer, sharded_weights(self.chunks), loaded["optimizer"], description["optimizer_updates"]
+        )
         self.scheduler.num_steps = 0
         self.scheduler.step(increment=description["scheduler_steps"])
         state = RunState(**description["run"])

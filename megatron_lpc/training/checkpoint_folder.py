@@ -44,7 +44,9 @@ def resolve_checkpoint(path: str | Path) -> Path:
     folder = path / (_name(int(number)) if number.isdecimal() else number)
     if not number or not (folder / _FORMAT).is_file():
         others = ", ".join(p.name for p in _complete(path)) or "none"
-        raise ConfigError(f"{path / _POINTER}: names '{number}', which is no complete checkpoint; complete ones: {others}")
+        raise ConfigError(
+            f"{path / _POINTER}: names '{number}', which is no complete checkpoint; complete ones: {others}"
+        )
     return folder
 
 
@@ -117,7 +119,9 @@ def read_tensor_index(folder: Path) -> Metadata:
     try:
         return _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
     except (OSError, pickle.UnpicklingError, EOFError, AttributeError) as error:
-        raise ConfigError(f"{path}: not an index of tensors ({error}); this is no torch_dist checkpoint, or it is damaged") from error
+        raise ConfigError(
+            f"{path}: not an index of tensors ({error}); this is no torch_dist checkpoint, or it is damaged"
+        ) from error
 
 
 class _PlainUnpickler(pickle.Unpickler):

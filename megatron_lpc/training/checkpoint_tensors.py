@@ -83,7 +83,8 @@ def compare_options(folder: Path, saved: dict[str, Any], config: Config) -> None
     """
     current = asdict(config)
     wanted, found = (
-        _backbone_options(o) | _chosen(o, "latent", _HEAD_OPTIONS) | _chosen(o, "training", ("bf16",)) for o in (current, saved)
+        _backbone_options(o) | _chosen(o, "latent", _HEAD_OPTIONS) | _chosen(o, "training", ("bf16",))
+        for o in (current, saved)
     )
     _compare(folder, wanted, found)
 
@@ -94,7 +95,9 @@ def sharded_weights(chunks: list[nn.Module]) -> dict[str, Any]:
         f"{number}.{name}": leaf
         for number, chunk in enumerate(chunks)
         for name, leaf in unwrapped(chunk).sharded_state_dict().items()
-        if not isinstance(leaf, ShardedObject)  # Scales of fp8, which is not used here, and which only some layers would ask for.
+        if not isinstance(
+            leaf, ShardedObject
+        )  # Scales of fp8, which is not used here, and which only some layers would ask for.
     }
 
 
@@ -107,7 +110,9 @@ def copy_weights(chunks: list[nn.Module], loaded: dict[str, torch.Tensor]) -> No
         unwrapped(chunk).load_state_dict(own, strict=False)
 
 
-def read_tensors(folder: Path, wanted: dict[str, Any], *, vocab_size: int, ignored: tuple[str, ...] = ()) -> dict[str, Any]:
+def read_tensors(
+    folder: Path, wanted: dict[str, Any], *, vocab_size: int, ignored: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Read what a dictionary of sharded tensors asks for; tensors come back in their places.
 
     Collectives over the world: an all-gather of names and shapes. Each tensor is read by one of the data parallel ranks that need it, and
@@ -129,7 +134,9 @@ def read_tensors(folder: Path, wanted: dict[str, Any], *, vocab_size: int, ignor
     if missing := sorted(asked.keys() - stored.keys()):
         raise ConfigError(f"{folder}: lacks {_few(missing)}; was it saved from another kind of model?")
     if unasked := sorted(key for key in stored.keys() - asked.keys() if not key.startswith(ignored)):
-        raise ConfigError(f"{folder}: holds {_few(unasked)}, for which this model has no place; was it saved from another kind of model?")
+        raise ConfigError(
+            f"{folder}: holds {_few(unasked)}, for which this model has no place; was it saved from another kind of model?"
+        )
     for key, (shape, is_padded) in sorted(asked.items()):
         if shape == stored[key] or (is_padded and _differs_in_padding(stored[key], shape, vocab_size)):
             continue
@@ -172,5 +179,7 @@ def _compare(folder: Path, wanted: dict[str, Any], found: dict[str, Any]) -> Non
     """Compare the options that both know."""
     differing = [name for name in wanted if name in found and wanted[name] != found[name]]
     if differing:
-        pairs = "; ".join(f"--{name.replace('_', '-')} {shown(found[name])}, now {shown(wanted[name])}" for name in differing)
+        pairs = "; ".join(
+            f"--{name.replace('_', '-')} {shown(found[name])}, now {shown(wanted[name])}" for name in differing
+        )
         raise ConfigError(f"{folder}: was saved with other options: {pairs}")

@@ -67,7 +67,9 @@ class MetricReducer:
         if self.layout is None:
             layouts = [[(name, tuple(value.shape)) for name, value in sums.items()] if sums else None]
             group = parallel_state.get_pipeline_model_parallel_group()
-            dist.broadcast_object_list(layouts, parallel_state.get_pipeline_model_parallel_last_rank(), group=group, device=self.device)
+            dist.broadcast_object_list(
+                layouts, parallel_state.get_pipeline_model_parallel_last_rank(), group=group, device=self.device
+            )
             assert layouts[0] is not None
             self.layout = layouts[0]
         vector = None

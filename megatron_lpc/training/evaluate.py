@@ -43,12 +43,20 @@ class PairTable:
 
 def evaluation_sources(latent: LatentConfig) -> tuple[LatentSource, ...]:
     """Latents under which a model of this mode is judged."""
-    modes: dict[str, tuple[LatentSource, ...]] = {"lpc": ("prior", "posterior"), "continuous": ("prior",), "none": ("none",)}
+    modes: dict[str, tuple[LatentSource, ...]] = {
+        "lpc": ("prior", "posterior"),
+        "continuous": ("prior",),
+        "none": ("none",),
+    }
     return modes[latent.latent_mode]
 
 
 def evaluate_pairs(
-    config: Config, chunks: list[nn.Module], steps: Iterable[list[tuple[PairBatch, int]]], reference: Reference, device: torch.device
+    config: Config,
+    chunks: list[nn.Module],
+    steps: Iterable[list[tuple[PairBatch, int]]],
+    reference: Reference,
+    device: torch.device,
 ) -> dict[LatentSource, dict[str, float]]:
     """Metrics of a data set under each latent of the model's mode, on every rank. Arguments and collectives as `score_pairs`."""
     sources = evaluation_sources(config.latent)
@@ -84,7 +92,9 @@ def score_pairs(
     table = table[table[:, 0] >= 0]
     table = table[table[:, 0].argsort()]
     codes = (table.size(1) - 5 - 2 * len(sources)) // 2
-    row, reference_logps, length, logps, posterior, prior = table.split([1, 2, 2, 2 * len(sources), codes, codes], dim=1)
+    row, reference_logps, length, logps, posterior, prior = table.split(
+        [1, 2, 2, 2 * len(sources), codes, codes], dim=1
+    )
     return PairTable(
         rows=row[:, 0].long(),
         logps=logps.view(-1, len(sources), 2).transpose(0, 1),
@@ -98,15 +108,21 @@ def score_pairs(
 def _rows(batch: PairBatch, scores: PairScores, valid: int) -> Tensor:
     """[B, F] fp64: one row of numbers per pair; the row number of a pair that does not count is -1."""
     pairs = batch.num_pairs
-    counts = torch.arange(pairs, device=batch.row_ids.device) < valid
-    reference = batch.reference_logps if batch.reference_logps is not None else scores.logps.new_full((2 * pairs,), torch.nan)
+    counts = torch.arange(pairs, device=batch.example_index.device) < valid
+    reference = (
+        batch.reference_logps if batch.reference_logps is not None else scores.logps.new_full((2 * pairs,), torch.nan)
+    )
     columns = [
-        torch.where(counts, batch.row_ids, -1)[:, None],
+        torch.where(counts, batch.example_index, -1)[:, None],
         reference.view(2, pairs).T,
         batch.response_length.view(2, pairs).T,
         scores.logps.view(-1, pairs).T.reshape(pairs, -1),
     ]
-    if (latent := scores.latent) is not None and latent.posterior_logits is not None and latent.prior_logits is not None:
+    if (
+        (latent := scores.latent) is not None
+        and latent.posterior_logits is not None
+        and latent.prior_logits is not None
+    ):
         columns += [latent.posterior_logits, latent.prior_logits]
     return torch.cat([column.double() for column in columns], dim=1)
 

@@ -36,7 +36,9 @@ class MetricsFile:
     def __enter__(self) -> MetricsFile:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()
 
     def write(self, iteration: int, metrics: Mapping[str, float], evaluation: str | None = None) -> None:
@@ -61,7 +63,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             record = json.loads(line)
             record["iteration"] = int(record["iteration"])
         except (ValueError, TypeError, KeyError):
-            raise ValueError(f"{path}:{number}: not a line of metrics, which is a JSON object with `iteration`: {line[:80]!r}") from None
+            raise ValueError(
+                f"{path}:{number}: not a line of metrics, which is a JSON object with `iteration`: {line[:80]!r}"
+            ) from None
         records.append({name: math.nan if value is None else value for name, value in record.items()})
     return records
 
@@ -71,7 +75,10 @@ def _keep_until(path: Path, start_iter: int) -> None:
         return
     # The whole of a run that starts at 0 goes, its evaluation before the first step included.
     kept = [record for record in read_metrics(path) if start_iter > 0 and record["iteration"] <= start_iter]
-    lines = [json.dumps({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in record.items()}) for record in kept]
+    lines = [
+        json.dumps({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in record.items()})
+        for record in kept
+    ]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     os.replace(temporary, path)

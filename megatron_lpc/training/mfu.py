@@ -16,7 +16,7 @@ from torch import Tensor
 
 from megatron_lpc.config import Config, LatentConfig, ModelConfig, head_width
 from megatron_lpc.data.batch import PairBatch
-from megatron_lpc.data.layout import causal_pairs
+from megatron_lpc.data.micro_batches import causal_pairs
 from megatron_lpc.platform import Platform
 
 _FORWARD, _FORWARD_BACKWARD = 2, 6
@@ -50,8 +50,8 @@ def batch_work(batch: PairBatch, sliding_window: int | None = None) -> Tensor:
     """
     prompt = batch.prompt_end % batch.tokens.size(1) + 1
     shared = torch.zeros_like(prompt)
-    if batch.layout is not None:
-        documents, positions = batch.layout.flatten(1)[:, batch.prompt_end]
+    if batch.packing_layout is not None:
+        documents, positions = batch.packing_layout.stacked.flatten(1)[:, batch.prompt_end]
         prompt, shared = positions + 1, (documents % 3 == 0).long()
     whole = prompt.repeat(2) + batch.response_length
 
@@ -109,7 +109,9 @@ def _latent_weights(latent: LatentConfig, model: ModelConfig) -> int:
     if latent.latent_mode == "none":
         return 0
     hidden, width, codes = model.hidden_size, latent.latent_mlp_hidden_size or model.hidden_size, latent.codebook_size
-    inputs = {"concat": 3, "difference": 2, "bilinear": 4}[latent.posterior_input] * hidden  # Of prior and posterior together.
+    inputs = {"concat": 3, "difference": 2, "bilinear": 4}[
+        latent.posterior_input
+    ] * hidden  # Of prior and posterior together.
     return inputs * width + 2 * width * codes + codes * hidden
 
 

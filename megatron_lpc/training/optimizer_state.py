@@ -61,7 +61,9 @@ def sharded_optimizer_state(optimizer: MegatronOptimizer, model_state: dict[str,
 
 
 @torch.no_grad()
-def restore_optimizer_state(optimizer: MegatronOptimizer, model_state: dict[str, Any], loaded: dict[str, Any], step: int) -> None:
+def restore_optimizer_state(
+    optimizer: MegatronOptimizer, model_state: dict[str, Any], loaded: dict[str, Any], step: int
+) -> None:
     """Take over loaded tensors, structured as `sharded_optimizer_state` gives them, and the number of updates made.
 
     Learning rates, decay and betas stay those of the optimizer.

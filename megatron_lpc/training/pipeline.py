@@ -20,7 +20,9 @@ Metrics = dict[str, Tensor]
 Objective = Callable[[PairBatch, PairScores], tuple[Tensor, Metrics]]
 
 
-def train_pass(chunks: list[nn.Module], batches: list[PairBatch], query: LatentQuery, objective: Objective) -> list[Metrics]:
+def train_pass(
+    chunks: list[nn.Module], batches: list[PairBatch], query: LatentQuery, objective: Objective
+) -> list[Metrics]:
     """Forward and backward; gradients are those of the mean of the objective over all pairs of all ranks.
 
     Collectives: the pipeline's sends and receives; `finalize_model_grads` (gradients over the data parallel group, sequence-parallel

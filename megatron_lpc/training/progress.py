@@ -30,7 +30,9 @@ class ConsoleProgress:
         console: where to show it; standard output when not given.
     """
 
-    def __init__(self, total_iters: int, start_iter: int, line_interval: int = 1, console: Console | None = None) -> None:
+    def __init__(
+        self, total_iters: int, start_iter: int, line_interval: int = 1, console: Console | None = None
+    ) -> None:
         self._total, self._start, self._line_interval = total_iters, start_iter, line_interval
         self._console = console or Console()
         self._clock: deque[tuple[float, int]] = deque(maxlen=_TIMED_STEPS + 1)
@@ -50,7 +52,9 @@ class ConsoleProgress:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar:
             self._bar.stop()
 

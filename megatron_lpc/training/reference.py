@@ -85,4 +85,4 @@ class CachedReference:
         return [replace(batch, reference_logps=self._of(batch)) for batch in batches]
 
     def _of(self, batch: PairBatch) -> Tensor:
-        return self.logps[batch.row_ids.cpu()].T.reshape(-1).to(batch.row_ids.device, non_blocking=True)
+        return self.logps[batch.example_index.cpu()].T.reshape(-1).to(batch.example_index.device, non_blocking=True)

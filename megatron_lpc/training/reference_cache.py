@@ -81,10 +81,19 @@ def weights_fingerprint(chunks: list[nn.Module]) -> str:
     sums: dict[str, list[int]] = {}
     for chunk in chunks:
         for tensor in sharded_tensors(unwrapped(chunk).sharded_state_dict()):
-            if tensor.key.startswith("latent_head.") or not isinstance(tensor.data, Tensor) or any(_replica(tensor.replica_id)):
+            if (
+                tensor.key.startswith("latent_head.")
+                or not isinstance(tensor.data, Tensor)
+                or any(_replica(tensor.replica_id))
+            ):
                 continue
             data = tensor.data.detach().cpu()
-            bits = data.view(torch.int16 if data.element_size() == 2 else torch.int32).long().reshape(tensor.local_shape[0], -1).sum(1)
+            bits = (
+                data.view(torch.int16 if data.element_size() == 2 else torch.int32)
+                .long()
+                .reshape(tensor.local_shape[0], -1)
+                .sum(1)
+            )
             place = "/".join([tensor.key, *map(str, tensor.global_offset[: tensor.prepend_axis_num])])
             row = tensor.global_offset[tensor.prepend_axis_num] + torch.arange(len(bits)) + 1
             total = sums.setdefault(place, [0, 0])

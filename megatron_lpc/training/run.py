@@ -15,8 +15,8 @@ from torch import nn
 from megatron_lpc.config import Config, ConfigError, validate_vocab
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.cache import PairDataset, build_dataset
-from megatron_lpc.data.layout import RowLayout
 from megatron_lpc.data.loader import PairLoader
+from megatron_lpc.data.micro_batches import MicroBatchPlanner
 from megatron_lpc.data.stream import PairStream, StreamLoader, pairs_ahead
 from megatron_lpc.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lpc.losses import uses_reference
@@ -75,10 +75,10 @@ def _input_errors() -> Iterator[None]:
         raise ConfigError(str(error)) from error
 
 
-def row_layout(config: Config, tokenizer: Tokenizer) -> RowLayout:
+def micro_batch_planner(config: Config, tokenizer: Tokenizer) -> MicroBatchPlanner:
     """How this run lays out pairs."""
     data, parallel = config.data, config.parallel
-    return RowLayout(
+    return MicroBatchPlanner(
         pad_id=tokenizer.pad_id,
         micro_batch_size=config.training.micro_batch_size,
         pad_to_multiple=parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1,
@@ -95,19 +95,21 @@ def make_loader(config: Config, tokenizer: Tokenizer, dataset: PairDataset) -> P
     Raises:
         ConfigError: a pair does not fit `pack_to`.
     """
-    layout = row_layout(config, tokenizer)
+    planner = micro_batch_planner(config, tokenizer)
     with _input_errors():
-        layout.check(dataset.lengths)
+        planner.check(dataset.lengths)
     return PairLoader(
         dataset=dataset,
-        layout=layout,
+        planner=planner,
         global_batch_size=config.training.global_batch_size,
         dp_rank=parallel_state.get_data_parallel_rank(),
         dp_size=parallel_state.get_data_parallel_world_size(),
     )
 
 
-def training_steps(config: Config, loader: PairLoader | StreamLoader, consumed_samples: int) -> Iterator[list[PairBatch]]:
+def training_steps(
+    config: Config, loader: PairLoader | StreamLoader, consumed_samples: int
+) -> Iterator[list[PairBatch]]:
     """The micro-batches of one step after the other.
 
     Raises:
@@ -152,7 +154,7 @@ def make_stream(config: Config, tokenizer: Tokenizer, state: RunState) -> Stream
     )
     return StreamLoader(
         stream=stream,
-        layout=row_layout(config, tokenizer),
+        planner=micro_batch_planner(config, tokenizer),
         global_batch_size=batch,
         dp_rank=rank,
         dp_size=size,
@@ -210,7 +212,9 @@ def make_references(
     assert folder is not None
     weights = weights_fingerprint(online_reference(config, platform).chunks if config.loss.reference_load else policy)
     fingerprints = [(name, data.fingerprint) for name, data in datasets if data is not None]
-    return [CachedReference(load_reference_cache(folder, name, fingerprint, weights)) for name, fingerprint in fingerprints]
+    return [
+        CachedReference(load_reference_cache(folder, name, fingerprint, weights)) for name, fingerprint in fingerprints
+    ]
 
 
 def online_reference(config: Config, platform: Platform) -> OnlineReference:

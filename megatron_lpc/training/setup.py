@@ -21,7 +21,13 @@ def start_distributed(config: Config) -> Platform:
     Raises:
         ConfigError: the options cannot work with this many processes on this device.
     """
-    for name, alone in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "0")):
+    for name, alone in (
+        ("RANK", "0"),
+        ("WORLD_SIZE", "1"),
+        ("LOCAL_RANK", "0"),
+        ("MASTER_ADDR", "127.0.0.1"),
+        ("MASTER_PORT", "0"),
+    ):
         os.environ.setdefault(name, alone)
     try:
         platform = select_platform(config.parallel.device, int(os.environ["LOCAL_RANK"]))

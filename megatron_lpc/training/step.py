@@ -59,7 +59,9 @@ class TrainStep:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
         batches = self.reference.attach([batch.to(self.platform.device) for batch in batches])
-        parts = train_pass(list(self.chunks), batches, training_query(self.config, latent), TrainingObjective(self.config, latent))
+        parts = train_pass(
+            list(self.chunks), batches, training_query(self.config, latent), TrainingObjective(self.config, latent)
+        )
         totals = self.reduce(sum_metrics(parts) if on_last_stage() else None)
         metrics = finish_metrics(totals)
         metrics["lr"] = max(group["lr"] for group in self.optimizer.param_groups)

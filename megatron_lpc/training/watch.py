@@ -45,7 +45,9 @@ class Watch:
                 save.mkdir(parents=True, exist_ok=True)
             self._wandb = stack.enter_context(_wandb_run(config)) if config.logging.wandb_project else None
             self._file = stack.enter_context(MetricsFile(save / METRICS_FILE, start_iter)) if save else None
-            self._tensorboard = stack.enter_context(_tensorboard(save, start_iter)) if save and config.logging.tensorboard else None
+            self._tensorboard = (
+                stack.enter_context(_tensorboard(save, start_iter)) if save and config.logging.tensorboard else None
+            )
             self._progress = ConsoleProgress(total_iters, start_iter, self._log_interval, console)
             self._open = stack.pop_all()
 
@@ -53,7 +55,9 @@ class Watch:
         self._open.enter_context(self._progress)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._open.__exit__(kind, error, trace)
 
     def step(self, iteration: int, metrics: Mapping[str, float]) -> None:

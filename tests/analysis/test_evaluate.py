@@ -60,11 +60,15 @@ def test_evaluation_is_that_of_training(run, report):
     trained = {line["evaluation"]: line for line in lines if "evaluation" in line}
     for name in ("agree", "disagree"):
         for latent in ("prior", "posterior"):
-            assert report["data"][name]["metrics"][latent]["loss"] == pytest.approx(trained[f"{name}/{latent}"]["loss"], abs=1e-9)
+            assert report["data"][name]["metrics"][latent]["loss"] == pytest.approx(
+                trained[f"{name}/{latent}"]["loss"], abs=1e-9
+            )
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("layout", ["", "--tensor-model-parallel-size 2 --sequence-parallel", "--pipeline-model-parallel-size 2"])
+@pytest.mark.parametrize(
+    "layout", ["", "--tensor-model-parallel-size 2 --sequence-parallel", "--pipeline-model-parallel-size 2"]
+)
 def test_every_layout_reports_the_same(run, report, layout, tmp_path):
     output = tmp_path / "report.json"
     torchrun(2, "-m", "megatron_lpc.evaluate", *run, "--support-pairs", "2", "--output", str(output), *layout.split())
@@ -74,7 +78,9 @@ def test_every_layout_reports_the_same(run, report, layout, tmp_path):
         for latent, metrics in found["metrics"].items():
             assert other["data"][name]["metrics"][latent] == pytest.approx(metrics, abs=1e-5)
         for group, person in found["support"]["people"].items():
-            assert other["data"][name]["support"]["people"][group]["mixture"] == pytest.approx(person["mixture"], abs=1e-6)
+            assert other["data"][name]["support"]["people"][group]["mixture"] == pytest.approx(
+                person["mixture"], abs=1e-6
+            )
 
 
 def test_support_from_other_data_leaves_all_pairs_to_judge(run, evaluation):
@@ -82,7 +88,10 @@ def test_support_from_other_data_leaves_all_pairs_to_judge(run, evaluation):
     found = evaluation(*run, "--support-data", train_data, "--support-pairs", "5")
     assert {name: one["support"]["held_out"] for name, one in found["data"].items()} == {"agree": 12, "disagree": 36}
     # One latent per person, whatever is judged.
-    assert found["data"]["agree"]["support"]["people"]["ada"]["mixture"] == found["data"]["disagree"]["support"]["people"]["ada"]["mixture"]
+    assert (
+        found["data"]["agree"]["support"]["people"]["ada"]["mixture"]
+        == found["data"]["disagree"]["support"]["people"]["ada"]["mixture"]
+    )
 
 
 def test_the_latent_of_the_support_is_what_judges(run):

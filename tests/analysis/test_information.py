@@ -44,7 +44,9 @@ def test_bias_is_what_unknowing_codes_show_on_average():
     assert sum(one.bits for one in found) / 400 == pytest.approx(found[0].bias, rel=0.1)
 
 
-@pytest.mark.parametrize(("codes", "groups"), [(torch.tensor([], dtype=torch.int64), []), (torch.tensor([1]), ["a", "b"])])
+@pytest.mark.parametrize(
+    ("codes", "groups"), [(torch.tensor([], dtype=torch.int64), []), (torch.tensor([1]), ["a", "b"])]
+)
 def test_pairs_and_groups_must_fit(codes, groups):
     with pytest.raises(ValueError, match="as many groups"):
         mutual_information(codes, groups)

@@ -30,7 +30,9 @@ def table():
 
 def test_accuracy_under_each_latent_and_of_each_group(table):
     latents = {"a": torch.tensor([0.25, 0.75]), "b": torch.tensor([1.0, 0.0]), "z": torch.tensor([0.0, 1.0])}
-    report = judge(Config(loss=LossConfig(loss_type="dpo")), table, ("prior", "posterior", "support"), GROUPS, KEPT, latents)
+    report = judge(
+        Config(loss=LossConfig(loss_type="dpo")), table, ("prior", "posterior", "support"), GROUPS, KEPT, latents
+    )
     assert report.held_out == 3
     assert report.accuracy == pytest.approx({"prior": 0.0, "posterior": 1 / 3, "support": 2 / 3})
     assert report.left_out == ["c"]

@@ -21,7 +21,11 @@ def test_codes_find_the_annotators(make_world, evaluation, tmp_path):
     reports = {}
     for name in ("plain", "lpc"):
         save = str(tmp_path / name)
-        train(parse_args(["--config", str(SETTINGS / f"{name}.yaml"), *world, "--seed", "1", "--no-tensorboard", "--save", save]))
+        train(
+            parse_args(
+                ["--config", str(SETTINGS / f"{name}.yaml"), *world, "--seed", "1", "--no-tensorboard", "--save", save]
+            )
+        )
         # Pairs of the training prompts, which no test prompt is among.
         support = ["--support-data", world[1]] if name == "lpc" else []
         reports[name] = evaluation("--config", f"{save}/config.yaml", *support)["data"]
@@ -32,4 +36,6 @@ def test_codes_find_the_annotators(make_world, evaluation, tmp_path):
     assert codes["support"]["held_out"] == codes["pairs"] == 300
     assert codes["support"]["accuracy"]["support"] >= plain["rewards/accuracies"] + 0.3
     for name in ("plain", "lpc"):  # What all agree on is learnt either way.
-        assert min(metrics["rewards/accuracies"] for metrics in reports[name]["agree"]["metrics"].values()) > 0.9, json.dumps(reports[name])
+        assert min(metrics["rewards/accuracies"] for metrics in reports[name]["agree"]["metrics"].values()) > 0.9, (
+            json.dumps(reports[name])
+        )

@@ -17,7 +17,10 @@ BARE = Report(pairs=3, metrics={"none": {"rewards/accuracies": 0.25}}, informati
 def _lines(reports):
     console = Console(file=StringIO(), width=120)
     console.print(report_table(reports))
-    return [[cell.strip() for cell in line.strip("┃│").replace("┃", "│").split("│")] for line in console.file.getvalue().splitlines()]
+    return [
+        [cell.strip() for cell in line.strip("┃│").replace("┃", "│").split("│")]
+        for line in console.file.getvalue().splitlines()
+    ]
 
 
 def test_a_column_for_what_there_is_and_no_other():

@@ -43,14 +43,32 @@ def test_flag_beats_file_beats_default(write):
 def test_a_flag_can_set_what_the_file_changed_back_to_the_default(write):
     path = write("training: {bf16: true, train_iters: 5}\nlatent: {latent_mode: none}\ndata: {train_data: [a]}")
     assert parse_args(["--config", path]).training == TrainingConfig(bf16=True, train_iters=5)
-    assert parse_args(["--config", path, "--no-bf16", "--train-iters", "none", "--latent-mode", "lpc", "--train-data"]) == Config()
+    assert (
+        parse_args(["--config", path, "--no-bf16", "--train-iters", "none", "--latent-mode", "lpc", "--train-data"])
+        == Config()
+    )
 
 
 def test_kinds_of_values_as_flags():
-    argv = ["--train-data", "a.jsonl", "b.jsonl", "--valid-data", "one=c=1.jsonl", "two=d.jsonl", "--lr", "5e-7", "--beta", "1"]
-    config = parse_args([*argv, "--bf16", "--robust", "--latent-mode", "none", "--max-prompt-length=7", "--chat-template", "none"])
+    argv = [
+        "--train-data",
+        "a.jsonl",
+        "b.jsonl",
+        "--valid-data",
+        "one=c=1.jsonl",
+        "two=d.jsonl",
+        "--lr",
+        "5e-7",
+        "--beta",
+        "1",
+    ]
+    config = parse_args(
+        [*argv, "--bf16", "--robust", "--latent-mode", "none", "--max-prompt-length=7", "--chat-template", "none"]
+    )
     assert config == Config(
-        data=DataConfig(train_data=["a.jsonl", "b.jsonl"], valid_data={"one": "c=1.jsonl", "two": "d.jsonl"}, max_prompt_length=7),
+        data=DataConfig(
+            train_data=["a.jsonl", "b.jsonl"], valid_data={"one": "c=1.jsonl", "two": "d.jsonl"}, max_prompt_length=7
+        ),
         training=TrainingConfig(lr=5e-7, bf16=True),
         loss=LossConfig(beta=1.0, robust=True),
         latent=LatentConfig(latent_mode="none"),
@@ -58,7 +76,9 @@ def test_kinds_of_values_as_flags():
     assert type(config.loss.beta) is float
 
 
-@pytest.mark.parametrize(("written", "value"), [("5e-7", 5e-7), ("1", 1.0), ("5.0e-7", 5e-7), ("'5e-7'", 5e-7), ("1.", 1.0), (".5", 0.5)])
+@pytest.mark.parametrize(
+    ("written", "value"), [("5e-7", 5e-7), ("1", 1.0), ("5.0e-7", 5e-7), ("'5e-7'", 5e-7), ("1.", 1.0), (".5", 0.5)]
+)
 def test_numbers_in_yaml(write, written, value):
     lr = load_yaml(write(f"training: {{lr: {written}}}")).training.lr
     assert lr == value
@@ -100,7 +120,11 @@ def test_empty_files_and_sections(write, text):
         ("training:\n  lr: true\n", 2, "expected a number, got True (bool)"),
         ("training:\n  lr: .nan\n", 2, "expected a number, got nan (float)"),
         ("training:\n  lr: 1e999\n", 2, "expected a number, got inf (float)"),
-        ("loss:\n  loss_type: dpoo\n", 2, "expected one of dpo, ipo, simpo, sft, got 'dpoo' (str); did you mean 'dpo'?"),
+        (
+            "loss:\n  loss_type: dpoo\n",
+            2,
+            "expected one of dpo, ipo, simpo, sft, got 'dpoo' (str); did you mean 'dpo'?",
+        ),
         ("loss:\n  loss_type: [dpo]\n", 2, "expected one of dpo, ipo, simpo, sft, got ['dpo'] (list)"),
         ("data:\n  tokenizer_model: 3\n", 2, "expected a string, got 3 (int)"),
         ("data:\n  train_data: a\n", 2, "expected a list of strings, got 'a' (str)"),
@@ -174,8 +198,33 @@ def test_every_field_of_the_schema_is_an_option():
 
 
 def test_a_saved_configuration_loads_back(tmp_path):
-    argv = ["--lr", "5e-7", "--adam-eps", "1e-12", "--train-data", "ü.jsonl", "[x]", "--valid-data", "no=yes", "--sliding-window", "3"]
-    config = parse_args([*argv, "--save", "none", "--tokenizer-model", "5e-7", "--group-column", "on", "--latent-mode", "none", "--bf16"])
+    argv = [
+        "--lr",
+        "5e-7",
+        "--adam-eps",
+        "1e-12",
+        "--train-data",
+        "ü.jsonl",
+        "[x]",
+        "--valid-data",
+        "no=yes",
+        "--sliding-window",
+        "3",
+    ]
+    config = parse_args(
+        [
+            *argv,
+            "--save",
+            "none",
+            "--tokenizer-model",
+            "5e-7",
+            "--group-column",
+            "on",
+            "--latent-mode",
+            "none",
+            "--bf16",
+        ]
+    )
     path = tmp_path / "new" / "config.yaml"
     save_resolved(config, path)
     assert load_yaml(path) == config

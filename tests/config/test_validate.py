@@ -45,17 +45,26 @@ def _problems(flags: str, world_size: int = 1, device_type: str | None = None) -
         ("--loss-type ipo --no-ipo-length-average --rpo-alpha 0.1 --reference-load r --reference-offload", 1),
         ("--loss-type dpo --label-smoothing 0.1 --robust --reference precomputed --reference-cache f", 1),
         ("--latent-mode continuous --codebook-size 8 --posterior-input bilinear --latent-lr 1e-4", 1),
-        ("--gumbel-tau 2 --gumbel-tau-final 0.5 --gumbel-tau-schedule exponential --kl-warmup-iters 5 --kl-free-bits 1", 1),
-        ("--save out --load auto --keep-last 2 --save-interval 10 --async-save --valid-data a=b --eval-interval 3 --eval-iters 2", 1),
+        (
+            "--gumbel-tau 2 --gumbel-tau-final 0.5 --gumbel-tau-schedule exponential --kl-warmup-iters 5 --kl-free-bits 1",
+            1,
+        ),
+        (
+            "--save out --load auto --keep-last 2 --save-interval 10 --async-save --valid-data a=b --eval-interval 3 --eval-iters 2",
+            1,
+        ),
         ("--max-length 64 --max-prompt-length 63 --max-position-embeddings 64", 1),
         ("--lr 1e-3 --min-lr 1e-3 --train-iters 3", 1),
-        ("--logps-schedule pairwise --logps-chunk-size 64", 1),
+        ("--logps-algorithm pairwise --logps-chunk-size 64", 1),
         ("--share-prompt --micro-batch-size 2", 1),
         ("--streaming --train-iters 5 --shuffle-buffer-size 100 --pack-to 4096", 1),
         ("--share-prompt --pack-to 4096 --global-batch-size 30", 2),
         ("--pack-to 4096 --tensor-model-parallel-size 2 --sequence-parallel", 4),
         ("--use-rope-scaling --rope-scaling-factor 32", 1),
-        ("--num-experts 4 --moe-router-topk 4 --tensor-model-parallel-size 2 --sequence-parallel --pipeline-model-parallel-size 2", 4),
+        (
+            "--num-experts 4 --moe-router-topk 4 --tensor-model-parallel-size 2 --sequence-parallel --pipeline-model-parallel-size 2",
+            4,
+        ),
         ("--num-experts 4 --moe-router-topk 1 --moe-router-pre-softmax", 1),
     ],
 )
@@ -69,18 +78,34 @@ def test_what_fits_together_passes(flags, world_size):
         ("--hidden-size 100", 1, "--hidden-size 100: must be a multiple of --num-attention-heads 8"),
         ("--num-query-groups 3", 1, "--num-query-groups 3: must divide --num-attention-heads 8"),
         ("--num-experts 4 --moe-router-topk 5", 1, "--moe-router-topk 5: exceeds --num-experts 4"),
-        ("--num-experts 4 --moe-router-topk 1", 1, "--moe-router-topk 1: a softmax over one chosen expert gives the router no gradient"),
-        ("--num-experts 4 --tensor-model-parallel-size 2", 2, "under --tensor-model-parallel-size 2 with --sequence-parallel alone"),
+        (
+            "--num-experts 4 --moe-router-topk 1",
+            1,
+            "--moe-router-topk 1: a softmax over one chosen expert gives the router no gradient",
+        ),
+        (
+            "--num-experts 4 --tensor-model-parallel-size 2",
+            2,
+            "under --tensor-model-parallel-size 2 with --sequence-parallel alone",
+        ),
         ("--num-experts 4 --transformer-impl transformer_engine", 1, "experts are made of the portable layers alone"),
         ("--rotary-percent 0.1", 1, "--rotary-percent 0.1: rotates 3 of the 32 channels of a head"),
         ("--rotary-percent 0.01", 1, "--rotary-percent 0.01: rotates 0 of the 32 channels of a head"),
         ("--tensor-model-parallel-size 2", 3, "3 processes: must be a multiple of --tensor-model-parallel-size 2"),
         ("--pipeline-model-parallel-size 4", 2, "2 processes: must be a multiple of"),
         ("--tensor-model-parallel-size 16", 16, "--tensor-model-parallel-size 16: must divide --num-attention-heads 8"),
-        ("--tensor-model-parallel-size 4 --num-query-groups 2", 4, "--tensor-model-parallel-size 4: must divide --num-query-groups 2"),
+        (
+            "--tensor-model-parallel-size 4 --num-query-groups 2",
+            4,
+            "--tensor-model-parallel-size 4: must divide --num-query-groups 2",
+        ),
         ("--tensor-model-parallel-size 2 --hidden-size 129 --kv-channels 32", 2, "2: must divide --hidden-size 129"),
         ("--tensor-model-parallel-size 2 --ffn-hidden-size 129", 2, "2: must divide --ffn-hidden-size 129"),
-        ("--pipeline-model-parallel-size 3", 3, "--num-layers 4: must be a multiple of --pipeline-model-parallel-size 3"),
+        (
+            "--pipeline-model-parallel-size 3",
+            3,
+            "--num-layers 4: must be a multiple of --pipeline-model-parallel-size 3",
+        ),
         (
             "--pipeline-model-parallel-size 2 --num-virtual-stages-per-pipeline-rank 3",
             2,
@@ -93,18 +118,46 @@ def test_what_fits_together_passes(flags, world_size):
             "--pipeline-model-parallel-size 2; --global-batch-size 12 gives 3 to each rank",
         ),
         ("--sequence-parallel", 1, "--sequence-parallel: splits over tensor parallel ranks"),
-        ("--overlap-param-gather --use-distributed-optimizer", 1, "--overlap-param-gather: needs --use-distributed-optimizer and"),
-        ("--overlap-param-gather --overlap-grad-reduce", 1, "--overlap-param-gather: needs --use-distributed-optimizer and"),
-        ("--recompute-granularity full --recompute-method block", 1, "needs --recompute-method and --recompute-num-layers"),
-        ("--recompute-granularity full --recompute-num-layers 1", 1, "needs --recompute-method and --recompute-num-layers"),
+        (
+            "--overlap-param-gather --use-distributed-optimizer",
+            1,
+            "--overlap-param-gather: needs --use-distributed-optimizer and",
+        ),
+        (
+            "--overlap-param-gather --overlap-grad-reduce",
+            1,
+            "--overlap-param-gather: needs --use-distributed-optimizer and",
+        ),
+        (
+            "--recompute-granularity full --recompute-method block",
+            1,
+            "needs --recompute-method and --recompute-num-layers",
+        ),
+        (
+            "--recompute-granularity full --recompute-num-layers 1",
+            1,
+            "needs --recompute-method and --recompute-num-layers",
+        ),
         (
             "--recompute-granularity full --recompute-method block --recompute-num-layers 3 --pipeline-model-parallel-size 2",
             2,
             "--recompute-num-layers 3: a stage holds only 2 layers",
         ),
-        ("--recompute-granularity full --recompute-method uniform --recompute-num-layers 3", 1, "must divide the 4 layers of a stage"),
-        ("--global-batch-size 30", 1, "--global-batch-size 30: must be a multiple of --micro-batch-size 4 x 1 data parallel copies = 4"),
-        ("--global-batch-size 12", 2, "--global-batch-size 12: must be a multiple of --micro-batch-size 4 x 2 data parallel copies = 8"),
+        (
+            "--recompute-granularity full --recompute-method uniform --recompute-num-layers 3",
+            1,
+            "must divide the 4 layers of a stage",
+        ),
+        (
+            "--global-batch-size 30",
+            1,
+            "--global-batch-size 30: must be a multiple of --micro-batch-size 4 x 1 data parallel copies = 4",
+        ),
+        (
+            "--global-batch-size 12",
+            2,
+            "--global-batch-size 12: must be a multiple of --micro-batch-size 4 x 2 data parallel copies = 8",
+        ),
         ("--train-data", 1, "--train-data: is empty"),
         ("--tokenizer-model=", 1, "--tokenizer-model: is empty"),
         ("--max-length 4096", 1, "--max-length 4096: exceeds --max-position-embeddings 2048"),
@@ -113,19 +166,43 @@ def test_what_fits_together_passes(flags, world_size):
             2,
             "--pack-to 1001: --sequence-parallel splits rows over --tensor-model-parallel-size 2; make it a multiple of that",
         ),
-        ("--pack-to 1000", 3, "--global-batch-size 32: with --pack-to it must be a multiple of 3, the least rows a step"),
+        (
+            "--pack-to 1000",
+            3,
+            "--global-batch-size 32: with --pack-to it must be a multiple of 3, the least rows a step",
+        ),
         (
             "--pack-to 1000 --pipeline-model-parallel-size 2 --num-virtual-stages-per-pipeline-rank 2 --global-batch-size 6",
             8,
             "--global-batch-size 6: with --pack-to it must be a multiple of 8",
         ),
         ("--streaming", 1, "--streaming: the length of a stream is not known; set --train-iters"),
-        ("--streaming --train-iters 5 --reference precomputed --reference-cache c", 1, "--streaming: the rows of a stream have no place"),
-        ("--pack-to 1000 --usage-entropy-weight 0.1", 1, "--usage-entropy-weight 0.1: is of the pairs of a micro-batch, which --pack-to"),
-        ("--max-prompt-length 512", 1, "--max-prompt-length 512: leaves no room for a response within --max-length 512"),
-        ("--logps-schedule frozen", 1, "--logps-schedule frozen: makes no gradient of the LM head, and training trains it"),
+        (
+            "--streaming --train-iters 5 --reference precomputed --reference-cache c",
+            1,
+            "--streaming: the rows of a stream have no place",
+        ),
+        (
+            "--pack-to 1000 --usage-entropy-weight 0.1",
+            1,
+            "--usage-entropy-weight 0.1: is of the pairs of a micro-batch, which --pack-to",
+        ),
+        (
+            "--max-prompt-length 512",
+            1,
+            "--max-prompt-length 512: leaves no room for a response within --max-length 512",
+        ),
+        (
+            "--logps-algorithm frozen",
+            1,
+            "--logps-algorithm frozen: makes no gradient of the LM head, and training trains it",
+        ),
         ("--loss-type sft", 1, "--latent-mode lpc: --loss-type sft has no pair to compare; set --latent-mode none"),
-        ("--loss-type sft --latent-mode continuous", 1, "--latent-mode continuous: --loss-type sft has no pair to compare"),
+        (
+            "--loss-type sft --latent-mode continuous",
+            1,
+            "--latent-mode continuous: --loss-type sft has no pair to compare",
+        ),
         ("--reference precomputed", 1, "--reference precomputed: needs --reference-cache"),
         ("--lr 1e-5 --min-lr 1e-4", 1, "--min-lr 0.0001: exceeds --lr 1e-05"),
         ("--lr 1e-3 --min-lr 1e-4 --latent-lr 1e-5", 1, "--min-lr 0.0001: exceeds --latent-lr 1e-05"),
@@ -213,7 +290,10 @@ def test_transformer_engine_is_judged_by_the_device_that_was_chosen():
 def test_what_the_attention_of_a_device_cannot_do_is_refused():
     for flags in ("--share-prompt", "--pack-to 1000"):
         validate(_config(f"{flags} --attention-dropout 0.1"), 1, "cpu")
-        assert "--attention-dropout 0.1: FlexAttention, which" in _problems(f"{flags} --attention-dropout 0.1", device_type="cuda")[0]
+        assert (
+            "--attention-dropout 0.1: FlexAttention, which"
+            in _problems(f"{flags} --attention-dropout 0.1", device_type="cuda")[0]
+        )
     validate(_config("--pack-to 1000 --transformer-impl transformer_engine --attention-dropout 0.1"), 1, "cuda")
     problems = _problems("--share-prompt --transformer-impl transformer_engine", device_type="cuda")
     assert problems[0].startswith("--share-prompt: TransformerEngine's attention takes no such mask")
@@ -255,7 +335,9 @@ def test_vocabulary():
         validate_vocab(config, 1001)
     config = _config("--tensor-model-parallel-size 2 --make-vocab-size-divisible-by 5")
     validate_vocab(config, 9)
-    with pytest.raises(ConfigError, match="--tensor-model-parallel-size 2: does not divide the padded vocabulary of 15 words"):
+    with pytest.raises(
+        ConfigError, match="--tensor-model-parallel-size 2: does not divide the padded vocabulary of 15 words"
+    ):
         validate_vocab(config, 11)
 
 

@@ -40,10 +40,14 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import PreTrainedTokenizerFast
 
     folder = make_model(tmp_path_factory.mktemp("llama") / "hf", "llama3", max_shard_size="20KB")
-    words = {word: number for number, word in enumerate(["<pad>", "<s>", "</s>", *(chr(code) for code in range(33, 127))])}
+    words = {
+        word: number for number, word in enumerate(["<pad>", "<s>", "</s>", *(chr(code) for code in range(33, 127))])
+    }
     tokenizer = Tokenizer(models.BPE(vocab=words, merges=[], unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", bos_token="<s>", pad_token="<pad>").save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="</s>", bos_token="<s>", pad_token="<pad>"
+    ).save_pretrained(folder)
     return folder
 
 

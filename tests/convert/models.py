@@ -22,28 +22,51 @@ SIZES: dict[str, Any] = {
     "pad_token_id": 0,
 }
 WINDOW = 5
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
 MODELS: dict[str, dict[str, Any]] = {
     "llama2": {"model_type": "llama", "num_key_value_heads": 4},
     "llama3": {"model_type": "llama", "rope_theta": 500000.0, "rms_norm_eps": 1e-5},
     "llama3.1": {"model_type": "llama", "rope_theta": 500000.0, "rope_scaling": LLAMA3},
-    "llama3.2": {"model_type": "llama", "rope_theta": 500000.0, "rope_scaling": LLAMA3 | {"factor": 32.0}, "tie_word_embeddings": True},
+    "llama3.2": {
+        "model_type": "llama",
+        "rope_theta": 500000.0,
+        "rope_scaling": LLAMA3 | {"factor": 32.0},
+        "tie_word_embeddings": True,
+    },
     "llama_linear": {"model_type": "llama", "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
     "mistral": {"model_type": "mistral", "sliding_window": WINDOW, "head_dim": 12},
     "mistral_open": {"model_type": "mistral", "sliding_window": None},
     "qwen2": {"model_type": "qwen2", "rope_theta": 1000000.0},
-    "qwen2_window": {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 0},
+    "qwen2_window": {
+        "model_type": "qwen2",
+        "use_sliding_window": True,
+        "sliding_window": WINDOW,
+        "max_window_layers": 0,
+    },
     "qwen3": {"model_type": "qwen3", "head_dim": 16, "tie_word_embeddings": True},
     "gemma": {"model_type": "gemma", "head_dim": 16},
     "mixtral": {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
-    "mixtral_window": {"model_type": "mixtral", "num_local_experts": 3, "num_experts_per_tok": 3, "sliding_window": WINDOW},
+    "mixtral_window": {
+        "model_type": "mixtral",
+        "num_local_experts": 3,
+        "num_experts_per_tok": 3,
+        "sliding_window": WINDOW,
+    },
     "qwen3_moe": {"model_type": "qwen3_moe", "head_dim": 16, **EXPERTS, "norm_topk_prob": True},
     "qwen3_moe_unnormed": {"model_type": "qwen3_moe", "head_dim": 16, **EXPERTS, "norm_topk_prob": False},
 }
 
 
-def make_model(folder: Path, name: str, *, dtype: torch.dtype = torch.float32, vocab_size: int = 131, **save: Any) -> Path:
+def make_model(
+    folder: Path, name: str, *, dtype: torch.dtype = torch.float32, vocab_size: int = 131, **save: Any
+) -> Path:
     """Write a model with weights of which none is special: norms away from 1 and biases away from 0, else swapped ones go unseen."""
     torch.manual_seed(len(name))
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SIZES | MODELS[name] | {"vocab_size": vocab_size}))

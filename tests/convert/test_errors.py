@@ -82,7 +82,9 @@ def test_missing_and_unknown_tensors(copy: Path, tmp_path: Path) -> None:
     _single_file(copy, lambda tensors: tensors.pop(UP))
     assert f"lacks {UP}" in _refusal(copy, tmp_path / "megatron")
     shutil.move(copy / "model.safetensors", copy / "old")
-    save_file(load_file(copy / "old") | {UP: torch.ones(48, 32), "extra.bias": torch.ones(2)}, copy / "model.safetensors")
+    save_file(
+        load_file(copy / "old") | {UP: torch.ones(48, 32), "extra.bias": torch.ones(2)}, copy / "model.safetensors"
+    )
     assert "holds the unknown extra.bias" in _refusal(copy, tmp_path / "megatron")
     save_file({"model.embed_tokens.weight": torch.ones(131, 32)}, copy / "model.safetensors")
     assert "more tensors" in _refusal(copy, tmp_path / "megatron")
@@ -200,7 +202,9 @@ def test_output_that_holds_the_input(copy: Path, tmp_path: Path, output: str) ->
 
 
 @pytest.mark.parametrize("direction", ["import", "export"])
-def test_interrupted(copy: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direction: str) -> None:
+def test_interrupted(
+    copy: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direction: str
+) -> None:
     from megatron_lpc.convert import megatron_folder
 
     def interrupted(self: Any, *args: Any) -> torch.Tensor:
@@ -280,9 +284,14 @@ def test_tensors_of_another_model(checkpoint: Path) -> None:
     _options(checkpoint, untie_embeddings_and_output_weights=True, qk_layernorm=True)
     assert "lacks decoder.layers.self_attention.k_layernorm.weight" in _export_refusal(checkpoint)
     _options(checkpoint, qk_layernorm=False, ffn_hidden_size=50)
-    assert "decoder.layers.mlp.linear_fc1.weight has shape [2, 96, 32], but its options make it [2, 100, 32]" in _export_refusal(checkpoint)
+    assert (
+        "decoder.layers.mlp.linear_fc1.weight has shape [2, 96, 32], but its options make it [2, 100, 32]"
+        in _export_refusal(checkpoint)
+    )
     _options(checkpoint, ffn_hidden_size=48, vocab_size=132)
-    assert "embedding.word_embeddings.weight has shape [131, 32], but its options make it [132, 32]" in _export_refusal(checkpoint)
+    assert "embedding.word_embeddings.weight has shape [131, 32], but its options make it [132, 32]" in _export_refusal(
+        checkpoint
+    )
     _options(checkpoint, vocab_size=131, rotary_percent=0.5)
     assert "no Hugging Face family has this model: none combines --rotary-percent" in _export_refusal(checkpoint)
 
@@ -313,7 +322,9 @@ def test_a_part_is_missing(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) ->
 # The program.
 
 
-def test_the_program_ends_with_one_line(copy: Path, tmp_path: Path, convert_hf: Callable[..., int], capsys: pytest.CaptureFixture) -> None:
+def test_the_program_ends_with_one_line(
+    copy: Path, tmp_path: Path, convert_hf: Callable[..., int], capsys: pytest.CaptureFixture
+) -> None:
     _edit(copy / "config.json", model_type="gemma2")
     assert convert_hf("import", "--hf", copy, "--output", tmp_path / "out") == 2
     error = capsys.readouterr().err
@@ -322,22 +333,40 @@ def test_the_program_ends_with_one_line(copy: Path, tmp_path: Path, convert_hf: 
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "cannot be read"), ('{"a": 1}', "must be a JSON list of texts"), ("[1]", "must be a JSON list of texts")]
+    ("content", "message"),
+    [("{", "cannot be read"), ('{"a": 1}', "must be a JSON list of texts"), ("[1]", "must be a JSON list of texts")],
 )
-def test_code_names(checkpoint: Path, convert_hf: Callable[..., int], capsys: pytest.CaptureFixture, content: str, message: str) -> None:
+def test_code_names(
+    checkpoint: Path, convert_hf: Callable[..., int], capsys: pytest.CaptureFixture, content: str, message: str
+) -> None:
     names = checkpoint / "names.json"
     names.write_text(content)
     assert convert_hf("export", "--load", checkpoint, "--output", checkpoint / "out", "--code-names", names) == 2
     assert message in capsys.readouterr().err
 
 
-def test_code_names_without_codes(checkpoint: Path, convert_hf: Callable[..., int], capsys: pytest.CaptureFixture) -> None:
+def test_code_names_without_codes(
+    checkpoint: Path, convert_hf: Callable[..., int], capsys: pytest.CaptureFixture
+) -> None:
     (checkpoint / "names.json").write_text('["a"]')
-    assert convert_hf("export", "--load", checkpoint, "--output", checkpoint.parent / "out", "--code-names", checkpoint / "names.json") == 2
+    assert (
+        convert_hf(
+            "export",
+            "--load",
+            checkpoint,
+            "--output",
+            checkpoint.parent / "out",
+            "--code-names",
+            checkpoint / "names.json",
+        )
+        == 2
+    )
     assert "names 1 codes, the model has 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("size", ["5XB", "0GB", "many"])
 def test_shard_size(checkpoint: Path, convert_hf: Callable[..., int], capsys: pytest.CaptureFixture, size: str) -> None:
-    assert convert_hf("export", "--load", checkpoint, "--output", checkpoint.parent / "out", "--max-shard-size", size) == 2
+    assert (
+        convert_hf("export", "--load", checkpoint, "--output", checkpoint.parent / "out", "--max-shard-size", size) == 2
+    )
     assert f"'{size}' is no size; write 500MB or 5GB" in capsys.readouterr().err

@@ -11,7 +11,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from megatron_lpc.config import ModelConfig
 from megatron_lpc.convert.errors import ConversionError
-from megatron_lpc.convert.families import FAMILIES, REFUSED, differing_options, find_family, fit_family, read_model, write_settings
+from megatron_lpc.convert.families import (
+    FAMILIES,
+    REFUSED,
+    differing_options,
+    find_family,
+    fit_family,
+    read_model,
+    write_settings,
+)
 from megatron_lpc.convert.hf_folder import HFFolder
 from megatron_lpc.convert.weights import QKV
 
@@ -74,7 +82,10 @@ def test_options_come_back(name: str) -> None:
     if FAMILIES[name].has_norm_topk_prob:
         variants += [{"norm_topk_prob": True}, {"num_experts_per_tok": 1}]
     if FAMILIES[name].window != "none":
-        variants += [{"sliding_window": 7, "use_sliding_window": True, "max_window_layers": 0}, {"sliding_window": None}]
+        variants += [
+            {"sliding_window": 7, "use_sliding_window": True, "max_window_layers": 0},
+            {"sliding_window": None},
+        ]
     seen = []
     for variant in variants:
         _, model = read_model(SIZES | {"model_type": name} | variant)
@@ -90,7 +101,8 @@ LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positio
 
 def test_fields_of_transformers_5() -> None:
     _, model = read_model(
-        SIZES | {"model_type": "llama", "rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8, **LLAMA3}}
+        SIZES
+        | {"model_type": "llama", "rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8, **LLAMA3}}
     )
     assert (model.rotary_base, model.use_rope_scaling, model.rope_scaling_factor) == (500000, True, 8.0)
 
@@ -116,10 +128,23 @@ def test_old_gemma_activation() -> None:
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported"),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope type 'dynamic' has no counterpart"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope type 'yarn' has no counterpart"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, **LLAMA3, "high_freq_factor": 2.0}}, "high_freq_factor is 2.0"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, **LLAMA3, "low_freq_factor": 2.0}}, "low_freq_factor is 2.0"),
         (
-            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, **LLAMA3, "original_max_position_embeddings": 4096}},
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, **LLAMA3, "high_freq_factor": 2.0}},
+            "high_freq_factor is 2.0",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, **LLAMA3, "low_freq_factor": 2.0}},
+            "low_freq_factor is 2.0",
+        ),
+        (
+            {
+                "rope_scaling": {
+                    "rope_type": "llama3",
+                    "factor": 8.0,
+                    **LLAMA3,
+                    "original_max_position_embeddings": 4096,
+                }
+            },
             "original_max_position_embeddings is 4096",
         ),
         (
@@ -127,7 +152,10 @@ def test_old_gemma_activation() -> None:
             "some layers have a sliding window",
         ),
         ({"model_type": "qwen3", "attention_bias": True}, "attention_bias is True"),
-        ({"model_type": "gemma", "hidden_act": "relu"}, "hidden_act is relu; megatron-core's gemma needs gelu_pytorch_tanh"),
+        (
+            {"model_type": "gemma", "hidden_act": "relu"},
+            "hidden_act is relu; megatron-core's gemma needs gelu_pytorch_tanh",
+        ),
         ({"model_type": "gemma", "use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
         ({"model_type": "mixtral", "router_jitter_noise": 0.1}, "router_jitter_noise is 0.1"),
         ({"model_type": "mixtral", "num_experts_per_tok": 1}, "num_experts_per_tok is 1"),
@@ -160,7 +188,10 @@ def test_a_model_of_no_config_finds_its_family() -> None:
     assert fit_family(gemma)[0].model_type == "gemma"
     experts = replace(base, num_experts=4, sliding_window=9)
     assert fit_family(experts)[0].model_type == "mixtral"
-    assert fit_family(replace(base, num_experts=4, moe_router_pre_softmax=True, qk_layernorm=True))[0].model_type == "qwen3_moe"
+    assert (
+        fit_family(replace(base, num_experts=4, moe_router_pre_softmax=True, qk_layernorm=True))[0].model_type
+        == "qwen3_moe"
+    )
     with pytest.raises(ConversionError, match="none combines --num-experts, --add-qkv-bias"):
         fit_family(replace(experts, add_qkv_bias=True))
     with pytest.raises(ConversionError, match="none combines --add-qkv-bias, --qk-layernorm"):

@@ -40,7 +40,9 @@ def test_backbone_in_the_harness(trained: Path, tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)  # Left by the training above: the harness would take them for torchrun's.
+        monkeypatch.delenv(
+            name, raising=False
+        )  # Left by the training above: the harness would take them for torchrun's.
     hf = tmp_path / "hf"
     export_hf(trained, hf, backbone_only=True)
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS))

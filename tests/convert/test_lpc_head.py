@@ -79,7 +79,9 @@ class Megatron:
         source = "prior" if weights is None else "mixture"
         mixture = None if weights is None else weights[None]
         state = LatentState(tau=1.0, prior_mix=0.0, kl_weight=0.0)
-        return self.model.latent_head(h_x, h_x, h_x, torch.zeros(1, dtype=torch.long), state, (source,), mixture).z[0, 0]
+        return self.model.latent_head(h_x, h_x, h_x, torch.zeros(1, dtype=torch.long), state, (source,), mixture).z[
+            0, 0
+        ]
 
     def prior(self, prompt: Tensor) -> Tensor:
         """[K]."""
@@ -145,7 +147,10 @@ def test_generate_says_what_megatron_says(name: str, exported: Any, megatron: Me
     for latent, mixtures in weights.items():
         torch.manual_seed(5)
         said[latent] = _generate(exported, latent=latent)
-        wanted = [megatron.greedy(prompt, megatron.z(prompt, mixture)) for prompt, mixture in zip(prompts(), mixtures, strict=True)]
+        wanted = [
+            megatron.greedy(prompt, megatron.z(prompt, mixture))
+            for prompt, mixture in zip(prompts(), mixtures, strict=True)
+        ]
         assert said[latent] == wanted, latent
         torch.manual_seed(5)
         assert _generate(exported, latent=latent, use_cache=False) == wanted, latent
@@ -172,7 +177,9 @@ def test_log_probs(name: str, exported: Any, megatron: Megatron) -> None:
         torch.testing.assert_close(found, megatron.logps(sequence, z)[start:], rtol=0, atol=1e-5)
         before = out.logits[row, :start].log_softmax(-1)
         torch.testing.assert_close(before, megatron.logps(sequence, 0.0)[:start], rtol=0, atol=1e-5)
-        torch.testing.assert_close(bare.logits[row, : len(sequence)].log_softmax(-1), megatron.logps(sequence, 0.0), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            bare.logits[row, : len(sequence)].log_softmax(-1), megatron.logps(sequence, 0.0), rtol=0, atol=1e-5
+        )
 
 
 def test_nothing_is_lost(name: str, runs: dict[str, Path], tmp_path: Path) -> None:
@@ -192,7 +199,9 @@ def test_nothing_is_lost(name: str, runs: dict[str, Path], tmp_path: Path) -> No
     assert all(torch.equal(first.read(key), second.read(key)) for key in first.tensors)
 
 
-def test_an_import_is_evaluated_as_the_run_that_it_came_from(name: str, tiny_run, runs: dict[str, Path], tmp_path: Path) -> None:
+def test_an_import_is_evaluated_as_the_run_that_it_came_from(
+    name: str, tiny_run, runs: dict[str, Path], tmp_path: Path
+) -> None:
     import_hf(Path(f"{runs[name]}-hf"), tmp_path / "megatron")
     reports = []
     for number, folder in enumerate((runs[name], tmp_path / "megatron")):
@@ -237,7 +246,12 @@ class TestLatentChoices:
 
     @pytest.mark.parametrize(
         ("latent", "message"),
-        [("best", "must be 'mean'"), (CODES, "a code from 0 to 5"), (-1, "a code from 0 to 5"), (torch.ones(1, 2), "code weights must be")],
+        [
+            ("best", "must be 'mean'"),
+            (CODES, "a code from 0 to 5"),
+            (-1, "a code from 0 to 5"),
+            (torch.ones(1, 2), "code weights must be"),
+        ],
     )
     def test_unknown_latents(self, exported: Any, latent: Any, message: str) -> None:
         with pytest.raises(ValueError, match="latent") as error:

@@ -47,7 +47,9 @@ def _make_model(folder: Path) -> int:
     for weight in family.all_weights(model):
         for place in weight.places(model):
             for name, shape in zip(weight.hf_names(place), weight.hf_shapes(model), strict=True):
-                groups.append(TensorGroup({name: TensorInfo(shape, torch.bfloat16)}, partial(tensor, shape, len(groups))))
+                groups.append(
+                    TensorGroup({name: TensorInfo(shape, torch.bfloat16)}, partial(tensor, shape, len(groups)))
+                )
     write_safetensors(folder, groups, 10**9)
     return sum(info.nbytes for group in groups for info in group.tensors.values())
 
@@ -81,7 +83,9 @@ def test_two_billion_parameters(tmp_path: Path) -> None:
             ("export", ("--load", tmp_path / "megatron", "--output", tmp_path / "back")),
         ):
             peak, seconds = _measured(what, *arguments)
-            print(f"{what}: {nbytes / 1e9:.2f} GB, peak {peak / 1e6:.0f} MB, {seconds:.1f} s with start, {nbytes / 1e9 / seconds:.2f} GB/s")
+            print(
+                f"{what}: {nbytes / 1e9:.2f} GB, peak {peak / 1e6:.0f} MB, {seconds:.1f} s with start, {nbytes / 1e9 / seconds:.2f} GB/s"
+            )
             assert peak < largest + 10**9
         one, other = HFFolder(tmp_path / "hf"), HFFolder(tmp_path / "back")
         assert one.tensors == other.tensors

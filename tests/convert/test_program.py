@@ -26,7 +26,13 @@ def test_there_and_back(llama: Path, tmp_path: Path, convert_hf: Program, capsys
     assert "--pretrained-checkpoint" in capsys.readouterr().out
     assert convert_hf("export", "--load", megatron, "--output", back, "--max-shard-size", "30KB") == 0
     files = {path.name for path in back.iterdir()}
-    assert {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"} <= files
+    assert {
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "model.safetensors.index.json",
+    } <= files
     assert json.loads((back / "generation_config.json").read_text())["temperature"] == 0.5
     assert all(path.stat().st_size < 31_000 for path in back.glob("*.safetensors"))
     text = "a stitch in time"
@@ -90,7 +96,14 @@ def test_inspect(llama: Path, imported: Path, convert_hf: Program, capsys: pytes
     for folder, kind in ((llama, "Hugging Face"), (imported, "megatron-core checkpoint")):
         assert convert_hf("inspect", folder) == 0
         out = capsys.readouterr().out
-        for part in (kind, "llama (LlamaForCausalLM)", "2, 32, 48", "131 words, LM head with weights of its own", "float32", "500000"):
+        for part in (
+            kind,
+            "llama (LlamaForCausalLM)",
+            "2, 32, 48",
+            "131 words, LM head with weights of its own",
+            "float32",
+            "500000",
+        ):
             assert part in out, part
 
 

@@ -67,7 +67,9 @@ def test_logits(folder: Path, logits: Callable[[str, str], list[torch.Tensor]], 
     # A token that likes two experts alike goes to the one or the other as bf16 rounds, in transformers beside its own fp32 too.
     chooses = bf16 and MODELS[case.removesuffix("-bf16")].get("num_experts_per_tok", 0) == 2
     beyond = [difference for difference in differences if not difference <= 1]
-    assert len(beyond) <= (0.1 * len(differences) if chooses else 0), f"tokens beyond the tolerance, in units of it: {beyond}"
+    assert len(beyond) <= (0.1 * len(differences) if chooses else 0), (
+        f"tokens beyond the tolerance, in units of it: {beyond}"
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -117,7 +119,9 @@ def test_dtypes_and_model_yaml(folder: Path, tmp_path: Path) -> None:
     assert {info.dtype for info in HFFolder(tmp_path / "half").tensors.values()} == {torch.float16}
     assert HFFolder(tmp_path / "half").config["dtype"] == "float16"
     for name in HFFolder(tmp_path / "kept").tensors:
-        assert torch.equal(HFFolder(tmp_path / "kept").read(name), HFFolder(folder / "llama3" / "hf").read(name).bfloat16())
+        assert torch.equal(
+            HFFolder(tmp_path / "kept").read(name), HFFolder(folder / "llama3" / "hf").read(name).bfloat16()
+        )
     model = load_yaml(tmp_path / "megatron" / "model.yaml").model
     assert model == describe_megatron(tmp_path / "megatron").model
 
@@ -142,8 +146,17 @@ def test_training_starts_from_an_import(tiny_run, folder: Path, tmp_path: Path) 
     """The options in model.yaml are those that a run compares with the checkpoint."""
     hf = make_model(tmp_path / "hf", "qwen3", vocab_size=320)
     import_hf(hf, tmp_path / "megatron")
-    flags = ["--pretrained-checkpoint", str(tmp_path / "megatron"), "--save", str(tmp_path / "run"), "--train-iters", "2"]
-    options = yaml.safe_load(Path(tiny_run.config).read_text()) | yaml.safe_load((tmp_path / "megatron" / "model.yaml").read_text())
+    flags = [
+        "--pretrained-checkpoint",
+        str(tmp_path / "megatron"),
+        "--save",
+        str(tmp_path / "run"),
+        "--train-iters",
+        "2",
+    ]
+    options = yaml.safe_load(Path(tiny_run.config).read_text()) | yaml.safe_load(
+        (tmp_path / "megatron" / "model.yaml").read_text()
+    )
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(options))
     train(["--config", str(tmp_path / "run.yaml"), *flags])
     export_hf(tmp_path / "run", tmp_path / "back", backbone_only=True)

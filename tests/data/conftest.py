@@ -13,7 +13,14 @@ from megatron_lpc.config.schema import DataConfig
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 ROOT = Path(__file__).parents[2]
-TEXTS = ["the cat sat on the mat", "a dog ran to the red house", "Human: who are you?", "Assistant: I am a small model.", "yes", "no"] * 5
+TEXTS = [
+    "the cat sat on the mat",
+    "a dog ran to the red house",
+    "Human: who are you?",
+    "Assistant: I am a small model.",
+    "yes",
+    "no",
+] * 5
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
     "[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
@@ -34,7 +41,10 @@ def write_jsonl() -> Callable[[Path, list], str]:
 @pytest.fixture(scope="session")
 def rows() -> list[dict]:
     """Ten good rows with a group."""
-    return [{"prompt": f"the cat {i}", "chosen": f"sat on the mat {i}", "rejected": "ran", "annotator": i % 2} for i in range(10)]
+    return [
+        {"prompt": f"the cat {i}", "chosen": f"sat on the mat {i}", "rejected": "ran", "annotator": i % 2}
+        for i in range(10)
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -53,9 +63,13 @@ def hf_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
+    )
     backend.train_from_iterator(TEXTS, trainer)
-    backend.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
     tokenizer.chat_template = CHAT_TEMPLATE
     folder = tmp_path_factory.mktemp("hf")

@@ -88,7 +88,9 @@ def test_the_cache_is_used_again(config, source, builds):
         "version",
     ],
 )
-def test_the_cache_is_built_anew_after_a_change(config, source, builds, change, template_file, hf_folder, monkeypatch, write_jsonl, rows):
+def test_the_cache_is_built_anew_after_a_change(
+    config, source, builds, change, template_file, hf_folder, monkeypatch, write_jsonl, rows
+):
     first = build(config(), source)
     options = dict(change) if isinstance(change, dict) else {}
     if "chat_template" in options:
@@ -152,7 +154,9 @@ def test_nothing_usable(config, tmp_path, write_jsonl):
     with pytest.raises(ValueError, match=r"data set `train` \(.*empty.jsonl\) holds no usable row\.$"):
         build(config(), empty)
     bad = write_jsonl(tmp_path / "bad.jsonl", [{}])
-    with pytest.raises(ValueError, match=r"holds no usable row. The first of 1 bad rows: .*bad.jsonl:1: column `chosen`"):
+    with pytest.raises(
+        ValueError, match=r"holds no usable row. The first of 1 bad rows: .*bad.jsonl:1: column `chosen`"
+    ):
         build(config(bad_rows="skip"), bad)
     with pytest.raises(ValueError, match="no files for data set `train`"):
         build(config())
@@ -176,7 +180,10 @@ cache.encode_pair = lambda pair, *rest: os._exit(9) if pair.place.line == 8 else
 config = DataConfig(tokenizer_model={sentencepiece_file!r}, data_cache_path={str(tmp_path / "cache")!r})
 cache.build_dataset(config, load_tokenizer(config), [{source!r}], "train")
 """
-    assert subprocess.run([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False).returncode == 9
+    assert (
+        subprocess.run([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False).returncode
+        == 9
+    )
     left = [path.name for path in (tmp_path / "cache").iterdir()]
     assert left
     assert all(name.startswith(".building-") for name in left)
@@ -231,7 +238,9 @@ def test_real_transcripts(config):
     options = config(bad_rows="skip", max_length=4096)
     dataset = build(options, str(HH))
     assert len(dataset) + dataset.num_bad_rows == 1800
-    assert {json.loads(line)["reason"] for line in dataset.bad_rows_file.read_text().splitlines()} == {"the chosen response is empty"}
+    assert {json.loads(line)["reason"] for line in dataset.bad_rows_file.read_text().splitlines()} == {
+        "the chosen response is empty"
+    }
     tokenizer = load_tokenizer(options)
     lines = [row.values for row in read_rows(str(HH))]
     for place in (0, 1, 50):  # before the first bad row, rows and lines agree

@@ -13,46 +13,70 @@ pairs = st.lists(st.builds(EncodedPair, ids, ids, ids), min_size=1, max_size=5)
 
 def batch_of(encoded, multiple=1, **rows):
     numbers = range(len(encoded))
-    return collate(encoded, [10 + i for i in numbers], [20 + i for i in numbers], pad_id=0, pad_to_multiple=multiple, **rows)
+    return collate(
+        encoded, [10 + i for i in numbers], [20 + i for i in numbers], pad_id=0, pad_to_multiple=multiple, **rows
+    )
 
 
 def test_the_example_of_the_docstring():
     batch = batch_of([EncodedPair([5, 6], [7, 8], [9])])
     assert batch.tokens.tolist() == [[5, 6, 7, 8], [5, 6, 9, 0]]
-    assert (batch.loss_index.tolist(), batch.loss_target.tolist(), batch.loss_segment.tolist()) == ([1, 2, 5], [7, 8, 9], [0, 0, 1])
-    assert (batch.prompt_end.tolist(), batch.response_end.tolist(), batch.response_length.tolist()) == ([1], [3, 6], [2, 1])
-    assert (batch.sample_ids.tolist(), batch.row_ids.tolist(), batch.num_pairs) == ([10], [20], 1)
-    assert batch.layout is batch.reference_logps is batch.mixture is None
+    assert (batch.loss_index.tolist(), batch.targets.tolist(), batch.segment_ids.tolist()) == (
+        [1, 2, 5],
+        [7, 8, 9],
+        [0, 0, 1],
+    )
+    assert (batch.prompt_end.tolist(), batch.response_end.tolist(), batch.response_length.tolist()) == (
+        [1],
+        [3, 6],
+        [2, 1],
+    )
+    assert (batch.sample_ids.tolist(), batch.example_index.tolist(), batch.num_pairs) == ([10], [20], 1)
+    assert batch.packing_layout is batch.reference_logps is batch.mixture is None
 
 
 def test_the_example_with_a_shared_prompt():
     batch = batch_of([EncodedPair([5, 6], [7, 8], [9])], share_prompt=True)
     assert batch.tokens.tolist() == [[5, 6, 7, 8, 9]]
-    assert batch.layout.tolist() == [[[0, 0, 1, 1, 2]], [[0, 1, 2, 3, 2]]]
-    assert (batch.loss_index.tolist(), batch.loss_target.tolist(), batch.loss_segment.tolist()) == ([1, 2, 1], [7, 8, 9], [0, 0, 1])
-    assert (batch.prompt_end.tolist(), batch.response_end.tolist(), batch.response_length.tolist()) == ([1], [3, 4], [2, 1])
+    assert batch.packing_layout.stacked.tolist() == [[[0, 0, 1, 1, 2]], [[0, 1, 2, 3, 2]]]
+    assert (batch.loss_index.tolist(), batch.targets.tolist(), batch.segment_ids.tolist()) == (
+        [1, 2, 1],
+        [7, 8, 9],
+        [0, 0, 1],
+    )
+    assert (batch.prompt_end.tolist(), batch.response_end.tolist(), batch.response_length.tolist()) == (
+        [1],
+        [3, 4],
+        [2, 1],
+    )
 
 
 def test_the_packed_example():
     batch = batch_of([EncodedPair([5, 6], [7, 8], [9])], pack_to=8)
     assert batch.tokens.tolist() == [[5, 6, 7, 8, 5, 6, 9, 0]]
-    assert batch.layout.tolist() == [[[1, 1, 1, 1, 2, 2, 2, -3]], [[0, 1, 2, 3, 0, 1, 2, 0]]]
-    assert (batch.loss_index.tolist(), batch.loss_target.tolist(), batch.loss_segment.tolist()) == ([1, 2, 5], [7, 8, 9], [0, 0, 1])
+    assert batch.packing_layout.stacked.tolist() == [[[1, 1, 1, 1, 2, 2, 2, -3]], [[0, 1, 2, 3, 0, 1, 2, 0]]]
+    assert (batch.loss_index.tolist(), batch.targets.tolist(), batch.segment_ids.tolist()) == (
+        [1, 2, 5],
+        [7, 8, 9],
+        [0, 0, 1],
+    )
     assert (batch.prompt_end.tolist(), batch.response_end.tolist()) == ([1], [3, 6])
 
 
 @given(pairs, st.integers(1, 8), st.booleans(), st.booleans())
 def test_the_indices_of_shared_and_packed_rows(encoded, multiple, share_prompt, packed):
     """Whatever the rows: a token that carries loss follows what its document says, at the position that it has in a row of its own."""
-    size = sum(len(pair.prompt) * (1 if share_prompt else 2) + len(pair.chosen) + len(pair.rejected) for pair in encoded)
+    size = sum(
+        len(pair.prompt) * (1 if share_prompt else 2) + len(pair.chosen) + len(pair.rejected) for pair in encoded
+    )
     batch = batch_of(encoded, multiple, share_prompt=share_prompt, pack_to=size + 3 if packed else None)
     plain = batch_of(encoded)
     if not share_prompt and not packed:
         return
-    (documents, positions), flat = batch.layout.flatten(1), batch.tokens.flatten()
+    (documents, positions), flat = batch.packing_layout.stacked.flatten(1), batch.tokens.flatten()
     assert batch.tokens.shape == ((1, size + 3) if packed else (len(encoded), batch.tokens.shape[1]))
     assert packed or batch.tokens.shape[1] % multiple == 0
-    for name in ("loss_target", "loss_segment", "response_length", "sample_ids", "row_ids"):
+    for name in ("targets", "segment_ids", "response_length", "sample_ids", "example_index"):
         assert getattr(batch, name).equal(getattr(plain, name))
     assert flat[batch.loss_index].equal(plain.tokens.flatten()[plain.loss_index])
     assert positions[batch.loss_index].equal(plain.loss_index % plain.tokens.shape[1])
@@ -72,7 +96,9 @@ def test_the_indices_of_shared_and_packed_rows(encoded, multiple, share_prompt, 
     wider = batch.widened(batch.tokens.shape[1] + 2, pad_id=0)
     for name in ("prompt_end", "response_end", "loss_index"):
         assert wider.tokens.flatten()[getattr(wider, name)].equal(flat[getattr(batch, name)])
-        assert wider.layout.flatten(1)[:, getattr(wider, name)].equal(batch.layout.flatten(1)[:, getattr(batch, name)])
+        assert wider.packing_layout.stacked.flatten(1)[:, getattr(wider, name)].equal(
+            batch.packing_layout.stacked.flatten(1)[:, getattr(batch, name)]
+        )
 
 
 @given(pairs, st.integers(1, 8))
@@ -85,15 +111,15 @@ def test_the_indices_point_at_what_they_say(encoded, multiple):
     assert width % multiple == 0
     assert 0 <= width - max(map(len, whole)) < multiple
     assert batch.tokens.tolist() == [row + [0] * (width - len(row)) for row in whole]
-    assert batch.loss_target.tolist() == [token for response in responses for token in response]
-    assert flat[batch.loss_index + 1].equal(batch.loss_target)
-    assert batch.loss_segment.tolist() == [segment for segment, response in enumerate(responses) for _ in response]
-    assert batch.loss_segment.bincount().equal(batch.response_length)
-    assert (batch.loss_index // width).equal(batch.loss_segment)
+    assert batch.targets.tolist() == [token for response in responses for token in response]
+    assert flat[batch.loss_index + 1].equal(batch.targets)
+    assert batch.segment_ids.tolist() == [segment for segment, response in enumerate(responses) for _ in response]
+    assert batch.segment_ids.bincount().equal(batch.response_length)
+    assert (batch.loss_index // width).equal(batch.segment_ids)
     assert flat[batch.prompt_end].tolist() == [pair.prompt[-1] for pair in encoded]
     assert flat[batch.response_end].tolist() == [response[-1] for response in responses]
     # The first position that carries loss is the last of the prompt; the last of the response carries none.
-    starts = torch.tensor([batch.loss_index[batch.loss_segment == segment].min() for segment in range(len(responses))])
+    starts = torch.tensor([batch.loss_index[batch.segment_ids == segment].min() for segment in range(len(responses))])
     assert starts[: len(encoded)].equal(batch.prompt_end)
     assert (starts + batch.response_length).equal(batch.response_end)
     assert all(value.dtype == torch.int64 for value in vars(batch).values() if isinstance(value, torch.Tensor))

@@ -51,7 +51,11 @@ def test_no_second_eos():
 
 
 def test_a_chat_gets_what_its_template_writes_and_nothing_else():
-    pair = encode([{"role": "user", "content": "hi"}], [{"role": "assistant", "content": "x"}], [{"role": "assistant", "content": "y"}])
+    pair = encode(
+        [{"role": "user", "content": "hi"}],
+        [{"role": "assistant", "content": "x"}],
+        [{"role": "assistant", "content": "y"}],
+    )
     assert (pair.prompt, pair.chosen, pair.rejected) == (ids("u:hi$a:"), ids("x$"), ids("y$"))
 
 
@@ -70,16 +74,22 @@ def test_a_chat_gets_what_its_template_writes_and_nothing_else():
 )
 def test_truncation(options, expected):
     pair = encode("pqrs", "abcd", "x", **options)
-    assert (pair.prompt, pair.chosen, pair.rejected) == tuple([BOS] * text.startswith("^") + ids(text.lstrip("^")) for text in expected)
+    assert (pair.prompt, pair.chosen, pair.rejected) == tuple(
+        [BOS] * text.startswith("^") + ids(text.lstrip("^")) for text in expected
+    )
 
 
 text = st.text("abcdef", min_size=1, max_size=12)
 
 
 @given(text, text, text, st.integers(2, 20), st.none() | st.integers(1, 8), st.sampled_from(["keep_start", "keep_end"]))
-def test_whatever_is_encoded_fits_and_is_part_of_the_whole(prompt, chosen, rejected, max_length, max_prompt_length, mode):
+def test_whatever_is_encoded_fits_and_is_part_of_the_whole(
+    prompt, chosen, rejected, max_length, max_prompt_length, mode
+):
     try:
-        pair = encode(prompt, chosen, rejected, max_length=max_length, max_prompt_length=max_prompt_length, truncation_mode=mode)
+        pair = encode(
+            prompt, chosen, rejected, max_length=max_length, max_prompt_length=max_prompt_length, truncation_mode=mode
+        )
     except BadRow:
         return
     whole = [BOS, *ids(prompt)]
@@ -118,7 +128,11 @@ def assistant(content, role="assistant"):
         (("p", "_", "b"), {}, "the chosen response has no tokens"),
         (("p", "a", "$"), {}, "the rejected response has no tokens"),
         ((user("hi"), assistant("x"), assistant("y", "tool")), {}, "the template refuses"),
-        ((user("changes"), assistant("x"), assistant("y")), {}, "the chat template writes the prompt differently with and without"),
+        (
+            (user("changes"), assistant("x"), assistant("y")),
+            {},
+            "the chat template writes the prompt differently with and without",
+        ),
     ],
 )
 def test_unusable_pairs(texts, options, message):

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from megatron_lpc.data.batch import PackingLayout, PairBatch
 from megatron_lpc.data.cache import build_dataset
-from megatron_lpc.data.layout import RowLayout, attended, pair_tokens
 from megatron_lpc.data.loader import PairLoader
+from megatron_lpc.data.micro_batches import MicroBatchPlanner, attended, pair_tokens
 from megatron_lpc.data.prefetch import prefetch
 from megatron_lpc.data.sampler import StreamOrder
 from megatron_lpc.data.tokenizer import load_tokenizer
@@ -20,24 +21,30 @@ def loader(config, tmp_path, write_jsonl, rows):
     def make(rows=rows, **options):
         dataset = build_dataset(config(), tokenizer, [write_jsonl(tmp_path / "pairs.jsonl", rows)], "train")
         ranks = {name: options.pop(name) for name in ("dp_rank", "dp_size") if name in options}
-        layout = RowLayout(pad_id=tokenizer.pad_id, micro_batch_size=2, **options)
-        return PairLoader(dataset=dataset, layout=layout, global_batch_size=8, **ranks)
+        planner = MicroBatchPlanner(pad_id=tokenizer.pad_id, micro_batch_size=2, **options)
+        return PairLoader(dataset=dataset, planner=planner, global_batch_size=8, **ranks)
 
     return make
 
 
 def equal(one, two):
-    return all(a.equal(b) if isinstance(a, torch.Tensor) else a is b for a, b in zip(vars(one).values(), vars(two).values(), strict=True))
+    if isinstance(one, torch.Tensor):
+        return one.equal(two)
+    if isinstance(one, PairBatch | PackingLayout):
+        return all(equal(a, b) for a, b in zip(vars(one).values(), vars(two).values(), strict=True))
+    return one is two
 
 
 def test_training_batches_hold_the_stream(loader):
     steps = list(islice(loader().training(seed=3), 4))
     assert [batch.sample_ids.tolist() for step in steps for batch in step] == [[i, i + 1] for i in range(0, 32, 2)]
     order = StreamOrder(10, seed=3)
-    assert [row for step in steps for batch in step for row in batch.row_ids.tolist()] == [order.row(i) for i in range(32)]
+    assert [row for step in steps for batch in step for row in batch.example_index.tolist()] == [
+        order.row(i) for i in range(32)
+    ]
     dataset = loader().dataset
     for batch in steps[0]:
-        for place, row in enumerate(batch.row_ids.tolist()):
+        for place, row in enumerate(batch.example_index.tolist()):
             pair = dataset[row]
             assert batch.tokens[place, : len(pair.prompt)].tolist() == list(pair.prompt)
             assert batch.response_length[place] == len(pair.chosen)
@@ -46,7 +53,9 @@ def test_training_batches_hold_the_stream(loader):
 def test_resume_is_exact(loader):
     straight = list(islice(loader().training(seed=3), 5))
     resumed = list(islice(loader().training(seed=3, consumed_samples=16), 3))
-    assert all(equal(a, b) for one, two in zip(straight[2:], resumed, strict=True) for a, b in zip(one, two, strict=True))
+    assert all(
+        equal(a, b) for one, two in zip(straight[2:], resumed, strict=True) for a, b in zip(one, two, strict=True)
+    )
 
 
 def test_data_parallel_ranks_share_the_micro_batches(loader):
@@ -61,7 +70,9 @@ def test_rows_are_padded_to_a_multiple(loader):
 
 def test_evaluation_is_in_order_with_the_number_that_counts(loader):
     steps = list(loader(dp_rank=1, dp_size=2).evaluation())
-    assert [[(batch.row_ids.tolist(), batch.sample_ids.tolist(), valid) for batch, valid in step] for step in steps] == [
+    assert [
+        [(batch.example_index.tolist(), batch.sample_ids.tolist(), valid) for batch, valid in step] for step in steps
+    ] == [
         [([2, 3], [2, 3], 2), ([6, 7], [6, 7], 2)],
         [([0, 1], [0, 1], 0)],
     ]
@@ -71,7 +82,11 @@ def test_evaluation_is_in_order_with_the_number_that_counts(loader):
 
 def test_micro_batches_of_the_interleaved_schedule_have_one_width(loader, rows):
     free, aligned = (
-        next(loader(multiple=multiple, rows=[row | {"chosen": "sat " * i} for i, row in enumerate(rows, 1)]).training(seed=3))
+        next(
+            loader(multiple=multiple, rows=[row | {"chosen": "sat " * i} for i, row in enumerate(rows, 1)]).training(
+                seed=3
+            )
+        )
         for multiple in (1, 2)
     )
     assert len({batch.tokens.shape for batch in free}) > 1
@@ -88,9 +103,17 @@ def packed(loader, **options):
 def test_packed_steps_hold_the_same_pairs(loader, share_prompt):
     make = packed(loader, share_prompt=share_prompt)
     for plain, step in zip(islice(loader().training(seed=3), 3), make.training(seed=3), strict=False):
-        pairs = {(s, r) for batch in step for s, r in zip(batch.sample_ids.tolist(), batch.row_ids.tolist(), strict=True)}
-        assert pairs == {(s, r) for batch in plain for s, r in zip(batch.sample_ids.tolist(), batch.row_ids.tolist(), strict=True)}
-        assert {batch.tokens.shape for batch in step} == {(1, make.layout.pack_to)}
+        pairs = {
+            (s, r)
+            for batch in step
+            for s, r in zip(batch.sample_ids.tolist(), batch.example_index.tolist(), strict=True)
+        }
+        assert pairs == {
+            (s, r)
+            for batch in plain
+            for s, r in zip(batch.sample_ids.tolist(), batch.example_index.tolist(), strict=True)
+        }
+        assert {batch.tokens.shape for batch in step} == {(1, make.planner.pack_to)}
         assert len(step) < 8
 
 
@@ -103,22 +126,37 @@ def test_packed_ranks_share_the_pairs_whatever_their_number(loader):
 
 def test_packed_evaluation_counts_every_pair_once(loader):
     for dp_size, multiple in ((1, 1), (2, 1), (2, 2)):
-        ranks = [list(packed(loader, dp_rank=rank, dp_size=dp_size, multiple=multiple).evaluation()) for rank in range(dp_size)]
-        assert all(len({len(rank[step]) for rank in ranks}) == 1 and len(ranks[0][step]) % multiple == 0 for step in range(2))
-        counted = [row for rank in ranks for step in rank for batch, valid in step for row in batch.row_ids[:valid].tolist()]
+        ranks = [
+            list(packed(loader, dp_rank=rank, dp_size=dp_size, multiple=multiple).evaluation())
+            for rank in range(dp_size)
+        ]
+        assert all(
+            len({len(rank[step]) for rank in ranks}) == 1 and len(ranks[0][step]) % multiple == 0 for step in range(2)
+        )
+        counted = [
+            row
+            for rank in ranks
+            for step in rank
+            for batch, valid in step
+            for row in batch.example_index[:valid].tolist()
+        ]
         assert sorted(counted) == list(range(10))
 
 
 def test_packed_resume_is_exact(loader):
     straight = list(islice(packed(loader).training(seed=3), 4))
     resumed = list(islice(packed(loader).training(seed=3, consumed_samples=16), 2))
-    assert all(equal(a, b) for one, two in zip(straight[2:], resumed, strict=True) for a, b in zip(one, two, strict=True))
+    assert all(
+        equal(a, b) for one, two in zip(straight[2:], resumed, strict=True) for a, b in zip(one, two, strict=True)
+    )
 
 
 def test_costs_are_those_of_the_rows(loader):
     dataset = loader().dataset
     for row, (prompt, chosen, rejected) in enumerate(dataset.lengths.tolist()):
-        assert (prompt, chosen, rejected) == tuple(map(len, (dataset[row].prompt, dataset[row].chosen, dataset[row].rejected)))
+        assert (prompt, chosen, rejected) == tuple(
+            map(len, (dataset[row].prompt, dataset[row].chosen, dataset[row].rejected))
+        )
     lengths = np.array([[2, 3, 1]])
     assert (pair_tokens(lengths, False).tolist(), pair_tokens(lengths, True).tolist()) == ([8], [6])
     assert attended(lengths, False).tolist() == [(1 + 2 + 3 + 4 + 5) + (1 + 2 + 3)]

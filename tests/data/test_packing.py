@@ -32,7 +32,9 @@ def test_costs_are_balanced(costs, bins):
     loads = [sum(costs[item] for item in items) for items in pack([1] * len(costs), costs, 1000, bins)]
     assert len(loads) == bins
     # Graham's bound for longest processing time first: 4/3 of the optimum, which is at least the mean and the dearest item.
-    assert max(loads) <= 4 / 3 * max(sum(costs) / bins, max(costs), sum(sorted(costs)[-bins - 1 : -bins + 1]) if len(costs) > bins else 0)
+    assert max(loads) <= 4 / 3 * max(
+        sum(costs) / bins, max(costs), sum(sorted(costs)[-bins - 1 : -bins + 1]) if len(costs) > bins else 0
+    )
 
 
 def test_errors():

@@ -23,9 +23,17 @@ def test_text_columns_are_taken_as_they_are():
     [
         ("\n\nHuman: a\n\nAssistant: b", "\n\nHuman: a\n\nAssistant: c", "\n\nHuman: a\n\nAssistant:"),
         # The last common turn, though the transcripts part much later ...
-        ("\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d", "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: de", None),
+        (
+            "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d",
+            "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: de",
+            None,
+        ),
         # ... or go on differently after a turn of their own.
-        ("\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d", "\n\nHuman: a\n\nAssistant: x", "\n\nHuman: a\n\nAssistant:"),
+        (
+            "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d",
+            "\n\nHuman: a\n\nAssistant: x",
+            "\n\nHuman: a\n\nAssistant:",
+        ),
     ],
 )
 def test_hh_transcripts(chosen, rejected, prompt):
@@ -72,7 +80,10 @@ def test_group():
         ({}, "column `chosen` is missing (columns: none)"),
         ({"prompt": "p", "chosen": 3, "rejected": "r"}, "`chosen` is a int, not text"),
         ({"prompt": None, "chosen": "c", "rejected": "r"}, "`prompt` is null, not text"),
-        ({"prompt": "p", "chosen": ["c"], "rejected": "r"}, "`chosen` holds a message without text `role` and `content`"),
+        (
+            {"prompt": "p", "chosen": ["c"], "rejected": "r"},
+            "`chosen` holds a message without text `role` and `content`",
+        ),
         ({"chosen": [ASK | {"content": None}], "rejected": [ASK]}, "`chosen` holds a message without text"),
         ({"prompt": "p", "chosen": "x", "rejected": "x"}, "chosen and rejected are equal"),
         ({"prompt": "p", "chosen": " \n", "rejected": "r"}, "the chosen response is empty"),
@@ -81,13 +92,19 @@ def test_group():
         ({"prompt": [], "chosen": [ME], "rejected": [YOU]}, "the prompt is empty"),
         ({"chosen": [ASK, ME], "rejected": [ASK]}, "the rejected response is empty"),
         ({"chosen": [ME], "rejected": [YOU]}, "the prompt is empty"),
-        ({"prompt": [ASK], "chosen": "c", "rejected": "r"}, "`prompt` is a list of messages but the responses are text"),
+        (
+            {"prompt": [ASK], "chosen": "c", "rejected": "r"},
+            "`prompt` is a list of messages but the responses are text",
+        ),
         ({"prompt": "p", "chosen": "c", "rejected": [YOU]}, "one of `chosen` and `rejected` is text, the other"),
         (
             {"chosen": "abc", "rejected": "abd"},
             "no `prompt` column, and chosen and rejected do not share a beginning with '\\n\\nAssistant:'",
         ),
-        ({"prompt": [ASK], "chosen": [SYSTEM, ME], "rejected": [YOU]}, "the response in `chosen` begins with a turn of `system`"),
+        (
+            {"prompt": [ASK], "chosen": [SYSTEM, ME], "rejected": [YOU]},
+            "the response in `chosen` begins with a turn of `system`",
+        ),
         ({"chosen": [ASK, ASK, ME], "rejected": [ASK, YOU]}, "the response in `chosen` begins with a turn of `user`"),
         ({"prompt": "p", "chosen": "c", "rejected": "r", "group_column": "who"}, "column `who` is missing"),
         ({"prompt": "p", "chosen": "c", "rejected": "r", "group_column": "who", "who": None}, "`who` is null"),

@@ -27,7 +27,13 @@ def write(path, kind):
 
 @pytest.mark.parametrize(
     ("kind", "suffix"),
-    [("jsonl", ".jsonl"), ("gzip", ".jsonl.gz"), ("parquet", ".parquet"), ("arrow file", ".arrow"), ("arrow stream", ".arrow")],
+    [
+        ("jsonl", ".jsonl"),
+        ("gzip", ".jsonl.gz"),
+        ("parquet", ".parquet"),
+        ("arrow file", ".arrow"),
+        ("arrow stream", ".arrow"),
+    ],
 )
 def test_every_format_gives_the_same_rows_and_places(tmp_path, kind, suffix):
     source = write(tmp_path / f"d{suffix}", kind)

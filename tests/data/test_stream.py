@@ -5,7 +5,7 @@ import datasets
 import pytest
 
 from megatron_lpc.data.cache import build_dataset
-from megatron_lpc.data.layout import RowLayout
+from megatron_lpc.data.micro_batches import MicroBatchPlanner
 from megatron_lpc.data.source import BadRow
 from megatron_lpc.data.stream import PairStream, RowReader, StreamLoader, pairs_ahead
 from megatron_lpc.data.tokenizer import load_tokenizer
@@ -48,12 +48,17 @@ def test_pairs_are_shuffled_within_a_bounded_buffer(stream):
     assert numbers(stream.tokenizer, islice(stream(shuffle_buffer_size=1).pairs(), 46)) == [*range(23), *range(23)]
     seen = numbers(stream.tokenizer, islice(stream().pairs(), 20))
     assert seen != sorted(seen)
-    assert [sorted(seen[start : start + 4]) for start in range(0, 20, 4)] == [list(range(start, start + 4)) for start in range(0, 20, 4)]
+    assert [sorted(seen[start : start + 4]) for start in range(0, 20, 4)] == [
+        list(range(start, start + 4)) for start in range(0, 20, 4)
+    ]
 
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_share_the_rows(stream, size):
-    seen = [numbers(stream.tokenizer, islice(stream(rank=rank, size=size, shuffle_buffer_size=1).pairs(), 7)) for rank in range(size)]
+    seen = [
+        numbers(stream.tokenizer, islice(stream(rank=rank, size=size, shuffle_buffer_size=1).pairs(), 7))
+        for rank in range(size)
+    ]
     assert not set(seen[0]) & set(seen[1])
     if size == 3:  # Two files for three ranks: rows are dealt out one by one, file by file.
         assert seen[0] == [0, 3, 6, 9, 10, 13, 16]
@@ -86,7 +91,9 @@ def test_bad_rows(stream, config, tmp_path, write_jsonl, caplog):
         list(islice(stream([file], rank=0, size=2, shuffle_buffer_size=1).pairs(), 8))
     one = stream([file], bad_rows="skip")
     assert len(list(islice(one.pairs(), 4))) == 4
-    (record,) = [json.loads(line) for line in (tmp_path / "cache" / "streamed_bad_rows_0.jsonl").read_text().splitlines()[:1]]
+    (record,) = [
+        json.loads(line) for line in (tmp_path / "cache" / "streamed_bad_rows_0.jsonl").read_text().splitlines()[:1]
+    ]
     assert (record["line"], record["reason"]) == (3, "the chosen response is empty")
     assert "left out" in caplog.text
     list(islice(stream([file], bad_rows="skip", rank=1, writes=False).pairs(), 4))
@@ -96,12 +103,16 @@ def test_bad_rows(stream, config, tmp_path, write_jsonl, caplog):
 def test_a_stream_without_a_usable_row_is_given_up(stream, tmp_path, write_jsonl, monkeypatch):
     monkeypatch.setattr("megatron_lpc.data.stream._HOPELESS", 7)
     file = write_jsonl(tmp_path / "bad.jsonl", [{"prompt": "a", "chosen": "", "rejected": "b"}])
-    with pytest.raises(ValueError, match=r"7 rows in a row cannot be used; the last: .*bad\.jsonl:1: the chosen response is empty"):
+    with pytest.raises(
+        ValueError, match=r"7 rows in a row cannot be used; the last: .*bad\.jsonl:1: the chosen response is empty"
+    ):
         next(stream([file], bad_rows="skip").pairs())
 
 
 def test_a_broken_source_is_named(stream, tmp_path):
-    (tmp_path / "broken.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": \n', encoding="utf-8")
+    (tmp_path / "broken.jsonl").write_text(
+        '{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": \n', encoding="utf-8"
+    )
     with pytest.raises(ValueError, match=r"broken\.jsonl: cannot be read after"):
         list(islice(stream([str(tmp_path / "broken.jsonl")]).pairs(), 4))
     with pytest.raises(FileNotFoundError, match=r"absent\.jsonl: no such data file"):
@@ -121,12 +132,14 @@ def test_a_hub_data_set_is_streamed(monkeypatch):
     assert asked[0] == ("owner/name", "test", True)
 
 
-@pytest.mark.parametrize("layout", [{"micro_batch_size": 2}, {"micro_batch_size": 4, "pack_to": 200, "share_prompt": True}])
+@pytest.mark.parametrize(
+    "layout", [{"micro_batch_size": 2}, {"micro_batch_size": 4, "pack_to": 200, "share_prompt": True}]
+)
 def test_steps_of_ranks_and_their_resume(stream, layout):
     def loader(rank, size, start=None):
         return StreamLoader(
             stream=stream(rank=rank, size=size, ahead=pairs_ahead(8, size)),
-            layout=RowLayout(pad_id=0, **layout),
+            planner=MicroBatchPlanner(pad_id=0, **layout),
             global_batch_size=8,
             dp_rank=rank,
             dp_size=size,
@@ -145,4 +158,7 @@ def test_steps_of_ranks_and_their_resume(stream, layout):
         for rank, position in enumerate(positions):
             resumed = list(islice(loader(rank, size, position).training(3, 24), 2))
             for ours, theirs in zip(straight[rank][3:], resumed, strict=True):
-                assert all(a.tokens.equal(b.tokens) and a.sample_ids.equal(b.sample_ids) for a, b in zip(ours, theirs, strict=True))
+                assert all(
+                    a.tokens.equal(b.tokens) and a.sample_ids.equal(b.sample_ids)
+                    for a, b in zip(ours, theirs, strict=True)
+                )

@@ -34,12 +34,16 @@ def test_special_tokens(model):
     assert tokenizer.eos_id not in ids
     assert tokenizer.encode("a</s>")[-1] == tokenizer.eos_id
     assert len({tokenizer.bos_id, tokenizer.eos_id}) == 2
-    assert all(0 <= token < tokenizer.vocab_size for token in (*ids, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id))
+    assert all(
+        0 <= token < tokenizer.vocab_size for token in (*ids, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
+    )
 
 
 def test_chat_template_file(model, tmp_path):
     path = tmp_path / "t.jinja"
-    path.write_text("{% for m in messages %}<{{ m.content }}>{{ eos_token }}{% endfor %}{% if add_generation_prompt %}:{% endif %}")
+    path.write_text(
+        "{% for m in messages %}<{{ m.content }}>{{ eos_token }}{% endfor %}{% if add_generation_prompt %}:{% endif %}"
+    )
     tokenizer = load(model, chat_template=str(path))
     assert tokenizer.render_chat(MESSAGES) == "<who are you?></s>"
     assert tokenizer.render_chat(MESSAGES, add_generation_prompt=True) == "<who are you?></s>:"

@@ -61,6 +61,8 @@ def test_text_of_chats_and_texts(train_tokenizer):
 )
 def test_errors(train_tokenizer, tmp_path, write_jsonl, capfd, rows, vocab_size, message):
     data = str(tmp_path / "missing.jsonl") if rows is None else write_jsonl(tmp_path / "d.jsonl", rows)
-    assert train_tokenizer.main(["--input", data, "--output", str(tmp_path / "t"), "--vocab-size", str(vocab_size)]) == 1
+    assert (
+        train_tokenizer.main(["--input", data, "--output", str(tmp_path / "t"), "--vocab-size", str(vocab_size)]) == 1
+    )
     assert message in capfd.readouterr().err
     assert not list(tmp_path.glob("*t.model*"))

@@ -112,11 +112,15 @@ class Run:
         latent = LatentSchedule(self.config.latent, 10).at(self.state.iteration)
         group = parallel_state.get_data_parallel_group()
         shift = self.state.consumed_samples
-        batches = [replace(b, sample_ids=b.sample_ids + shift) for b in pair_batches(self.config)[group.rank() :: group.size()]]
+        batches = [
+            replace(b, sample_ids=b.sample_ids + shift) for b in pair_batches(self.config)[group.rank() :: group.size()]
+        ]
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
-        parts = train_pass(self.chunks, batches, training_query(self.config, latent), TrainingObjective(self.config, latent))
+        parts = train_pass(
+            self.chunks, batches, training_query(self.config, latent), TrainingObjective(self.config, latent)
+        )
         sums = {key: sum(part[key] for part in parts) for key in parts[0]} if on_last_stage() else None
         self.losses.append(float(MetricReducer(self.platform.device)(sums)["loss"]))
         optimizer_step(self.optimizer, True)
@@ -134,7 +138,9 @@ class Run:
         return {
             "losses": self.losses,
             "lr": [group["lr"] for group in self.optimizer.param_groups],
-            "parameters": {f"{i}.{n}": p.detach().clone() for i, c in enumerate(self.chunks) for n, p in c.named_parameters()},
+            "parameters": {
+                f"{i}.{n}": p.detach().clone() for i, c in enumerate(self.chunks) for n, p in c.named_parameters()
+            },
             "masters": [p.detach().clone() for p in masters],
             "moments": [{key: value.clone() for key, value in state.items()} for state in states],
         }
@@ -234,7 +240,9 @@ def weights(folder: Path) -> None:
     assert all(torch.equal(p, trained[n].bfloat16().float()) for n, p in named(half).items())
 
     wide = fresh(make_vocab_size_divisible_by=32)
-    load_weights(wide, source, latent_head=True, config=config_of("single_tied", folder, make_vocab_size_divisible_by=32))
+    load_weights(
+        wide, source, latent_head=True, config=config_of("single_tied", folder, make_vocab_size_divisible_by=32)
+    )
     rows = named(wide)["embedding.word_embeddings.weight"]
     assert torch.equal(rows[:101], trained["embedding.word_embeddings.weight"][:101])
     assert rows.shape[0] == 128
@@ -246,7 +254,9 @@ def weights(folder: Path) -> None:
         before = {n: p.clone() for n, p in named(start).items()}
         load_weights(start, path, latent_head=flag)
         for n, p in named(start).items():
-            assert torch.equal(p, before[n]) == ("latent_head" in n or (p.dim() == 1 and bool((p == 1).all()))), f"{name}: {n}"
+            assert torch.equal(p, before[n]) == ("latent_head" in n or (p.dim() == 1 and bool((p == 1).all()))), (
+                f"{name}: {n}"
+            )
 
     refused("codebook", lambda: load_weights(fresh(codebook_size=12), source, latent_head=True))
     refused("continuous", lambda: load_weights(fresh(latent_mode="continuous"), source, latent_head=True))
@@ -254,7 +264,12 @@ def weights(folder: Path) -> None:
     refused("bias", lambda: load_weights(fresh(), resolve_checkpoint(folder / "tp2"), latent_head=True))
     refused("width", lambda: load_weights(fresh(ffn_hidden_size=64), source, latent_head=True))
     refused("vocabulary", lambda: load_weights(fresh(vocab_size=104), source, latent_head=True))
-    refused("options", lambda: load_weights(fresh(), source, latent_head=True, config=config_of("single_tied", folder, rotary_base=500)))
+    refused(
+        "options",
+        lambda: load_weights(
+            fresh(), source, latent_head=True, config=config_of("single_tied", folder, rotary_base=500)
+        ),
+    )
 
     def resumed(path: Path, **changes: object) -> None:
         for key, value in changes.items():
@@ -283,7 +298,9 @@ def main() -> None:
     folder = Path(sys.argv[1])
     for job in sys.argv[2:]:
         action, *arguments = job.split(":")
-        {"straight": straight, "resume": resume, "initial": initial, "killed": killed, "weights": weights}[action](folder, *arguments)
+        {"straight": straight, "resume": resume, "initial": initial, "killed": killed, "weights": weights}[action](
+            folder, *arguments
+        )
     torch.distributed.destroy_process_group()
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def torchrun_command(processes: int, script: Path | str, *arguments: str, rendezvous: tuple[str, ...] = ("--standalone",)) -> list[str]:
+def torchrun_command(
+    processes: int, script: Path | str, *arguments: str, rendezvous: tuple[str, ...] = ("--standalone",)
+) -> list[str]:
     """What starts a script (or, after `-m`, a module) on `processes` ranks of this machine."""
     launcher = [sys.executable, "-m", "torch.distributed.run", *rendezvous, f"--nproc-per-node={processes}"]
     return [*launcher, str(script), *arguments]

@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import torch
 
-from megatron_lpc.config import Config, DataConfig, LatentConfig, LossConfig, ModelConfig, ParallelConfig, TrainingConfig
+from megatron_lpc.config import (
+    Config,
+    DataConfig,
+    LatentConfig,
+    LossConfig,
+    ModelConfig,
+    ParallelConfig,
+    TrainingConfig,
+)
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.collate import collate
 from megatron_lpc.data.encode import EncodedPair
@@ -19,7 +27,10 @@ LAYOUTS: dict[str, tuple[int, dict[str, object]]] = {
     "pp2_interleaved": (2, {"pipeline_model_parallel_size": 2, "num_virtual_stages_per_pipeline_rank": 2}),
     "dp2": (2, {}),
     "dp2_distributed_optimizer": (2, {"use_distributed_optimizer": True}),
-    "dp2_overlapped": (2, {"use_distributed_optimizer": True, "overlap_grad_reduce": True, "overlap_param_gather": True}),
+    "dp2_overlapped": (
+        2,
+        {"use_distributed_optimizer": True, "overlap_grad_reduce": True, "overlap_param_gather": True},
+    ),
     "recompute_full": (1, {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}),
     "tp2_recompute_selective": (2, {"tensor_model_parallel_size": 2, "recompute_granularity": "selective"}),
     "tp2_pp2": (4, {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2}),
@@ -42,8 +53,8 @@ LAYOUTS: dict[str, tuple[int, dict[str, object]]] = {
 
 _DPO = LossConfig(loss_type="dpo", label_smoothing=0.1, rpo_alpha=0.2, logps_chunk_size=8)
 _LOSSES = {
-    "dpo": replace(_DPO, logps_schedule="pairwise"),
-    "dpo_recomputed": replace(_DPO, logps_schedule="recompute"),
+    "dpo": replace(_DPO, logps_algorithm="pairwise"),
+    "dpo_recomputed": replace(_DPO, logps_algorithm="recompute"),
     "ipo": LossConfig(loss_type="ipo"),
     "simpo": LossConfig(loss_type="simpo", beta=2.0),
     "sft": LossConfig(loss_type="sft"),
@@ -56,7 +67,12 @@ _LATENTS = {
 }
 _MODEL = {
     "tied": {},
-    "untied": {"untie_embeddings_and_output_weights": True, "qk_layernorm": True, "add_qkv_bias": True, "sliding_window": 5},
+    "untied": {
+        "untie_embeddings_and_output_weights": True,
+        "qk_layernorm": True,
+        "add_qkv_bias": True,
+        "sliding_window": 5,
+    },
     "experts": {"num_experts": 4},
 }
 
@@ -110,7 +126,9 @@ def start_config(layout: str, case: str) -> Config:
     """Options of a run that has not yet made its first step."""
     latent, bf16 = START_CASES[case]
     config = layout_config(layout, "dpo-none-tied")
-    return replace(config, latent=latent, loss=LossConfig(loss_type="dpo"), training=replace(config.training, bf16=bf16))
+    return replace(
+        config, latent=latent, loss=LossConfig(loss_type="dpo"), training=replace(config.training, bf16=bf16)
+    )
 
 
 ROWS: dict[str, dict[str, object]] = {
@@ -139,7 +157,9 @@ def pair_batches(config: Config, rows: str = "separate", seed: int = 7) -> list[
 
     batches = []
     for number, longest in enumerate((7, 11, 5, 9)):
-        pairs = [EncodedPair(text(2, 5), text(3, longest), text(3, longest)) for _ in range(config.training.micro_batch_size)]
+        pairs = [
+            EncodedPair(text(2, 5), text(3, longest), text(3, longest)) for _ in range(config.training.micro_batch_size)
+        ]
         samples = range(number * len(pairs), (number + 1) * len(pairs))
         batches.append(collate(pairs, samples, samples, pad_id=0, pad_to_multiple=2, **ROWS[rows]))
     if config.parallel.num_virtual_stages_per_pipeline_rank:

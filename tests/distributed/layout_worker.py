@@ -89,7 +89,9 @@ def _gather_gradient_shards(chunk) -> None:
 def main() -> None:
     layout, output = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(1)
-    configs = {case: layout_config(layout, case) for case in CASES} | {case: start_config(layout, case) for case in START_CASES}
+    configs = {case: layout_config(layout, case) for case in CASES} | {
+        case: start_config(layout, case) for case in START_CASES
+    }
     platform = start_distributed(configs[next(iter(CASES))])
     results = {case: run_case(config, platform) for case, config in configs.items()}
     results |= {name: run_case(configs[case], platform, rows) for name, (case, rows) in ROW_CASES.items()}

@@ -47,8 +47,12 @@ REFUSALS = {
 
 def run_alone(folder: Path, *jobs: str) -> int:
     command = [sys.executable, str(WORKER), str(folder), *jobs]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
-    assert done.returncode in (0, -signal.SIGKILL), f"{' '.join(command)} ended with {done.returncode}\n{done.stderr[-8000:]}"
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert done.returncode in (0, -signal.SIGKILL), (
+        f"{' '.join(command)} ended with {done.returncode}\n{done.stderr[-8000:]}"
+    )
     return done.returncode
 
 
@@ -58,7 +62,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints")
     (folder / "empty").mkdir()
     run_alone(folder, "straight:single", "straight:single_async", "initial:sft", "initial:continuous")
-    torchrun(2, WORKER, str(folder), *(f"straight:{name}" for name in ("dp2", "tp2_bf16", "pp2_tied", "dp2_overlap", "tp2", "tp2_experts")))
+    torchrun(
+        2,
+        WORKER,
+        str(folder),
+        *(f"straight:{name}" for name in ("dp2", "tp2_bf16", "pp2_tied", "dp2_overlap", "tp2", "tp2_experts")),
+    )
     resumed = [f"resume:{name}:{name}" for name, processes in SAME.items() if processes == 2]
     resumed += [f"resume:{name}:{source}" for name, source in OTHER if not name.startswith("single")]
     torchrun(2, WORKER, str(folder), *resumed)

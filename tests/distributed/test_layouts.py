@@ -24,7 +24,8 @@ SLOW = ("recompute_full", "tp2_recompute_selective")
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in LAYOUTS if name != "single"]
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in LAYOUTS if name != "single"],
 )
 def layout(request: pytest.FixtureRequest, run_layout: Callable[[str], list[Result]]) -> Result:
     return _assemble_cases(run_layout(request.param))
@@ -40,10 +41,14 @@ def _assemble(ranks: list[dict]) -> dict:
     whole: dict = {"metrics": ranks[0]["metrics"], "logps": {}, "z": {}, "grads": {}}
     for rank in ranks:
         for name, value in rank["metrics"].items():
-            torch.testing.assert_close(value, whole["metrics"][name], rtol=0, atol=0, msg=f"{name} differs between ranks")
+            torch.testing.assert_close(
+                value, whole["metrics"][name], rtol=0, atol=0, msg=f"{name} differs between ranks"
+            )
         for kind in ("logps", "z"):
             for sample, value in rank[kind].items():
-                assert torch.equal(whole[kind].setdefault(sample, value), value), f"{kind} of sample {sample} differs between ranks"
+                assert torch.equal(whole[kind].setdefault(sample, value), value), (
+                    f"{kind} of sample {sample} differs between ranks"
+                )
         for (name, offset), (shape, piece) in rank["grads"].items():
             full = whole["grads"].setdefault(name, torch.full(shape, torch.nan))
             window = full[tuple(slice(o, o + s) for o, s in zip(offset, piece.shape, strict=True))]
@@ -75,7 +80,9 @@ def _assert_equal(one: dict, many: dict, case: str) -> None:
     for name, value in one["metrics"].items():
         if name == "work" and case in ROW_CASES:
             continue  # Less of it, which is the point.
-        torch.testing.assert_close(many["metrics"][name], value, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            many["metrics"][name], value, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
     assert many["logps"].keys() == one["logps"].keys() == set(range(8))
     for sample, value in one["logps"].items():
         torch.testing.assert_close(many["logps"][sample], value, rtol=1e-6, atol=1e-5)
@@ -86,7 +93,9 @@ def _assert_equal(one: dict, many: dict, case: str) -> None:
     for name, gradient in one["grads"].items():
         # Cancellation within a matrix leaves small entries with the rounding of the large ones: judge by the largest.
         scale = max(1.0, float(gradient.abs().max()))
-        torch.testing.assert_close(many["grads"][name], gradient, rtol=0, atol=1e-5 * scale, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            many["grads"][name], gradient, rtol=0, atol=1e-5 * scale, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize("model", ["tied", "untied"])

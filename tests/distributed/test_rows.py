@@ -10,11 +10,28 @@ from launch import torchrun
 from megatron_lpc.training.metrics_file import read_metrics
 
 pytestmark = pytest.mark.distributed
-PACKED = ("--share-prompt", "--pack-to", "192", "--micro-batch-size", "4")  # 4 is its default: nothing else is honoured with --pack-to.
+PACKED = (
+    "--share-prompt",
+    "--pack-to",
+    "192",
+    "--micro-batch-size",
+    "4",
+)  # 4 is its default: nothing else is honoured with --pack-to.
 
 
 def _lines(tiny_run, save: Path, processes: int, *flags: str) -> list[dict]:
-    command = ("-m", "megatron_lpc.train", "--config", tiny_run.config, "--save", str(save), "--train-iters", "6", "--eval-interval", "3")
+    command = (
+        "-m",
+        "megatron_lpc.train",
+        "--config",
+        tiny_run.config,
+        "--save",
+        str(save),
+        "--train-iters",
+        "6",
+        "--eval-interval",
+        "3",
+    )
     torchrun(processes, *command, *flags)
     return read_metrics(save / "metrics.jsonl")
 
@@ -48,7 +65,9 @@ def test_data_parallel_packed_shared_run_with_a_cache_of_separate_rows(tiny_run,
 def test_a_cache_written_from_packed_rows_and_a_pipeline(tiny_run, separate, tmp_path: Path) -> None:
     cache = ("--reference", "precomputed", "--reference-cache", str(tmp_path / "cache"))
     torchrun(2, "-m", "megatron_lpc.precompute_reference", "--config", tiny_run.config, *cache, *PACKED)
-    _assert_equal(separate, _lines(tiny_run, tmp_path / "run", 2, "--pipeline-model-parallel-size", "2", "--share-prompt", *cache))
+    _assert_equal(
+        separate, _lines(tiny_run, tmp_path / "run", 2, "--pipeline-model-parallel-size", "2", "--share-prompt", *cache)
+    )
 
 
 def test_a_pair_that_does_not_fit_is_refused(tiny_run, tmp_path: Path) -> None:
@@ -67,12 +86,25 @@ def test_a_streamed_run_resumes_exactly(tiny_run, tmp_path: Path) -> None:
     resumed = _lines(tiny_run, tmp_path / "resumed", 2, *flags, "--load", str(half))
     clock = ("tokens_per_sec", "mfu", "step_seconds")
     expected, found = (
-        [{k: v for k, v in line.items() if k not in clock} for line in lines if line["iteration"] > 2] for lines in (straight, resumed)
+        [{k: v for k, v in line.items() if k not in clock} for line in lines if line["iteration"] > 2]
+        for lines in (straight, resumed)
     )
     assert found == expected
-    command = ("-m", "megatron_lpc.train", "--config", tiny_run.config, *flags, "--train-iters", "6", "--load", str(half))
+    command = (
+        "-m",
+        "megatron_lpc.train",
+        "--config",
+        tiny_run.config,
+        *flags,
+        "--train-iters",
+        "6",
+        "--load",
+        str(half),
+    )
     done = torchrun(1, *command, check=False)
-    assert "the checkpoint is of 2 data parallel ranks, each with its share of the data, and this run has 1" in done.stderr
+    assert (
+        "the checkpoint is of 2 data parallel ranks, each with its share of the data, and this run has 1" in done.stderr
+    )
 
 
 def test_a_run_that_did_not_stream_is_not_resumed_as_one_that_does(tiny_run, separate, separate_run: Path) -> None:

@@ -23,7 +23,9 @@ def test_pipeline_across_two_agents(tiny_run, tmp_path: Path) -> None:
     for rank in range(2):
         rendezvous = ("--nnodes=2", f"--node-rank={rank}", "--master-addr=127.0.0.1", f"--master-port={port}")
         command = torchrun_command(1, "-m", "megatron_lpc.train", *flags, str(tmp_path / "two"), rendezvous=rendezvous)
-        agents.append(subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        agents.append(
+            subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        )
     for agent in agents:
         output = agent.communicate(timeout=300)[0]
         assert agent.returncode == 0, output
@@ -34,7 +36,8 @@ def test_pipeline_across_two_agents(tiny_run, tmp_path: Path) -> None:
 
 def _losses(save: Path) -> list[tuple[Any, ...]]:
     return [
-        (line["iteration"], line.get("evaluation"), line["loss"], line.get("grad_norm")) for line in read_metrics(save / "metrics.jsonl")
+        (line["iteration"], line.get("evaluation"), line["loss"], line.get("grad_norm"))
+        for line in read_metrics(save / "metrics.jsonl")
     ]
 
 

@@ -40,7 +40,14 @@ def config_of(case: str) -> Config:
         data=layout_config("single", "dpo-none-tied").data,
         parallel=layout_config("single", "dpo-none-tied").parallel,
         training=TrainingConfig(
-            micro_batch_size=2, global_batch_size=8, lr=1e-3, min_lr=1e-4, weight_decay=0.1, clip_grad=1.0, lr_warmup_fraction=0.2, seed=3
+            micro_batch_size=2,
+            global_batch_size=8,
+            lr=1e-3,
+            min_lr=1e-4,
+            weight_decay=0.1,
+            clip_grad=1.0,
+            lr_warmup_fraction=0.2,
+            seed=3,
         ),
     )
 

@@ -51,7 +51,11 @@ def _binary_op(self, left, right, operation):
     if left.get_element_ty() != tl.bfloat16 or right.get_element_ty() != tl.bfloat16:
         return _binary(self, left, right, operation)
     result = operation(_widened(left), _widened(right))
-    return interpreter.TensorHandle(result, tl.int1) if result.dtype == bool else interpreter.TensorHandle(_rounded(result), tl.bfloat16)
+    return (
+        interpreter.TensorHandle(result, tl.int1)
+        if result.dtype == bool
+        else interpreter.TensorHandle(_rounded(result), tl.bfloat16)
+    )
 
 
 def _patch_lang_tensor(tensor, scope):

@@ -12,7 +12,9 @@ from torch.distributed import ProcessGroup
 from torch.nn.functional import logsigmoid
 
 
-def draw(rows: int, words: int, width: int, pairs: int, latents: int | None, seed: int, dtype: torch.dtype) -> dict[str, Tensor]:
+def draw(
+    rows: int, words: int, width: int, pairs: int, latents: int | None, seed: int, dtype: torch.dtype
+) -> dict[str, Tensor]:
     """hidden, weight, z ([P, H], or [L, P, H] with `latents`), targets and ascending segments of 2 `pairs` responses, some empty."""
     generator = torch.Generator().manual_seed(seed)
     shape = (pairs, width) if latents is None else (latents, pairs, width)

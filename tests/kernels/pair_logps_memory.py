@@ -44,7 +44,9 @@ def _run(schedule: str, hidden: torch.Tensor, weight: torch.Tensor) -> None:
         _loss(sums.view(1, 2, PAIRS), targets).sum().backward()
         return
     weight.requires_grad_(schedule != "frozen")
-    pair_logps(hidden, weight, targets, segments, 2 * PAIRS, z=z, pair_loss=_loss, schedule=schedule, chunk_size=CHUNK).loss.backward()
+    pair_logps(
+        hidden, weight, targets, segments, 2 * PAIRS, z=z, pair_loss=_loss, schedule=schedule, chunk_size=CHUNK
+    ).loss.backward()
 
 
 def _loss(logps: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:

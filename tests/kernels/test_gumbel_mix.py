@@ -65,7 +65,9 @@ def test_agrees_with_the_definition(batch, codes, width, tau, prior_mix, shift, 
         got = getattr(mix, name)
         assert got.dtype == torch.float32
         # Shifted logits carry fewer digits after the point, and a small tau magnifies that.
-        torch.testing.assert_close(got, value.float(), rtol=1e-5, atol=2e-4 if shift else 1e-5, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            got, value.float(), rtol=1e-5, atol=2e-4 if shift else 1e-5, msg=lambda m, name=name: f"{name}: {m}"
+        )
         slope = torch.linspace(-1, 1, value.numel(), dtype=torch.float64).view(value.shape)
         loss, expected_loss = loss + (slope.float() * got).sum(), expected_loss + (slope * value).sum()
     gradients = torch.autograd.grad(loss, inputs)

@@ -10,7 +10,9 @@ from .pair_logps_cases import draw, reference
 
 def call(inputs, **options):
     options = {"z": inputs["z"], "schedule": "recompute", **options}
-    result = pair_logps(inputs["hidden"], inputs["weight"], inputs["targets"], inputs["segments"], 2 * inputs["z"].size(-2), **options)
+    result = pair_logps(
+        inputs["hidden"], inputs["weight"], inputs["targets"], inputs["segments"], 2 * inputs["z"].size(-2), **options
+    )
     return result.logps, result.token_logps
 
 
@@ -18,7 +20,13 @@ def gradients(outputs, inputs, names=("hidden", "weight", "z")):
     """Of a loss in which every sum and every row has a coefficient of its own."""
     loss = 0
     for output in outputs:
-        loss = loss + (torch.linspace(-1, 1.5, output.numel(), dtype=torch.float64).view(output.shape).to(output.dtype) * output).sum()
+        loss = (
+            loss
+            + (
+                torch.linspace(-1, 1.5, output.numel(), dtype=torch.float64).view(output.shape).to(output.dtype)
+                * output
+            ).sum()
+        )
     return torch.autograd.grad(loss, [inputs[name] for name in names])
 
 
@@ -45,7 +53,9 @@ def assert_close(got, expected, tolerance=1e-5):
     temperature=st.sampled_from([1.0, 0.7]),
     seed=st.integers(0, 2**16),
 )
-def test_agrees_with_the_definition(rows, words, padding, width, pairs, latents, with_z, chunk_size, softcap, temperature, seed):
+def test_agrees_with_the_definition(
+    rows, words, padding, width, pairs, latents, with_z, chunk_size, softcap, temperature, seed
+):
     inputs = draw(rows, words + padding, width, pairs, latents, seed, torch.float32)
     inputs["targets"] %= words
     options = {"chunk_size": chunk_size, "temperature": temperature}
@@ -209,7 +219,10 @@ def test_empty_responses_sum_to_zero():
 
 def test_strided_inputs_equal_contiguous_ones():
     inputs = draw(12, 11, 4, 2, None, 0, torch.float32)
-    strided = {name: torch.stack((x.detach(), x.detach()), -1)[..., 0].requires_grad_(x.is_floating_point()) for name, x in inputs.items()}
+    strided = {
+        name: torch.stack((x.detach(), x.detach()), -1)[..., 0].requires_grad_(x.is_floating_point())
+        for name, x in inputs.items()
+    }
     assert not any(x.is_contiguous() for x in strided.values())
     a, b = call(inputs, chunk_size=5), call(strided, chunk_size=5)
     for x, y in zip((*a, *gradients(a, inputs)), (*b, *gradients(b, strided)), strict=True):

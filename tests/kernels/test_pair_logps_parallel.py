@@ -37,7 +37,9 @@ def test_equals_one_process(ranks, name):
         assert together[key].dtype == expected.dtype
         assert together[key].isfinite().all()
         scale = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0
-        torch.testing.assert_close(together[key], expected, rtol=tolerance, atol=tolerance * scale, msg=lambda m, key=key: f"{key}: {m}")
+        torch.testing.assert_close(
+            together[key], expected, rtol=tolerance, atol=tolerance * scale, msg=lambda m, key=key: f"{key}: {m}"
+        )
 
 
 def _numbers(calls, kind):
@@ -53,7 +55,9 @@ def test_collectives_are_those_of_the_docstring(ranks, name):
         assert all(call.endswith("!") for call in calls), "a collective is waited for on the spot"
         assert _numbers(calls, "gather") == (4 if case.entropy else 3) * latents * case.rows
         added_to_hidden = case.schedule == "pairwise" and latents == 1
-        assert _numbers(calls, "reduce") == (latents * hidden if case.schedule == "frozen" else hidden + z * (not added_to_hidden))
+        assert _numbers(calls, "reduce") == (
+            latents * hidden if case.schedule == "frozen" else hidden + z * (not added_to_hidden)
+        )
 
 
 @pytest.mark.parametrize("schedule", ["pairwise", "frozen"])

@@ -182,7 +182,11 @@ def test_frozen_serves_a_loss_known_afterwards(schedule, with_loss):
 
     def by(schedule):
         result = pair_logps(
-            *(inputs[name] for name in ("hidden", "weight", "targets", "segments")), 6, z=inputs["z"], schedule=schedule, chunk_size=8
+            *(inputs[name] for name in ("hidden", "weight", "targets", "segments")),
+            6,
+            z=inputs["z"],
+            schedule=schedule,
+            chunk_size=8,
         )
         assert result.loss is None
         return gradients((slope * result.token_logps).sum() + result.logps.square().sum(), inputs)
@@ -244,7 +248,10 @@ def test_a_buffer_cannot_be_scaled():
 def test_pairwise_goes_backward_once():
     inputs = draw(10, 21, 8, 2, None, 6, torch.float32)
     result = pair_logps(
-        *(inputs[name] for name in ("hidden", "weight", "targets", "segments")), 4, pair_loss=preference, schedule="pairwise"
+        *(inputs[name] for name in ("hidden", "weight", "targets", "segments")),
+        4,
+        pair_loss=preference,
+        schedule="pairwise",
     )
     result.loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="gone after one backward"):
@@ -277,7 +284,9 @@ def test_a_second_derivative_is_refused(schedule):
 
 
 @pytest.mark.parametrize("latents", [None, 2])
-@pytest.mark.parametrize("options", [{}, {"schedule": "recompute", "pair_loss": preference}, {"schedule": "frozen"}, {"weight_grad": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"schedule": "recompute", "pair_loss": preference}, {"schedule": "frozen"}, {"weight_grad": True}]
+)
 def test_compiled_graph_has_no_break(options, latents):
     inputs = draw(20, 21, 8, 2, latents, 6, torch.float32)
     buffers = [torch.zeros(21, 8), torch.zeros(21, 8)]
@@ -286,11 +295,15 @@ def test_compiled_graph_has_no_break(options, latents):
         taken = {**options, "weight_grad": buffer} if "weight_grad" in options else options
         frozen = weight.detach() if options.get("schedule") == "frozen" else weight.sin()
         rest = (inputs["targets"], inputs["segments"], 4)
-        result = pair_logps(hidden.sin(), frozen, *rest, z=z if z is None else z.cos(), chunk_size=9, with_entropy=True, **taken)
+        result = pair_logps(
+            hidden.sin(), frozen, *rest, z=z if z is None else z.cos(), chunk_size=9, with_entropy=True, **taken
+        )
         return (result.logps.square().sum() if result.loss is None else result.loss.square()) + result.entropy.sum()
 
     arguments = [inputs["hidden"], inputs["weight"], inputs["z"]]
-    asked = [x for x in arguments if x is not None and (x is not inputs["weight"] or options.get("schedule") != "frozen")]
+    asked = [
+        x for x in arguments if x is not None and (x is not inputs["weight"] or options.get("schedule") != "frozen")
+    ]
     values = [function(*arguments, buffer) for function, buffer in zip((loss, compiled(loss)), buffers, strict=True)]
     assert_close(values[1], values[0], 1e-6)
     for eager, got in zip(*(torch.autograd.grad(value, asked) for value in values), strict=True):
@@ -310,7 +323,10 @@ def test_one_graph_serves_any_number_of_rows():
     graphs = CompileCounterWithBackend("aot_eager")
     whole = torch.compile(loss, fullgraph=True, backend=graphs)
     for rows in (20, 26, 31, 40):
-        arguments = [draw(rows, 21, 8, 2, None, rows, torch.float32)[name] for name in ("hidden", "weight", "targets", "segments")]
+        arguments = [
+            draw(rows, 21, 8, 2, None, rows, torch.float32)[name]
+            for name in ("hidden", "weight", "targets", "segments")
+        ]
         assert_close(whole(*arguments), loss(*arguments), 1e-6)
     assert graphs.frame_count == 2  # The first one takes 20 for a constant.
 
@@ -342,7 +358,10 @@ def test_log_sum_exp_and_entropy():
             {"pair_loss": lambda logps, pairs: preference(logps, pairs).sum(), "schedule": "pairwise"},
             r"a loss for each of 2 pairs, got \[\]",
         ),
-        ({"pair_loss": lambda logps, pairs: preference(logps, pairs).sum(), "schedule": "recompute"}, r"for each of 2 pairs, got \[\]"),
+        (
+            {"pair_loss": lambda logps, pairs: preference(logps, pairs).sum(), "schedule": "recompute"},
+            r"for each of 2 pairs, got \[\]",
+        ),
     ],
 )
 def test_errors(options, message):

@@ -79,7 +79,9 @@ def test_noise_is_finite_at_both_ends():
 
 
 def test_logarithm():
-    x = torch.cat((torch.logspace(-300, 300, 5001, dtype=torch.float64), 1 - torch.logspace(-16, -0.01, 500, dtype=torch.float64)))
+    x = torch.cat(
+        (torch.logspace(-300, 300, 5001, dtype=torch.float64), 1 - torch.logspace(-16, -0.01, 500, dtype=torch.float64))
+    )
     assert torch.allclose(_log(x), torch.log(x), rtol=1e-12, atol=0)
     assert _log(torch.ones(1, dtype=torch.float64)) == 0
 

@@ -30,4 +30,7 @@ def test_forward(schedule, entropy):
 @pytest.mark.parametrize("buffered", [False, True])
 def test_backward(wanted, buffered):
     _, stats, _ = token_logps_op(*arguments("none"), False, "recompute")
-    opcheck(token_logps_backward_op, (*arguments("none", torch.zeros(21, 8) if buffered else None), stats, torch.randn(2, 20), wanted))
+    opcheck(
+        token_logps_backward_op,
+        (*arguments("none", torch.zeros(21, 8) if buffered else None), stats, torch.randn(2, 20), wanted),
+    )

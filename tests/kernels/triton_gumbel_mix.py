@@ -98,7 +98,9 @@ def check_gradients(shape, options, chosen):
         loss, exact_loss = loss + (slope.float() * got).sum(), exact_loss + (slope * value).sum()
     gradients = torch.autograd.grad(loss, inputs)
     for got, value in zip(gradients, torch.autograd.grad(exact_loss, exact, materialize_grads=True), strict=True):
-        torch.testing.assert_close(got.double(), value, rtol=1e-5, atol=1e-5 * max(1.0, value.abs().max().item() if value.numel() else 0))
+        torch.testing.assert_close(
+            got.double(), value, rtol=1e-5, atol=1e-5 * max(1.0, value.abs().max().item() if value.numel() else 0)
+        )
 
 
 def test_gradcheck():
@@ -160,10 +162,15 @@ def test_strides_do_not_matter():
     *inputs, ids = draw()
     strided = [torch.stack((x.detach(), x.detach()), -1)[..., 0].requires_grad_() for x in inputs]
     upstream = torch.randn(5, 3, generator=torch.Generator().manual_seed(1)).to(DEVICE).t()
-    mix, expected = gumbel_mix(*strided, torch.stack((ids, ids), 1)[:, 0], **OPTIONS), gumbel_mix(*inputs, ids, **OPTIONS)
+    mix, expected = (
+        gumbel_mix(*strided, torch.stack((ids, ids), 1)[:, 0], **OPTIONS),
+        gumbel_mix(*inputs, ids, **OPTIONS),
+    )
     assert torch.equal(mix.z, expected.z)
     for got, value in zip(
-        torch.autograd.grad(mix.z, strided, upstream), torch.autograd.grad(expected.z, inputs, upstream.contiguous()), strict=True
+        torch.autograd.grad(mix.z, strided, upstream),
+        torch.autograd.grad(expected.z, inputs, upstream.contiguous()),
+        strict=True,
     ):
         assert torch.equal(got, value)
 
@@ -198,5 +205,7 @@ def test_compiled_graph_has_no_break():
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(*inputs), loss(*inputs))
-    for got, value in zip(torch.autograd.grad(compiled(*inputs), inputs), torch.autograd.grad(loss(*inputs), inputs), strict=True):
+    for got, value in zip(
+        torch.autograd.grad(compiled(*inputs), inputs), torch.autograd.grad(loss(*inputs), inputs), strict=True
+    ):
         torch.testing.assert_close(got, value)

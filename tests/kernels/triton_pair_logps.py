@@ -45,7 +45,9 @@ def expect(inputs, pairs, dtype=torch.float64, **options):
         name: x if x is None or not x.is_floating_point() else x.detach().to(dtype).requires_grad_(x.requires_grad)
         for name, x in inputs.items()
     }
-    sums, rows = reference(exact["hidden"], exact["weight"], exact["targets"], exact["segments"], 2 * pairs, exact["z"], **options)
+    sums, rows = reference(
+        exact["hidden"], exact["weight"], exact["targets"], exact["segments"], 2 * pairs, exact["z"], **options
+    )
     loss = loss_of(sums.view(-1, 2, pairs), torch.arange(pairs, device=DEVICE)).sum()
     return sums, rows, torch.autograd.grad(loss, [x for x in exact.values() if x is not None and x.requires_grad])
 
@@ -70,7 +72,9 @@ def assert_close(got, expected, tolerance=1e-5):
     temperature=st.sampled_from([1.0, 0.7]),
     seed=st.integers(0, 2**16),
 )
-def test_agrees_with_plain_autograd(schedule, rows, words, padding, width, pairs, latents, with_z, chunk_size, softcap, temperature, seed):
+def test_agrees_with_plain_autograd(
+    schedule, rows, words, padding, width, pairs, latents, with_z, chunk_size, softcap, temperature, seed
+):
     inputs = draw(rows, words + padding, width, pairs, latents, seed, torch.float32)
     inputs["targets"] %= words
     inputs["weight"].requires_grad_(schedule != "frozen")
@@ -102,7 +106,9 @@ def test_other_dtypes(schedule, dtype):
     result, got = run(inputs, 2, schedule=schedule, chunk_size=20)
     with torch.no_grad():
         fused, _ = run(inputs, 2)
-    for ours, theirs, truth in zip((result.logps, fused.logps, *got), (sums, sums, *plain), (exact_sums, exact_sums, *exact), strict=True):
+    for ours, theirs, truth in zip(
+        (result.logps, fused.logps, *got), (sums, sums, *plain), (exact_sums, exact_sums, *exact), strict=True
+    ):
         assert (ours.double() - truth).norm() <= (theirs.double() - truth).norm() + 1e-12 * truth.norm()
 
 
@@ -126,14 +132,20 @@ def test_a_shard_of_the_words():
     inputs = draw(9, 40, 6, 2, 2, 1, torch.float32)
     targets = torch.tensor([5, 11, 4, 12, 0, 39, 7, -1, 5], device=DEVICE)
     runs, head = by_response(inputs["segments"], 4, 2), Head(5, 7, None, None, 0.5)
-    hidden, words, bias = inputs["hidden"].detach()[2:], inputs["weight"].detach()[5:12], torch.randn(2, 2, 7, device=DEVICE)
+    hidden, words, bias = (
+        inputs["hidden"].detach()[2:],
+        inputs["weight"].detach()[5:12],
+        torch.randn(2, 2, 7, device=DEVICE),
+    )
     rest = (bias, targets[2:], runs, slice(2, 9), head, True)
     logits = hidden @ words.t() + bias[:, inputs["segments"][2:] % 2]
     peak, weights = 2 * logits.amax(-1), torch.exp(2 * (logits - logits.amax(-1, keepdim=True)))
     column = targets[2:] - 5
     mine = (column >= 0) & (column < 7)
     found = 2 * logits[:, torch.arange(7, device=DEVICE), column.clamp(0, 6)]
-    expected = torch.stack((peak, weights.sum(-1), found.where(mine, -torch.inf), torch.xlogy(weights, weights).sum(-1)))
+    expected = torch.stack(
+        (peak, weights.sum(-1), found.where(mine, -torch.inf), torch.xlogy(weights, weights).sum(-1))
+    )
     assert row_work.fuses(hidden, head)
     for stats in (row_work.fused_stats(hidden, words, *rest), row_work.row_stats(hidden @ words.t(), *rest)):
         torch.testing.assert_close(stats, expected, rtol=1e-5, atol=1e-5)
@@ -141,7 +153,10 @@ def test_a_shard_of_the_words():
 
 def test_strides_do_not_matter():
     inputs = draw(12, 30, 5, 2, None, 0, torch.float32)
-    strided = {name: torch.stack((x.detach(), x.detach()), -1)[..., 0].requires_grad_(x.is_floating_point()) for name, x in inputs.items()}
+    strided = {
+        name: torch.stack((x.detach(), x.detach()), -1)[..., 0].requires_grad_(x.is_floating_point())
+        for name, x in inputs.items()
+    }
     for x, y in zip(run(inputs, 2)[1], run(strided, 2)[1], strict=True):
         assert_close(x, y, 1e-6)
     with torch.no_grad():
@@ -165,7 +180,9 @@ def test_offsets_beyond_two_to_the_31():
     square = Head(0, rows, None, None, 1.0)
     fused = launches.fused_stats(near, words, None, targets, runs, every, square, False)
     assert torch.equal(launches.fused_stats(far, words, None, targets, runs, every, square, False), fused)
-    assert torch.equal(launches.fused_stats(words, far, None, targets, runs, every, square, False)[0].max(), fused[0].max())
+    assert torch.equal(
+        launches.fused_stats(words, far, None, targets, runs, every, square, False)[0].max(), fused[0].max()
+    )
     scale = torch.ones((1, rows), device=DEVICE)
     for base in (far, near):
         launches.logits_gradient_(base, None, targets, stats, scale, runs, every, head, None)

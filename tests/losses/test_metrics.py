@@ -24,7 +24,9 @@ def random_pairs(pairs: int, codes: int = 4) -> tuple[Tensor, PreferenceLoss, Te
 def part(metrics_input: tuple[Tensor, PreferenceLoss, Tensor, Tensor, Tensor], pairs: slice) -> dict[str, Tensor]:
     loss, judged, logps, posterior, prior = metrics_input
     some = PreferenceLoss(
-        loss=judged.loss[pairs], rewards_chosen=judged.rewards_chosen[pairs], rewards_rejected=judged.rewards_rejected[pairs]
+        loss=judged.loss[pairs],
+        rewards_chosen=judged.rewards_chosen[pairs],
+        rewards_rejected=judged.rewards_rejected[pairs],
     )
     return pair_metrics(loss[pairs], some, logps.view(2, -1)[:, pairs].reshape(-1), posterior[pairs], prior[pairs])
 
@@ -42,7 +44,10 @@ def test_means() -> None:
     everything = random_pairs(6)
     loss, judged, logps, posterior, prior = everything
     done = finish_metrics(part(everything, slice(None)))
-    q, p = torch.distributions.Categorical(logits=posterior.double()), torch.distributions.Categorical(logits=prior.double())
+    q, p = (
+        torch.distributions.Categorical(logits=posterior.double()),
+        torch.distributions.Categorical(logits=prior.double()),
+    )
     usage = torch.distributions.Categorical(probs=q.probs.mean(0))
     expected = {
         "loss": loss.mean(),

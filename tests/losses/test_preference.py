@@ -120,10 +120,17 @@ def trl_cpo(chosen: Tensor, rejected: Tensor, loss_type: str, **options: float) 
     ],
     ids=str,
 )
-def test_equals_trl_dpo_trainer(config: LossConfig, loss_types: list[str], loss_weights: list[float], logps: tuple[Tensor, Tensor]) -> None:
+def test_equals_trl_dpo_trainer(
+    config: LossConfig, loss_types: list[str], loss_weights: list[float], logps: tuple[Tensor, Tensor]
+) -> None:
     policy, reference = logps
     ours = preference_loss(config, policy, reference, LENGTHS)
-    settings = {"loss_types": loss_types, "loss_weights": loss_weights, "beta": config.beta, "label_smoothing": config.label_smoothing}
+    settings = {
+        "loss_types": loss_types,
+        "loss_weights": loss_weights,
+        "beta": config.beta,
+        "label_smoothing": config.label_smoothing,
+    }
     theirs = trl_dpo_each(policy, reference, LENGTHS, **settings)
     torch.testing.assert_close(ours.loss, torch.tensor(theirs, dtype=torch.float64))
 
@@ -201,7 +208,9 @@ ALL = [
 @pytest.mark.parametrize("config", ALL, ids=str)
 def test_gradient(config: LossConfig, logps: tuple[Tensor, Tensor]) -> None:
     policy, reference = logps
-    assert torch.autograd.gradcheck(lambda p: preference_loss(config, p, reference, LENGTHS).loss, policy.clone().requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda p: preference_loss(config, p, reference, LENGTHS).loss, policy.clone().requires_grad_()
+    )
 
 
 @pytest.mark.parametrize("config", ALL, ids=str)
@@ -237,7 +246,12 @@ def test_half_precision_is_raised_and_rewards_carry_no_gradient() -> None:
 
 
 def test_which_objectives_have_a_reference() -> None:
-    assert [uses_reference(LossConfig(loss_type=name)) for name in ("dpo", "ipo", "simpo", "sft")] == [True, True, False, False]
+    assert [uses_reference(LossConfig(loss_type=name)) for name in ("dpo", "ipo", "simpo", "sft")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -247,7 +261,12 @@ def test_which_objectives_have_a_reference() -> None:
         (torch.zeros(2, 2), torch.zeros(2, 2), torch.ones(2, 2), r"policy_logps must be \[2B\].*\[2, 2\]"),
         (torch.zeros(4), torch.zeros(2), torch.ones(4), r"reference_logps is \[2\], but policy_logps is \[4\]"),
         (torch.zeros(4), torch.zeros(4), torch.ones(2), r"response_length is \[2\], but policy_logps is \[4\]"),
-        (torch.zeros(4), None, torch.ones(4), r"--loss-type dpo compares with a reference, but reference_logps is None"),
+        (
+            torch.zeros(4),
+            None,
+            torch.ones(4),
+            r"--loss-type dpo compares with a reference, but reference_logps is None",
+        ),
     ],
 )
 def test_errors(policy: Tensor, reference: Tensor | None, length: Tensor, message: str) -> None:

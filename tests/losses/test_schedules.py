@@ -27,7 +27,9 @@ def test_prior_mix_meets_both_ends_exactly(initial: float, final: float) -> None
 @pytest.mark.parametrize(("kind", "middle"), [("constant", 2.0), ("linear", 1.25), ("exponential", 1.0)])
 def test_tau(kind: Literal["constant", "linear", "exponential"], middle: float) -> None:
     final = None if kind == "constant" else 0.5
-    schedule = LatentSchedule(LatentConfig(gumbel_tau=2.0, gumbel_tau_final=final, gumbel_tau_schedule=kind), train_iters=5)
+    schedule = LatentSchedule(
+        LatentConfig(gumbel_tau=2.0, gumbel_tau_final=final, gumbel_tau_schedule=kind), train_iters=5
+    )
     assert schedule.at(0).tau == 2.0
     assert schedule.at(2).tau == pytest.approx(middle)
     assert schedule.at(4).tau == pytest.approx(2.0 if final is None else final)

@@ -21,7 +21,7 @@ ROWS = [{"share_prompt": True}, {"pack_to": 80}, {"share_prompt": True, "pack_to
 
 def layout_of(sizes, rows):
     pairs = [EncodedPair([1] * x, [2] * w, [3] * y) for x, w, y in sizes]
-    return collate(pairs, range(len(pairs)), range(len(pairs)), pad_id=0, **rows).layout
+    return collate(pairs, range(len(pairs)), range(len(pairs)), pad_id=0, **rows).packing_layout.stacked
 
 
 def attention(window=None, heads=4, groups=2, width=8):

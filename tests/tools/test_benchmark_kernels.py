@@ -14,7 +14,17 @@ pytestmark = pytest.mark.slow
 
 def run(*arguments):
     return subprocess.run(
-        [sys.executable, str(TOOLS / "benchmark_kernels.py"), *arguments, "--device", "cpu", "--dtype", "fp32", "--rounds", "2"],
+        [
+            sys.executable,
+            str(TOOLS / "benchmark_kernels.py"),
+            *arguments,
+            "--device",
+            "cpu",
+            "--dtype",
+            "fp32",
+            "--rounds",
+            "2",
+        ],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -132,7 +142,11 @@ def test_numbers_below_one(parts, capsys):
 
 def test_the_clock_of_our_threads_does_not_count_waiting(parts):
     measure, _, _ = parts
-    assert measure.seconds(lambda: time.sleep(0.2), "cpu", "cpu") < 0.1 < measure.seconds(lambda: time.sleep(0.2), "cpu", "wall")
+    assert (
+        measure.seconds(lambda: time.sleep(0.2), "cpu", "cpu")
+        < 0.1
+        < measure.seconds(lambda: time.sleep(0.2), "cpu", "wall")
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")

@@ -25,7 +25,18 @@ def benchmark_train(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_this_project_and_trl_side_by_side(tiny_run, tmp_path: Path) -> None:
-    flags = ["--data", tiny_run.train_data, "--output", str(tmp_path), "--vocab-size", "320", "--steps", "1", "--rounds", "1"]
+    flags = [
+        "--data",
+        tiny_run.train_data,
+        "--output",
+        str(tmp_path),
+        "--vocab-size",
+        "320",
+        "--steps",
+        "1",
+        "--rounds",
+        "1",
+    ]
     flags += ["--global-batch-size", "4", "--micro-batch-size", "2", "--pack-to", "512", "--max-length", "128"]
     flags += ["--num-layers", "2"]
     providers = ("trl", "trl-padding-free", "shared-packed", "shared-packed-lpc")
@@ -37,7 +48,9 @@ def test_this_project_and_trl_side_by_side(tiny_run, tmp_path: Path) -> None:
     assert list(seconds) == ["trl", "shared-packed", "shared-packed-lpc"]
     assert all(rounds[0]["peak_gb"] > 0 for provider, rounds in results.items() if provider in seconds)
     text = (tmp_path / "table.md").read_text()
-    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    head, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
+    ]
     trl, padding_free, plain, lpc = [dict(zip(head, row, strict=True)) for row in rows]
     assert "padding_free" in padding_free["note"]
     assert trl["speed / TRL"] == trl["memory / TRL"] == "1.00"

@@ -17,7 +17,10 @@ def write(path: Path, *lines: dict) -> Path:
 
 
 def test_newest_evaluation_of_each_name(tmp_path: Path) -> None:
-    old, new = ({"iteration": step, "evaluation": "test/prior", "rewards/accuracies": step / 10, "lpc/kl": 0.5} for step in (4, 8))
+    old, new = (
+        {"iteration": step, "evaluation": "test/prior", "rewards/accuracies": step / 10, "lpc/kl": 0.5}
+        for step in (4, 8)
+    )
     file = write(tmp_path / "metrics.jsonl", old, {"iteration": 6, "loss": 1.0}, new)
     (row,) = TOOL["last_evaluations"]({"lpc": file})
     assert row == ["lpc", "test/prior", "8", "80.0%", "", "", "0.500", "", ""]
@@ -27,10 +30,17 @@ def test_command_line_writes_markdown(tmp_path: Path, capsys: pytest.CaptureFixt
     write(tmp_path / "metrics.jsonl", {"iteration": 1, "evaluation": "test/none", "rewards/accuracies": 0.5})
     TOOL["main"]([f"plain={tmp_path}", "--output", str(tmp_path / "table.md")])
     assert "50.0%" in capsys.readouterr().out
-    assert (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()[2].startswith("| plain | test/none | 1 | 50.0% |")
+    assert (
+        (tmp_path / "table.md")
+        .read_text(encoding="utf-8")
+        .splitlines()[2]
+        .startswith("| plain | test/none | 1 | 50.0% |")
+    )
 
 
-@pytest.mark.parametrize(("lines", "message"), [(None, "No such file"), ([{"iteration": 1, "loss": 2.0}], "holds no evaluation")])
+@pytest.mark.parametrize(
+    ("lines", "message"), [(None, "No such file"), ([{"iteration": 1, "loss": 2.0}], "holds no evaluation")]
+)
 def test_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: list[dict] | None, message: str) -> None:
     if lines is not None:
         write(tmp_path / "metrics.jsonl", *lines)

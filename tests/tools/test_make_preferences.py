@@ -61,7 +61,9 @@ def test_a_factor_is_in_the_words_and_the_label_follows_it(tool: ModuleType) -> 
 
     def poles(text: str) -> set[str]:
         found = {pole for pole, some in words.items() if set(some) & set(text.split())}
-        return found | {"long" if len(text.split()) == 16 else "short"} | ({"clean"} if "garbled" not in found else set())
+        return (
+            found | {"long" if len(text.split()) == 16 else "short"} | ({"clean"} if "garbled" not in found else set())
+        )
 
     for pair in tool.make_pairs(tool.Recipe(**small()))["train"]:
         chosen, rejected = poles(pair.chosen), poles(pair.rejected)
@@ -129,7 +131,9 @@ def test_eight_annotators_have_eight_tastes_in_opposite_couples(tool: ModuleType
         (7, {"quality": "clean"}, True),
     ],
 )
-def test_divided_tastes_go_by_majority_then_by_the_first(annotator: int, first: dict[str, str], preferred: bool, tool: ModuleType) -> None:
+def test_divided_tastes_go_by_majority_then_by_the_first(
+    annotator: int, first: dict[str, str], preferred: bool, tool: ModuleType
+) -> None:
     assert tool.prefers_first(annotator, first) == preferred
 
 
@@ -142,7 +146,9 @@ def test_opposite_annotators_never_agree_on_taste_with_eight_of_them(tool: Modul
             assert (chosen[one] == chosen[other]) == (judged[0].factor == "quality")
 
 
-def test_files_are_the_same_each_time_and_differ_by_seed(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_are_the_same_each_time_and_differ_by_seed(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = ["--num-pairs", "240", "--num-eval-pairs", "48"]
     for folder, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         tool.main(["--output", str(tmp_path / folder), "--seed", seed, *flags])
@@ -153,7 +159,16 @@ def test_files_are_the_same_each_time_and_differ_by_seed(tool: ModuleType, tmp_p
     assert not any(one == other for one, other in zip(a, c, strict=True))
 
     rows = {name: [json.loads(line) for line in (tmp_path / "a" / name).read_text().splitlines()] for name in names}
-    assert list(rows["train.jsonl"][0]) == ["prompt", "chosen", "rejected", "annotator", "factor", "pole", "marked", "flipped"]
+    assert list(rows["train.jsonl"][0]) == [
+        "prompt",
+        "chosen",
+        "rejected",
+        "annotator",
+        "factor",
+        "pole",
+        "marked",
+        "flipped",
+    ]
     assert all(row["factor"] == "quality" for row in rows["test_agree.jsonl"])
     assert not any(row["factor"] == "quality" for row in rows["test_disagree.jsonl"])
     assert len(rows["test_agree.jsonl"]) + len(rows["test_disagree.jsonl"]) == len(rows["test.jsonl"]) == 48
@@ -177,7 +192,9 @@ def test_files_are_the_same_each_time_and_differ_by_seed(tool: ModuleType, tmp_p
         (["--num-pairs", "20000"], "--num-pairs and --num-eval-pairs ask for 10400 prompts; the language has 9216"),
     ],
 )
-def test_errors(flags: list[str], message: str, tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors(
+    flags: list[str], message: str, tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         tool.main(["--output", str(tmp_path / "out"), *flags])
     assert message in capsys.readouterr().err

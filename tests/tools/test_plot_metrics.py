@@ -33,10 +33,15 @@ def figures(monkeypatch):
 def test_runs_and_evaluations_are_drawn_with_their_labels(tmp_path, figures):
     _write(
         tmp_path / "plain",
-        [{"iteration": 1, "loss": 1.0, "lr": 1.0}, {"iteration": 2, "loss": None, "lr": 1.0}, {"iteration": 3, "loss": 0.5}],
+        [
+            {"iteration": 1, "loss": 1.0, "lr": 1.0},
+            {"iteration": 2, "loss": None, "lr": 1.0},
+            {"iteration": 3, "loss": 0.5},
+        ],
     )
     lpc = _write(
-        tmp_path / "lpc", [{"iteration": 1, "loss": 0.9, "lpc/kl": 0.1}, {"iteration": 1, "evaluation": "held_out/prior", "loss": 0.8}]
+        tmp_path / "lpc",
+        [{"iteration": 1, "loss": 0.9, "lpc/kl": 0.1}, {"iteration": 1, "evaluation": "held_out/prior", "loss": 0.8}],
     )
     output = tmp_path / "new" / "curves.png"
     assert plot.main([f"baseline={tmp_path / 'plain'}", str(lpc), "--output", str(output)]) == 0
@@ -44,7 +49,11 @@ def test_runs_and_evaluations_are_drawn_with_their_labels(tmp_path, figures):
     assert list(output.parent.iterdir()) == [output]
     figure = figures()
     assert [axes.get_title() for axes in figure.axes] == ["loss", "KL(q || p), nats a pair"]
-    drawn = {line.get_label(): list(map(float, line.get_ydata())) for line in figure.axes[0].lines if not line.get_label().startswith("_")}
+    drawn = {
+        line.get_label(): list(map(float, line.get_ydata()))
+        for line in figure.axes[0].lines
+        if not line.get_label().startswith("_")
+    }
     assert list(drawn) == ["baseline", "lpc", "lpc: held_out/prior"]
     assert drawn["lpc"] == [0.9]
     assert drawn["lpc: held_out/prior"] == [0.8]

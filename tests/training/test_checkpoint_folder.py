@@ -52,7 +52,13 @@ def test_keep_last_deletes_older_ones_alone(tmp_path: Path) -> None:
         save(tmp_path, iteration)
     (tmp_path / "iter_notes").mkdir()
     save(tmp_path, 4, keep_last=2)
-    assert names(tmp_path) == ["iter_0000003", "iter_0000004", "iter_0000009", "iter_notes", "latest_checkpointed_iteration.txt"]
+    assert names(tmp_path) == [
+        "iter_0000003",
+        "iter_0000004",
+        "iter_0000009",
+        "iter_notes",
+        "latest_checkpointed_iteration.txt",
+    ]
     assert resolve_checkpoint(tmp_path) == tmp_path / "iter_0000004"
 
 
@@ -87,7 +93,9 @@ def test_leftovers_are_removed(tmp_path: Path) -> None:
 def test_pointer_to_nothing_is_refused(tmp_path: Path, pointer: str) -> None:
     save(tmp_path, 3)
     (tmp_path / "latest_checkpointed_iteration.txt").write_text(pointer)
-    with pytest.raises(ConfigError, match=r"latest_checkpointed_iteration.txt: names '.*'.* complete ones: iter_0000003"):
+    with pytest.raises(
+        ConfigError, match=r"latest_checkpointed_iteration.txt: names '.*'.* complete ones: iter_0000003"
+    ):
         resolve_checkpoint(tmp_path)
 
 
@@ -111,7 +119,9 @@ class _Command:
 
 
 @pytest.mark.parametrize("content", [pickle.dumps(_Command()), b"not a pickle", b""])
-def test_index_that_is_not_plain_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+def test_index_that_is_not_plain_data_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".metadata").write_bytes(content)
     with pytest.raises(ConfigError, match="not an index of tensors"):

@@ -16,17 +16,31 @@ from megatron_lpc.training.mfu import batch_work, mfu, model_flops, peak_tflops
 
 CPU = Platform(torch.device("cpu"), "gloo")
 MODEL = ModelConfig(
-    num_layers=3, hidden_size=32, ffn_hidden_size=48, num_attention_heads=4, num_query_groups=2, kv_channels=16, vocab_size=77
+    num_layers=3,
+    hidden_size=32,
+    ffn_hidden_size=48,
+    num_attention_heads=4,
+    num_query_groups=2,
+    kv_channels=16,
+    vocab_size=77,
 )
 
 
 def _config(latent_mode="none", loss_type="sft", **latent) -> Config:
-    return Config(model=MODEL, latent=LatentConfig(latent_mode=latent_mode, **latent), loss=LossConfig(loss_type=loss_type))
+    return Config(
+        model=MODEL, latent=LatentConfig(latent_mode=latent_mode, **latent), loss=LossConfig(loss_type=loss_type)
+    )
 
 
 def test_flops_are_what_torch_counts_in_a_llama():
     llama = LlamaConfig(
-        num_hidden_layers=3, hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, head_dim=16, vocab_size=77
+        num_hidden_layers=3,
+        hidden_size=32,
+        intermediate_size=48,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        vocab_size=77,
     )
     model = LlamaForCausalLM(llama)
     model.set_attn_implementation("eager")
@@ -40,7 +54,9 @@ def test_flops_are_what_torch_counts_in_a_llama():
 def test_a_token_counts_for_the_experts_that_it_meets():
     dense, layers, tokens = model_flops(_config(), (20, 10, 100, 2)), 3, 20
     experts = Config(
-        model=replace(MODEL, num_experts=8, moe_router_topk=2), latent=LatentConfig(latent_mode="none"), loss=LossConfig(loss_type="sft")
+        model=replace(MODEL, num_experts=8, moe_router_topk=2),
+        latent=LatentConfig(latent_mode="none"),
+        loss=LossConfig(loss_type="sft"),
     )
     another_and_router = 3 * 32 * 48 + 32 * 8
     assert model_flops(experts, (20, 10, 100, 2)) - dense == 6 * layers * another_and_router * tokens
@@ -59,7 +75,10 @@ def test_a_reference_adds_a_forward_pass_where_there_is_one():
 def test_the_latent_head_counts_for_each_pair(posterior_input, posterior_width):
     config = _config("lpc", "simpo", codebook_size=8, latent_mlp_hidden_size=24, posterior_input=posterior_input)
     weights = 32 * 24 + 24 * 8 + posterior_width * 32 * 24 + 24 * 8 + 8 * 32
-    assert model_flops(config, (20, 10, 100, 5)) - model_flops(_config(loss_type="simpo"), (20, 10, 100, 5)) == 6 * weights * 5
+    assert (
+        model_flops(config, (20, 10, 100, 5)) - model_flops(_config(loss_type="simpo"), (20, 10, 100, 5))
+        == 6 * weights * 5
+    )
 
 
 def test_flops_need_the_vocabulary_size():
@@ -83,7 +102,7 @@ def test_work_of_a_sequence_for_each_response(rows):
 def test_a_shared_prompt_is_worked_on_once(rows):
     batch = collate(PAIRS, [0, 1], [0, 1], pad_id=0, share_prompt=True, **rows)
     assert batch_work(batch).tolist() == [23 - 4 - 1, 13, (21 + 15 - 10) + (10 + 36 - 1), 2]
-    counts = visible(*batch.layout, window=3)[batch.layout[0] >= 0].sum()
+    counts = visible(*batch.packing_layout.stacked, window=3)[batch.packing_layout.document_ids >= 0].sum()
     assert batch_work(batch, sliding_window=3)[2] == counts
 
 
@@ -120,7 +139,9 @@ def test_peak_of_a_known_gpu_is_looked_up(name, peak, monkeypatch):
     assert peak_tflops(Platform(torch.device("cuda"), "nccl"), bf16=True) == peak
 
 
-@pytest.mark.parametrize(("name", "bf16"), [("NVIDIA A10G", True), ("Some GPU", True), ("NVIDIA H100 80GB HBM3", False)])
+@pytest.mark.parametrize(
+    ("name", "bf16"), [("NVIDIA A10G", True), ("Some GPU", True), ("NVIDIA H100 80GB HBM3", False)]
+)
 def test_peak_of_an_unknown_gpu_or_precision_is_measured(name, bf16, monkeypatch):
     monkeypatch.setattr(Platform, "name", property(lambda _: name))
     monkeypatch.setattr("megatron_lpc.training.mfu._measured_tflops", lambda *_: -1.0)

@@ -16,7 +16,10 @@ from megatron_lpc.training.watch import Watch
 
 
 def _config(save=None, **logging) -> Config:
-    return Config(checkpoint=CheckpointConfig(save=str(save) if save else None), logging=LoggingConfig(**{"tensorboard": False} | logging))
+    return Config(
+        checkpoint=CheckpointConfig(save=str(save) if save else None),
+        logging=LoggingConfig(**{"tensorboard": False} | logging),
+    )
 
 
 def _console(terminal: bool = False) -> Console:
@@ -31,7 +34,14 @@ def _run(config, total, start=0, stop=None, console=None):
 
 def test_plain_lines_where_there_is_no_terminal():
     console = _console()
-    metrics = {"loss": 0.69314, "rewards/margins": 0.25, "rewards/accuracies": 0.5, "lpc/kl": 0.125, "tokens_per_sec": 12345.6, "lr": 1e-3}
+    metrics = {
+        "loss": 0.69314,
+        "rewards/margins": 0.25,
+        "rewards/accuracies": 0.5,
+        "lpc/kl": 0.125,
+        "tokens_per_sec": 12345.6,
+        "lr": 1e-3,
+    }
     with Watch(_config(), 3, 0, console) as watch:
         watch.step(1, metrics)
         watch.evaluation(1, "held_out/prior", {"loss": 0.5, "rewards/accuracies": 1.0})
@@ -185,7 +195,10 @@ def test_everything_is_closed_when_training_fails(tmp_path, monkeypatch):
     run = _FakeRun()
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: run))
     console = _console(terminal=True)
-    with pytest.raises(RuntimeError, match="broken"), Watch(_config(tmp_path, wandb_project="p"), 1, 0, console) as watch:
+    with (
+        pytest.raises(RuntimeError, match="broken"),
+        Watch(_config(tmp_path, wandb_project="p"), 1, 0, console) as watch,
+    ):
         raise RuntimeError("broken")
     assert run.closed
     assert watch._file._file.closed

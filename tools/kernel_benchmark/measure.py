@@ -64,7 +64,9 @@ def measure(case: Case, names: list[str], rounds: int, clock: str = "wall") -> l
             loss = float(step())
             if name not in pair_providers.OTHER_JOBS:
                 expected = loss if expected is None else expected
-                if not abs(loss - expected) <= (1e-4 if case.dtype == torch.float32 else 2e-2) * max(1.0, abs(expected)):
+                if not abs(loss - expected) <= (1e-4 if case.dtype == torch.float32 else 2e-2) * max(
+                    1.0, abs(expected)
+                ):
                     raise Unavailable(f"its loss is {loss:.6g}, that of the first provider {expected:.6g}")
             steps[name] = step
         except Unavailable as error:
@@ -118,7 +120,9 @@ def extra_memory(case: Case, name: str, step: Step) -> int | None:
         return int(receiver.recv())
     except EOFError as error:
         process.join()
-        raise RuntimeError(f"the process that measures the memory of {name} ended with status {process.exitcode}") from error
+        raise RuntimeError(
+            f"the process that measures the memory of {name} ended with status {process.exitcode}"
+        ) from error
     finally:
         process.join()
 
@@ -148,7 +152,13 @@ def product_ceiling(case: PairCase, rounds: int, clock: str = "wall") -> float:
     left = torch.randn(rows, case.width, dtype=case.dtype, device=case.device)
     right = torch.randn(case.words, case.width, dtype=case.dtype, device=case.device).t()
     product = left @ right
-    return 2 * rows * case.words * case.width / _median(lambda: torch.mm(left, right, out=product), case.device, rounds, clock)
+    return (
+        2
+        * rows
+        * case.words
+        * case.width
+        / _median(lambda: torch.mm(left, right, out=product), case.device, rounds, clock)
+    )
 
 
 def copy_ceiling(device: str, rounds: int, clock: str = "wall") -> float:

@@ -41,7 +41,9 @@ class MixCase:
     def check(self) -> None:
         """Raises ValueError for sizes below 1."""
         if min(self.pairs, self.codes, self.width) < 1:
-            raise ValueError(f"--pairs, --codes and --width must be at least 1, got {self.pairs}, {self.codes} and {self.width}")
+            raise ValueError(
+                f"--pairs, --codes and --width must be at least 1, got {self.pairs}, {self.codes} and {self.width}"
+            )
 
 
 def _provider(mix: Callable[..., GumbelMix]) -> Callable[[MixCase], Step]:
@@ -51,7 +53,11 @@ def _provider(mix: Callable[..., GumbelMix]) -> Callable[[MixCase], Step]:
         def normal(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.randn(shape, generator=generator, device=case.device, dtype=dtype).requires_grad_()
 
-        inputs = normal(case.pairs, case.codes), normal(case.pairs, case.codes), normal(case.codes, case.width, dtype=case.dtype)
+        inputs = (
+            normal(case.pairs, case.codes),
+            normal(case.pairs, case.codes),
+            normal(case.codes, case.width, dtype=case.dtype),
+        )
         ids = torch.arange(case.pairs, device=case.device)
 
         def step() -> Tensor:
@@ -76,4 +82,8 @@ def _compile(case: MixCase) -> Step:
     return _provider(torch.compile(gumbel_mix_reference, dynamic=False))(case)
 
 
-PROVIDERS: dict[str, Callable[[MixCase], Step]] = {"pytorch": _provider(gumbel_mix_reference), "ours": _ours, "compile": _compile}
+PROVIDERS: dict[str, Callable[[MixCase], Step]] = {
+    "pytorch": _provider(gumbel_mix_reference),
+    "ours": _ours,
+    "compile": _compile,
+}

@@ -56,7 +56,9 @@ class PairCase:
     @property
     def flops(self) -> float:
         """Nominal work: 6 N V H (scoring: 2 N V H) for the rows with loss and one latent, whatever a provider really does."""
-        return (6 if self.direction == "training" else 2) * round(self.rows * (1 - self.masked)) * self.words * self.width
+        return (
+            (6 if self.direction == "training" else 2) * round(self.rows * (1 - self.masked)) * self.words * self.width
+        )
 
     @property
     def bytes(self) -> float | None:
@@ -80,7 +82,9 @@ class PairCase:
         """Raises ValueError for sizes that do not fit together."""
         _size(self.model)
         if self.response < 1 or self.rows < 2 * self.response or self.rows % (2 * self.response):
-            raise ValueError(f"{self.rows} rows are not a whole number of pairs of {self.response} rows a response; change --response")
+            raise ValueError(
+                f"{self.rows} rows are not a whole number of pairs of {self.response} rows a response; change --response"
+            )
         if not 0 <= self.masked < 1:
             raise ValueError(f"--masked must be in [0, 1), got {self.masked}")
         if self.latents < 1 or self.tp < 1 or self.words < 1:
@@ -116,7 +120,9 @@ class PairInputs:
 
     def shifted(self, latent: int) -> Tensor:
         """[N, H] hidden states with a latent added."""
-        return self.hidden + self.z[latent].repeat(2, 1).repeat_interleave(self.hidden.size(0) // (2 * self.z.size(1)), 0)
+        return self.hidden + self.z[latent].repeat(2, 1).repeat_interleave(
+            self.hidden.size(0) // (2 * self.z.size(1)), 0
+        )
 
 
 def draw(case: PairCase, *, train_head: bool = True) -> PairInputs:
@@ -128,7 +134,9 @@ def draw(case: PairCase, *, train_head: bool = True) -> PairInputs:
         return torch.randn(shape, generator=generator, dtype=case.dtype, device=case.device).requires_grad_(gradient)
 
     hidden, z = normal(case.rows, case.width), normal(case.latents, case.pairs, case.width)
-    weight = normal(case.words, case.width, gradient=False).mul_(case.width**-0.5).requires_grad_(training and train_head)
+    weight = (
+        normal(case.words, case.width, gradient=False).mul_(case.width**-0.5).requires_grad_(training and train_head)
+    )
     row = torch.arange(case.rows, device=case.device)
     real = torch.randperm(case.rows, generator=generator, device=case.device) >= round(case.rows * case.masked)
     targets = torch.randint(0, case.words, (case.rows,), generator=generator, device=case.device)
@@ -141,4 +149,6 @@ def _size(model: str) -> tuple[int, int]:
     width, _, words = model.partition("x")
     if width.isdecimal() and words.isdecimal() and int(width) > 0 and int(words) > 0:
         return int(width), int(words)
-    raise ValueError(f"--model must be one of {', '.join(MODELS)} or HIDDENxVOCABULARY such as 512x32000, got '{model}'")
+    raise ValueError(
+        f"--model must be one of {', '.join(MODELS)} or HIDDENxVOCABULARY such as 512x32000, got '{model}'"
+    )

@@ -91,7 +91,10 @@ def _linear_cross_entropy(case: PairCase) -> Step:
 
     def loss(x: PairInputs) -> Tensor:
         each = (x.shifted(latent) for latent in range(x.z.size(0)))
-        cost = [functional.linear_cross_entropy(rows, x.weight, x.labels, reduction="none", options=options) for rows in each]
+        cost = [
+            functional.linear_cross_entropy(rows, x.weight, x.labels, reduction="none", options=options)
+            for rows in each
+        ]
         return x.loss(-torch.stack(cost).float())
 
     return _step(case, draw(case), loss)
@@ -105,13 +108,17 @@ def _megatron(case: PairCase) -> Step:
     except ImportError as error:
         raise Unavailable(f"megatron-core: {error}") from error
     if not dist.is_initialized():
-        dist.init_process_group("gloo" if case.device == "cpu" else "nccl", store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(
+            "gloo" if case.device == "cpu" else "nccl", store=dist.HashStore(), rank=0, world_size=1
+        )
     if not parallel_state.model_parallel_is_initialized():
         parallel_state.initialize_model_parallel()
 
     def loss(x: PairInputs) -> Tensor:
         each = (x.shifted(latent) for latent in range(x.z.size(0)))
-        return x.loss(-torch.stack([vocab_parallel_cross_entropy((rows @ x.weight.t()).float(), x.targets) for rows in each]))
+        return x.loss(
+            -torch.stack([vocab_parallel_cross_entropy((rows @ x.weight.t()).float(), x.targets) for rows in each])
+        )
 
     return _step(case, draw(case), loss)
 
@@ -145,7 +152,11 @@ def _quack(case: PairCase) -> Step:
         from quack.linear_cross_entropy import chunked_linear_cross_entropy
     except ImportError as error:
         raise Unavailable(f"QuACK: {error}") from error
-    return _step(case, draw(case), lambda x: _sum_over_latents(x, lambda rows: chunked_linear_cross_entropy(rows, x.weight, x.labels)))
+    return _step(
+        case,
+        draw(case),
+        lambda x: _sum_over_latents(x, lambda rows: chunked_linear_cross_entropy(rows, x.weight, x.labels)),
+    )
 
 
 def _sum_over_latents(x: PairInputs, loss: Callable[[Tensor], Tensor]) -> Tensor:

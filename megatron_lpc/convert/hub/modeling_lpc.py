@@ -49,7 +49,9 @@ class LatentHead(nn.Module):
             self.network = _mlp(hidden, max(1, round((parameters - hidden) / (2 * hidden + 1))), hidden)
         else:
             self.prior = _mlp(hidden, width, codes)
-            self.posterior = _mlp(posterior, width, codes)  # Not read here: it needs a pair. It is kept for further training.
+            self.posterior = _mlp(
+                posterior, width, codes
+            )  # Not read here: it needs a pair. It is kept for further training.
             self.codebook = nn.Parameter(torch.zeros(codes, hidden))
 
     def forward(self, h_x: Tensor, latent: Latent) -> tuple[Tensor, Tensor | None]:
@@ -144,7 +146,11 @@ class LPCForCausalLM(PreTrainedModel, GenerationMixin):
         if z is None:
             columns = torch.arange(hidden.size(1), device=hidden.device)
             if prompt_end is None:
-                present = columns.new_ones(hidden.shape[:2]) if attention_mask is None else attention_mask[:, -hidden.size(1) :]
+                present = (
+                    columns.new_ones(hidden.shape[:2])
+                    if attention_mask is None
+                    else attention_mask[:, -hidden.size(1) :]
+                )
                 prompt_end = (present * columns).argmax(-1)
             h_x = hidden[torch.arange(len(hidden), device=hidden.device), prompt_end]
             z, code_weights = self.latent_head(h_x, latent)
@@ -169,7 +175,9 @@ class LPCForCausalLM(PreTrainedModel, GenerationMixin):
         """
         settings = kwargs.get("generation_config") or self.generation_config
         if latent == "sample" and (kwargs.get("num_beams") or getattr(settings, "num_beams", None) or 1) > 1:
-            raise ValueError("latent='sample' has no beam search: every beam would have another latent; use num_return_sequences")
+            raise ValueError(
+                "latent='sample' has no beam search: every beam would have another latent; use num_return_sequences"
+            )
         return super().generate(*args, latent=latent, **kwargs)
 
     def _update_model_kwargs_for_generation(

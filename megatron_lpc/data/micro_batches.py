@@ -19,7 +19,7 @@ Lengths = TypeVar("Lengths", NDArray[np.int64], Tensor)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowLayout:
+class MicroBatchPlanner:
     """The options of a run that decide which pairs meet in a micro-batch and where their tokens lie."""
 
     pad_id: int

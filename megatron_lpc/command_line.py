@@ -1,0 +1,34 @@
+"""What all programs share: one kind of error for what a user can correct, and one way in which it ends a program."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+
+class UserError(Exception):
+    """Something that the person who started the program can correct; the message says what and how."""
+
+    exit_code = 2
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's parser, whose errors are `UserError`s."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+@contextmanager
+def reports_errors() -> Iterator[None]:
+    """A `UserError` ends the process with its `exit_code` and, on rank 0, one message `error: ...`; others keep their stack trace."""
+    try:
+        yield
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from error

@@ -1,0 +1,37 @@
+"""Files that appear whole: written under a temporary name beside the final one, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A temporary path to write to, which takes the name `path` when the block ends.
+
+    The folder of `path` is made when it is missing. An error in the block removes the temporary file and leaves what was at `path`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a whole file of text: UTF-8, line feeds as they are."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write a whole file of JSON, indented, with a line feed at its end."""
+    write_text(path, json.dumps(value, indent=2) + "\n")

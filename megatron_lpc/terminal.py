@@ -1,0 +1,31 @@
+"""What programs show: tables and progress bars."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track
+
+Item = TypeVar("Item")
+
+
+def wide_console() -> Console:
+    """Standard output; wide where it is no terminal, so that tables in files keep their words."""
+    return Console() if sys.stdout.isatty() else Console(width=120)
+
+
+def progress(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
+    """The items, with a bar on standard error of rank 0 that counts them."""
+    silent = os.environ.get("RANK", "0") != "0"
+    yield from track(items, description, total=total, console=Console(stderr=True), disable=silent)
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> str:
+    """A table in Markdown that ends with a line feed: the first `left` columns left-aligned, the others right-aligned."""
+    rules = ["---" if column < left else "---:" for column in range(len(headings))]
+    lines = [headings, rules, *rows]
+    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
