@@ -1,20 +1,57 @@
 """Installs `megatron_lpc` and, from `kernels/`, `lpc_kernels`."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ROOT = Path(__file__).parent
+
+
+def version() -> str:
+    """`__version__` of the package, read without importing it."""
+    text = (ROOT / "megatron_lpc" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "(.+)"$', text, flags=re.MULTILINE)
+    if found is None:
+        raise RuntimeError('megatron_lpc/__init__.py: has no line __version__ = "..."')
+    return found[1]
+
+
 setup(
     name="megatron-lpc",
-    version="0.1.0",
+    version=version(),
     description="Latent Preference Coding for large language models on Megatron-core",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    keywords=["alignment", "dpo", "preference optimization", "megatron", "latent preference coding"],
     python_requires=">=3.11",
-    packages=[*find_packages(include=["megatron_lpc", "megatron_lpc.*"]), "lpc_kernels"],
+    packages=[
+        *find_packages(include=["megatron_lpc", "megatron_lpc.*"]),
+        *find_packages(where="kernels", include=["lpc_kernels", "lpc_kernels.*"]),
+    ],
     package_dir={"lpc_kernels": "kernels/lpc_kernels"},
     package_data={"megatron_lpc": ["py.typed"], "lpc_kernels": ["py.typed"]},
+    entry_points={
+        "console_scripts": [
+            "megatron-lpc-train = megatron_lpc.train:main",
+            "megatron-lpc-evaluate = megatron_lpc.evaluate:main",
+            "megatron-lpc-precompute-reference = megatron_lpc.precompute_reference:main",
+            "megatron-lpc-convert = megatron_lpc.convert.program:main",
+        ]
+    },
     install_requires=[
         "torch>=2.11",
         "megatron-core>=0.16.1,<0.17",
@@ -31,6 +68,7 @@ setup(
     extras_require={
         "te": ["transformer-engine[pytorch]"],
         "wandb": ["wandb"],
+        "docs": ["mkdocs-material", "mkdocstrings[python]"],
         # Triton runs and compiles the kernels without a GPU too, and PyTorch for CPU comes without it.
         # 3.6 and 3.7 are those of torch 2.11 and 2.13; later ones compile other code than the table in kernels/README.md.
         "test": [
@@ -42,7 +80,9 @@ setup(
             "trl",
             "ruff",
             "mypy",
+            "codespell",
             "pre-commit",
+            "setuptools",
             "types-PyYAML",
             "triton>=3.6,<3.8; platform_system == 'Linux'",
         ],

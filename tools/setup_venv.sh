@@ -6,6 +6,6 @@ stamp=.venv/installed
 if [ ! -e "$stamp" ] || [ setup.py -nt "$stamp" ]; then
     python3 -m venv .venv
     .venv/bin/pip install --quiet "torch==${TORCH_VERSION:-2.13.0}"
-    .venv/bin/pip install --quiet -e ".[test]"
+    .venv/bin/pip install --quiet -e ".[test,docs]"
     touch "$stamp"
 fi
