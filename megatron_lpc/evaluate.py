@@ -18,21 +18,21 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from megatron_lpc.analysis import draw_support, held_out_pairs, mutual_information, support_mixtures
-from megatron_lpc.analysis.judge import judge
-from megatron_lpc.analysis.options import SupportOptions, has_groups, parse_command
-from megatron_lpc.analysis.report import Report, report_table, write_json
 from megatron_lpc.command_line import reports_errors
 from megatron_lpc.config import Config, ConfigError
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.cache import PairDataset
+from megatron_lpc.evaluation import draw_support, held_out_pairs, mutual_information, support_mixtures
+from megatron_lpc.evaluation.options import SupportOptions, has_groups, parse_command
+from megatron_lpc.evaluation.report import Report, report_table, write_json
+from megatron_lpc.evaluation.scoring import PairTable, evaluation_sources, score_pairs, table_metrics
+from megatron_lpc.evaluation.support_report import judge
 from megatron_lpc.losses import uses_reference
 from megatron_lpc.model import LatentSource, build_model
 from megatron_lpc.platform import Platform
 from megatron_lpc.terminal import wide_console
 from megatron_lpc.training.checkpoint_folder import read_description, resolve_checkpoint
 from megatron_lpc.training.checkpoint_tensors import compare_options, copy_weights, read_tensors, sharded_weights
-from megatron_lpc.training.evaluate import PairTable, evaluation_sources, score_pairs, table_metrics
 from megatron_lpc.training.reference import NoReference, Reference
 from megatron_lpc.training.run import make_loader, online_reference, open_data, open_tokenizer
 from megatron_lpc.training.setup import start_distributed, stop_distributed

@@ -15,8 +15,8 @@ from rich.progress import track
 
 from megatron_lpc.command_line import reports_errors
 from megatron_lpc.config import Config, ConfigError, parse_args
+from megatron_lpc.evaluation.scoring import score_pairs
 from megatron_lpc.losses import uses_reference
-from megatron_lpc.training.evaluate import score_pairs
 from megatron_lpc.training.reference import NoReference
 from megatron_lpc.training.reference_cache import save_reference_cache, weights_fingerprint
 from megatron_lpc.training.run import make_loader, online_reference, open_data, open_tokenizer

@@ -20,9 +20,9 @@ import torch.distributed as dist
 from megatron_lpc.command_line import UserError, reports_errors
 from megatron_lpc.config import Config, parse_args, print_config, save_resolved
 from megatron_lpc.data.sampler import StreamOrder
+from megatron_lpc.evaluation.scoring import evaluate_pairs
 from megatron_lpc.model import wrap_data_parallel
 from megatron_lpc.training.checkpoint import Checkpoints, RunState
-from megatron_lpc.training.evaluate import evaluate_pairs
 from megatron_lpc.training.optimizer import build_optimizer, build_scheduler
 from megatron_lpc.training.run import (
     make_loader,

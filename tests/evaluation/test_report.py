@@ -5,8 +5,8 @@ from io import StringIO
 
 from rich.console import Console
 
-from megatron_lpc.analysis import Information
-from megatron_lpc.analysis.report import Report, SupportReport, report_table, write_json
+from megatron_lpc.evaluation import Information
+from megatron_lpc.evaluation.report import Report, SupportReport, report_table, write_json
 
 SUPPORT = SupportReport(held_out=7, accuracy={"prior": 0.4, "support": 0.75}, people={}, left_out=["c"])
 KNOWN = Information(bits=0.5, maximum=1.0, bias=0.01)

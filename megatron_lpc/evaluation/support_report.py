@@ -8,9 +8,9 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from megatron_lpc.analysis.report import Person, SupportReport
 from megatron_lpc.config import Config
-from megatron_lpc.training.evaluate import PairTable, table_metrics
+from megatron_lpc.evaluation.report import Person, SupportReport
+from megatron_lpc.evaluation.scoring import PairTable, table_metrics
 
 
 def judge(

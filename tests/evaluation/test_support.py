@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from megatron_lpc.analysis import draw_support, held_out_pairs, support_mixtures
+from megatron_lpc.evaluation import draw_support, held_out_pairs, support_mixtures
 
 GROUPS = ["a", "b"] * 10 + ["c"] * 3
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from megatron_lpc.analysis.judge import judge
 from megatron_lpc.config import Config, LossConfig
-from megatron_lpc.training.evaluate import PairTable
+from megatron_lpc.evaluation.scoring import PairTable
+from megatron_lpc.evaluation.support_report import judge
 
 GROUPS = ["a", "a", "b", "b", "c"]
 KEPT = torch.tensor([True, True, True, False, False])

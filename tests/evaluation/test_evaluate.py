@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from launch import torchrun
 
-from megatron_lpc.analysis.options import SupportOptions, parse_command
 from megatron_lpc.config import ConfigError, parse_args
 from megatron_lpc.evaluate import evaluate
+from megatron_lpc.evaluation.options import SupportOptions, parse_command
 from megatron_lpc.training.setup import stop_distributed
 
 SHAPE = "--num-layers 2 --hidden-size 16 --ffn-hidden-size 32 --num-attention-heads 2 --max-position-embeddings 128 --max-length 128"
@@ -101,7 +101,7 @@ def test_the_latent_of_the_support_is_what_judges(run):
 
     def spy(config, table, names, groups, kept, latents):
         tables.append((table, groups, latents))
-        from megatron_lpc.analysis.judge import judge
+        from megatron_lpc.evaluation.support_report import judge
 
         return judge(config, table, names, groups, kept, latents)
 

@@ -1,6 +1,6 @@
 """What the codes hold: functions on the scores of pairs, no model, no process group."""
 
-from megatron_lpc.analysis.information import Information, mutual_information
-from megatron_lpc.analysis.support import draw_support, held_out_pairs, support_mixtures
+from megatron_lpc.evaluation.information import Information, mutual_information
+from megatron_lpc.evaluation.support import draw_support, held_out_pairs, support_mixtures
 
 __all__ = ["Information", "draw_support", "held_out_pairs", "mutual_information", "support_mixtures"]

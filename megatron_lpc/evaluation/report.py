@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from megatron_lpc.analysis.information import Information
+from megatron_lpc.evaluation.information import Information
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from megatron_lpc.analysis import mutual_information
+from megatron_lpc.evaluation import mutual_information
 
 
 def test_codes_that_name_the_group_have_all_of_it():
