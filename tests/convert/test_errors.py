@@ -334,7 +334,11 @@ def test_the_program_ends_with_one_line(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "cannot be read"), ('{"a": 1}', "must be a JSON list of texts"), ("[1]", "must be a JSON list of texts")],
+    [
+        ("{", "cannot be read"),
+        ('{"a": 1}', "must be a JSON list of strings"),
+        ("[1]", "must be a JSON list of strings"),
+    ],
 )
 def test_code_names(
     checkpoint: Path, convert_hf: Callable[..., int], capsys: pytest.CaptureFixture, content: str, message: str
@@ -369,4 +373,4 @@ def test_shard_size(checkpoint: Path, convert_hf: Callable[..., int], capsys: py
     assert (
         convert_hf("export", "--load", checkpoint, "--output", checkpoint.parent / "out", "--max-shard-size", size) == 2
     )
-    assert f"'{size}' is no size; write 500MB or 5GB" in capsys.readouterr().err
+    assert f"'{size}' is not a size; write 500MB or 5GB" in capsys.readouterr().err

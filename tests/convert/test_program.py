@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +16,35 @@ from transformers import AutoTokenizer
 
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.opened import open_model
+from megatron_lpc.convert.program import parser
 from megatron_lpc.convert.verify import verify
 
 Program = Callable[..., int]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("start", [["-m", "megatron_lpc.convert"], [str(ROOT / "tools" / "convert_hf.py")]])
+def test_every_way_to_start_it_is_the_same_program(start: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    done = subprocess.run([sys.executable, *start, "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout == parser().format_help()
+    for command in ("import", "export", "verify", "inspect"):
+        assert command in done.stdout
+
+
+def test_starting_the_program_loads_no_engine() -> None:
+    """Conversion needs neither megatron-core nor the model of this project: `verify` alone builds one."""
+    listing = (
+        "import sys, megatron_lpc.convert.program; "
+        "print(*(name for name in sys.modules if name.startswith(('megatron.core', 'megatron_lpc.model'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_unreadable_text(llama: Path, convert_hf: Program, capsys: pytest.CaptureFixture) -> None:
+    assert convert_hf("verify", llama, llama, "--text", llama / "nothing.txt") == 2
+    assert "nothing.txt: cannot be read" in capsys.readouterr().err
 
 
 def test_there_and_back(llama: Path, tmp_path: Path, convert_hf: Program, capsys: pytest.CaptureFixture) -> None:

@@ -1,0 +1,6 @@
+"""`python -m megatron_lpc.convert`."""
+
+from megatron_lpc.convert.program import main
+
+if __name__ == "__main__":
+    main()
