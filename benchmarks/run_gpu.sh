@@ -26,20 +26,20 @@ mkdir -p "$results"
 pair_logps() {
     local name="$1"
     shift
-    "$PYTHON" tools/benchmark_kernels.py pair_logps --chunk-size 4096 --output "$results/$name" "$@"
+    "$PYTHON" -m benchmarks.kernels pair_logps --chunk-size 4096 --output "$results/$name" "$@"
 }
 pair_logps models --model llama-3-8b llama-3-70b qwen-3-8b gemma-2-9b --latents 1 2 4
 pair_logps rows --model llama-3-8b --rows 1024 2048 4096 16384 32768
 pair_logps masked --model llama-3-8b --masked 0 0.3 0.5 0.7
 pair_logps shards --model llama-3-70b --tp 1 2 4 8
 pair_logps scoring --model llama-3-8b llama-3-70b qwen-3-8b gemma-2-9b --direction scoring --providers pytorch recompute compile linear_cross_entropy megatron
-"$PYTHON" tools/benchmark_kernels.py gumbel_mix --pairs 16 256 --codes 64 1024 --width 4096 8192 --output "$results/gumbel_mix"
+"$PYTHON" -m benchmarks.kernels gumbel_mix --pairs 16 256 --codes 64 1024 --width 4096 8192 --output "$results/gumbel_mix"
 
 [ -n "$pairs" ] || exit 0
 train() {
     local name="$1"
     shift
-    "$PYTHON" tools/benchmark_train.py --data "$pairs" --device cuda --pack-to 8192 --output "$results/$name" "$@"
+    "$PYTHON" -m benchmarks.training --data "$pairs" --device cuda --pack-to 8192 --output "$results/$name" "$@"
 }
 train train-llama-3.2-1b --shape llama-3.2-1b
 # The optimizer's state of all 32 layers takes more than one GPU.

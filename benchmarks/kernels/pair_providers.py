@@ -16,7 +16,7 @@ from lpc_kernels import Schedule, pair_logps
 from torch import Tensor
 from torch.nn import functional
 
-from kernel_benchmark.pair_case import BETA, PairCase, PairInputs, draw
+from benchmarks.kernels.pair_case import BETA, PairCase, PairInputs, draw
 
 Step = Callable[[], Tensor]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-TOOLS = Path(__file__).parents[2] / "tools"
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
@@ -16,7 +16,8 @@ def run(*arguments):
     return subprocess.run(
         [
             sys.executable,
-            str(TOOLS / "benchmark_kernels.py"),
+            "-m",
+            "benchmarks.kernels",
             *arguments,
             "--device",
             "cpu",
@@ -25,6 +26,7 @@ def run(*arguments):
             "--rounds",
             "2",
         ],
+        cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -33,8 +35,8 @@ def run(*arguments):
 
 @pytest.fixture
 def parts(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-    from kernel_benchmark import measure, pair_case, pair_providers
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.kernels import measure, pair_case, pair_providers
 
     return measure, pair_case, pair_providers
 
@@ -53,7 +55,7 @@ def test_providers_are_measured_side_by_side(tmp_path):
         lines = list(csv.DictReader(file))
     assert [(line["masked"], line["provider"]) for line in lines] == [("0.5", name) for name in providers]
     for line in lines:
-        assert line["command"].startswith("python tools/benchmark_kernels.py pair_logps --model 16x16384")
+        assert line["command"].startswith("python -m benchmarks.kernels pair_logps --model 16x16384")
         assert line["torch"] == torch.__version__
         assert line["commit"]
         if line["provider"] == "liger_dpo" and line["note"]:
@@ -124,14 +126,14 @@ def test_another_loss_and_a_failure_are_told(parts, monkeypatch):
     ],
 )
 def test_sizes_that_do_not_fit(parts, capsys, arguments, message):
-    import benchmark_kernels
+    import benchmarks.kernels.__main__ as benchmark_kernels
 
     assert benchmark_kernels.main(["pair_logps", "--device", "cpu", *arguments]) == 1
     assert capsys.readouterr().err.startswith("benchmark_kernels: " + message)
 
 
 def test_numbers_below_one(parts, capsys):
-    import benchmark_kernels
+    import benchmarks.kernels.__main__ as benchmark_kernels
 
     with pytest.raises(SystemExit):
         benchmark_kernels.main(["pair_logps", "--rounds", "0", "--device", "cpu"])
@@ -151,7 +153,7 @@ def test_the_clock_of_our_threads_does_not_count_waiting(parts):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
 def test_no_cuda(parts, capsys):
-    import benchmark_kernels
+    import benchmarks.kernels.__main__ as benchmark_kernels
 
     with pytest.raises(SystemExit):
         benchmark_kernels.main(["pair_logps", "--device", "cuda"])
@@ -159,7 +161,7 @@ def test_no_cuda(parts, capsys):
 
 
 def test_clock_of_the_cpu_is_not_for_a_gpu(parts, monkeypatch, capsys):
-    import benchmark_kernels
+    import benchmarks.kernels.__main__ as benchmark_kernels
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(SystemExit):

@@ -1,7 +1,7 @@
 """Training speed and memory of this project and of TRL's DPOTrainer, side by side: one model, the same pairs in the same order.
 
-    python tools/benchmark_train.py --data hh-harmless.jsonl.gz --output benchmarks/results/train-cpu
-    python tools/benchmark_train.py --data hh-harmless.jsonl.gz --device cuda --shape llama-3.2-1b --pack-to 8192 --output ...
+    python -m benchmarks.training --data hh-harmless.jsonl.gz --output benchmarks/results/train-cpu
+    python -m benchmarks.training --data hh-harmless.jsonl.gz --device cuda --shape llama-3.2-1b --pack-to 8192 --output ...
 
 Every measurement is a process of its own. Rounds go through all of them in turn, so that a machine that grows slower slows all alike; the
 table has medians over the rounds. Ratios are medians over the steps of all rounds, as the same step has the same pairs everywhere; that of
@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from resident_memory import resident
 
+from benchmarks.resident_memory import resident
 from megatron_lpc.config import (
     Config,
     DataConfig,
@@ -89,6 +89,7 @@ PROVIDERS = {
 _TURNS = "/plain"
 """After the name of a provider with LPC: the measurement of its ratio to the one without."""
 SEED = 1234
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -320,7 +321,8 @@ def run_rounds(work: Workload, providers: list[str], rounds: int, file: Path) ->
             answer = Path(folder) / "answer.json"
             command = [
                 sys.executable,
-                __file__,
+                "-m",
+                "benchmarks.training",
                 "--measure",
                 provider,
                 "--workload",
@@ -328,7 +330,7 @@ def run_rounds(work: Workload, providers: list[str], rounds: int, file: Path) ->
                 "--answer",
                 str(answer),
             ]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(f"{provider} failed:\n{done.stderr[-4000:]}")
             results[provider].append(json.loads(answer.read_text()))
@@ -453,7 +455,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = Path(folder) / "tokenizer"
-        train = Path(__file__).parent / "train_tokenizer.py"
+        train = ROOT / "tools" / "train_tokenizer.py"
         subprocess.run(
             [
                 sys.executable,
@@ -503,7 +505,7 @@ def main() -> None:
     if chosen != list(PROVIDERS):
         flags.append(f"--providers {' '.join(chosen)}")
     command = " ".join(
-        [f"python tools/benchmark_train.py --data {Path(options.data).name}", *flags, *["--liger"] * options.liger]
+        [f"python -m benchmarks.training --data {Path(options.data).name}", *flags, *["--liger"] * options.liger]
     )
     text = f"{markdown(lines)}\n{machine(work)}. Medians of {options.rounds} rounds; spread is (slowest - fastest) / median.\n\n`{command}`\n"
     write(options.output / "table.md", text)

@@ -10,7 +10,7 @@ from lpc_kernels import GumbelMix, gumbel_mix
 from lpc_kernels.gumbel_mix import gumbel_mix_reference
 from torch import Tensor
 
-from kernel_benchmark.pair_providers import Step, Unavailable
+from benchmarks.kernels.pair_providers import Step, Unavailable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 
-from kernel_benchmark.measure import Case, Result
+from benchmarks.kernels.measure import Case, Result
 
 
 @dataclass(frozen=True)

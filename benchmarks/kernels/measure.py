@@ -10,12 +10,12 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from resident_memory import resident
 
-from kernel_benchmark import mix_case, pair_providers
-from kernel_benchmark.mix_case import MixCase
-from kernel_benchmark.pair_case import PairCase
-from kernel_benchmark.pair_providers import Step, Unavailable
+from benchmarks.kernels import mix_case, pair_providers
+from benchmarks.kernels.mix_case import MixCase
+from benchmarks.kernels.pair_case import PairCase
+from benchmarks.kernels.pair_providers import Step, Unavailable
+from benchmarks.resident_memory import resident
 
 Case = PairCase | MixCase
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -1,9 +1,9 @@
 """Time and extra memory of the kernels and of what does their job elsewhere, every provider in turn in one run.
 
-    python tools/benchmark_kernels.py pair_logps --model llama-3-8b qwen-3-8b --latents 1 2 --tp 1 8    # on a GPU
-    python tools/benchmark_kernels.py pair_logps --device cpu --dtype fp32 --model 512x32000 --rows 2048 \\
+    python -m benchmarks.kernels pair_logps --model llama-3-8b qwen-3-8b --latents 1 2 --tp 1 8    # on a GPU
+    python -m benchmarks.kernels pair_logps --device cpu --dtype fp32 --model 512x32000 --rows 2048 \\
         --masked 0 0.5 --latents 1 2 --providers pytorch pairwise                                       # on a CPU
-    python tools/benchmark_kernels.py gumbel_mix --codes 64 --width 4096 --pairs 64
+    python -m benchmarks.kernels gumbel_mix --codes 64 --width 4096 --pairs 64
 
 Lists are crossed with each other. Writes DIR/NAME.csv, .md and .png (`--output DIR/NAME`). Times are medians, with the 20th and 80th
 percentile; rates are nominal work over the median: 6 N V H operations for training, 2 N V H for scoring, of the rows with loss and one
@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kernel_benchmark import mix_case, pair_providers
-from kernel_benchmark.measure import CLOCKS, Case, copy_ceiling, measure, product_ceiling
-from kernel_benchmark.mix_case import MixCase
-from kernel_benchmark.pair_case import MODELS, PairCase
-from kernel_benchmark.report import Measured, provenance, write_csv, write_markdown, write_picture
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.kernels import mix_case, pair_providers
+from benchmarks.kernels.measure import CLOCKS, Case, copy_ceiling, measure, product_ceiling
+from benchmarks.kernels.mix_case import MixCase
+from benchmarks.kernels.pair_case import MODELS, PairCase
+from benchmarks.kernels.report import Measured, provenance, write_csv, write_markdown, write_picture
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -134,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     copy = (
         copy_ceiling(arguments.device, arguments.rounds, arguments.clock) if arguments.kernel == "gumbel_mix" else 0.0
     )
-    command = shlex.join(["python", "tools/benchmark_kernels.py", *(sys.argv[1:] if argv is None else argv)])
+    command = shlex.join(["python", "-m", "benchmarks.kernels", *(sys.argv[1:] if argv is None else argv)])
     origin = provenance(command, arguments.device)
     measured: list[Measured] = []
     for number, case in enumerate(wanted, start=1):

@@ -13,13 +13,13 @@ import pytest
 import torch
 from launch import run
 
-TOOL = Path(__file__).parents[2] / "tools" / "benchmark_train.py"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def benchmark_train(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOL.parent))
-    return importlib.import_module("benchmark_train")
+    monkeypatch.syspath_prepend(str(ROOT))
+    return importlib.import_module("benchmarks.training.__main__")
 
 
 @pytest.mark.slow
@@ -40,7 +40,7 @@ def test_this_project_and_trl_side_by_side(tiny_run, tmp_path: Path) -> None:
     flags += ["--global-batch-size", "4", "--micro-batch-size", "2", "--pack-to", "512", "--max-length", "128"]
     flags += ["--num-layers", "2"]
     providers = ("trl", "trl-padding-free", "shared-packed", "shared-packed-lpc")
-    run([sys.executable, str(TOOL), *flags, "--providers", *providers])
+    run([sys.executable, "-m", "benchmarks.training", *flags, "--providers", *providers])
     results = json.loads((tmp_path / "results.json").read_text())
     assert "padding_free" in results["trl-padding-free"][0]["skipped"]
     (turns,) = results.pop("shared-packed-lpc/plain")
@@ -58,7 +58,7 @@ def test_this_project_and_trl_side_by_side(tiny_run, tmp_path: Path) -> None:
     assert lpc["speed / TRL"] == f"{seconds['trl'] / seconds['shared-packed-lpc']:.2f}"
     assert lpc["speed / plain"] == f"{turns['plain'][0] / turns['seconds'][0]:.3f}"
     assert plain["speed / plain"] == ""
-    assert f"python tools/benchmark_train.py --data {Path(tiny_run.train_data).name} --device cpu --shape small" in text
+    assert f"python -m benchmarks.training --data {Path(tiny_run.train_data).name} --device cpu --shape small" in text
     assert f"--num-layers 2 --providers {' '.join(providers)}`" in text
 
 
@@ -82,7 +82,7 @@ def test_what_does_not_fit_gets_a_note_and_no_ratio(benchmark_train, monkeypatch
     [(["--liger"], "--liger needs --device cuda"), (["--num-layers", "0"], "--num-layers must be at least 1")],
 )
 def test_refuses_what_would_not_be_honoured(benchmark_train, monkeypatch, capsys, flags, message) -> None:
-    monkeypatch.setattr(sys, "argv", ["benchmark_train.py", "--data", "pairs.jsonl", "--output", "results", *flags])
+    monkeypatch.setattr(sys, "argv", ["benchmarks.training", "--data", "pairs.jsonl", "--output", "results", *flags])
     with pytest.raises(SystemExit):
         benchmark_train.main()
     assert message in capsys.readouterr().err
