@@ -56,7 +56,7 @@ def precompute_reference(config: Config) -> None:
         )
         table = score_pairs(reference, steps, NoReference(), ("none",), platform.device)
         if is_first:
-            path = save_reference_cache(folder, table.logps[0], data.fingerprint, weights)
+            path = save_reference_cache(folder, table.logps[:, 0], data.fingerprint, weights)
             console.print(f"{name}: {len(data):,} pairs in {path}", soft_wrap=True, markup=False)
     stop_distributed()
 

@@ -1,6 +1,5 @@
-"""What the codes hold: functions on the scores of pairs, no model, no process group."""
+"""Evaluation: pairs scored under several latents, what the codes tell about groups, and accuracy by support sets.
 
-from megatron_lpc.evaluation.information import Information, mutual_information
-from megatron_lpc.evaluation.support import draw_support, held_out_pairs, support_mixtures
-
-__all__ = ["Information", "draw_support", "held_out_pairs", "mutual_information", "support_mixtures"]
+`scoring` needs the model and its process groups; `pair_table`, `support`, `information` and `report` are pure
+functions of the scores.
+"""

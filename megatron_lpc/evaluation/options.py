@@ -1,14 +1,15 @@
-"""Options of an evaluation: those of the run that it judges, and how a group's latent is made."""
+"""Options of an evaluation: those of the run that it evaluates, and how a group's latent is estimated."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
-from megatron_lpc.config import Config, ConfigError, parse_args
+from megatron_lpc.command_line import ArgumentParser
+from megatron_lpc.config import Config, ConfigError, parse_args, with_options
 from megatron_lpc.config.options import all_options
 
 _READ_SECTIONS = ("model", "loss", "data")
@@ -16,7 +17,7 @@ _READ = (
     *("latent_mode", "codebook_size", "latent_mlp_hidden_size", "posterior_input"),
     *("device", "tensor_model_parallel_size", "pipeline_model_parallel_size", "num_virtual_stages_per_pipeline_rank"),
     *("sequence_parallel", "distributed_timeout_minutes", "micro_batch_size", "global_batch_size", "bf16", "load"),
-    *("seed", "pretrained_checkpoint"),  # They name the reference: what training started from.
+    *("seed", "pretrained_checkpoint"),  # They name the reference: the weights that training started from.
 )
 # A cache of reference log-probs belongs to the data of the run: here the reference is always a model.
 _NOT_READ = ("attention_dropout", "hidden_dropout", "train_data", "reference", "reference_cache")
@@ -24,14 +25,14 @@ _NOT_READ = ("attention_dropout", "hidden_dropout", "train_data", "reference", "
 
 @dataclass(frozen=True, kw_only=True)
 class SupportOptions:
-    """How a group's latent is made."""
+    """How a group's latent is estimated."""
 
     pairs: int = 8
-    """Pairs of each group whose mean posterior is its latent."""
+    """Size of each group's support set, whose mean posterior is the group's latent."""
     seed: int = 0
-    """Which pairs those are."""
+    """Seed of the draw of the support sets."""
     data: str | None = None
-    """File or Hub name to draw them from; each data set itself when unset."""
+    """File or Hub name to draw the support sets from; each data set itself when unset."""
 
 
 def has_groups(config: Config) -> bool:
@@ -40,64 +41,84 @@ def has_groups(config: Config) -> bool:
 
 
 def parse_command(argv: Sequence[str]) -> tuple[Config, SupportOptions, Path | None]:
-    """Options of the run, of the support, and the JSON file to write, from a command line without the program's name.
+    """Options of the run, of the support sets, and the JSON file to write.
 
-    Options in the run's own file that concern training alone are not read; as flags they are refused, as is every flag without effect.
+    Options in the run's own file that only training reads are ignored. As flags they are refused, as is every flag
+    without effect.
+
+    Args:
+        argv: the command line without the program's name.
 
     Raises:
-        ConfigError: an option is unknown, ill-typed or without effect, or something to evaluate is missing.
+        UserError: an option is unknown, ill-typed or without effect, or something to evaluate is missing.
     """
+    parser = _parser()
+    known, rest = parser.parse_known_args(list(argv))
+    config = parse_args(rest, prog=parser.prog)
+    _refuse_training_flags(rest)
+    given = vars(known)
+    output = given.pop("output", None)
+    support = _support_options(given, config)
+    if not config.data.valid_data:
+        raise ConfigError("--valid-data: is empty; name at least one data set, NAME=FILE")
+    return _with_checkpoint(config), support, output
+
+
+def _parser() -> ArgumentParser:
     default = SupportOptions()
-    parser = _Parser(
+    parser = ArgumentParser(
         prog="python -m megatron_lpc.evaluate",
         usage="%(prog)s --config RUN/config.yaml [--load RUN] [--valid-data NAME=FILE ...] [--flag value ...]",
-        epilog="Flags of megatron_lpc.train that concern model, data, objective, layout and batches work here too: see its --help.",
+        epilog=(
+            "Flags of megatron_lpc.train for the model, the data, the objective, the parallel layout and the batch "
+            "sizes work here too: see its --help."
+        ),
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument(
-        "--support-pairs", type=int, metavar="N", help=f"pairs of a group that make its latent ({default.pairs})"
+        "--support-pairs",
+        type=int,
+        metavar="N",
+        help=f"pairs of each group from which its latent is estimated ({default.pairs})",
     )
-    parser.add_argument("--support-seed", type=int, metavar="N", help=f"which pairs those are ({default.seed})")
+    parser.add_argument("--support-seed", type=int, metavar="N", help=f"seed of their draw ({default.seed})")
     parser.add_argument(
         "--support-data", metavar="FILE", help="file or Hub name to draw them from (each data set itself)"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write what is found as JSON")
-    known, rest = parser.parse_known_args(list(argv))
-    config = parse_args(rest, prog=parser.prog)
-    _refuse_training_flags(rest)
-    own = vars(known)
-    output = own.pop("output", None)
-    support = SupportOptions(**{name.removeprefix("support_"): value for name, value in own.items()})
-    if own and not has_groups(config):
-        flag = "--" + next(iter(own)).replace("_", "-")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the report as JSON")
+    return parser
+
+
+def _support_options(given: Mapping[str, Any], config: Config) -> SupportOptions:
+    """`given`: values of the flags --support-..., by name."""
+    if given and not has_groups(config):
+        flag = "--" + next(iter(given)).replace("_", "-")
         raise ConfigError(
             f"{flag}: support needs codes and groups; set --latent-mode lpc and --group-column, or drop it"
         )
+    support = SupportOptions(**{name.removeprefix("support_"): value for name, value in given.items()})
     if support.pairs < 1:
         raise ConfigError(f"--support-pairs {support.pairs}: must be at least 1")
-    if not config.data.valid_data:
-        raise ConfigError("--valid-data: is empty; name at least one data set, NAME=FILE")
-    if config.checkpoint.load in (None, "auto"):
-        config.checkpoint.load = config.checkpoint.save
-    if config.checkpoint.load is None:
+    return support
+
+
+def _with_checkpoint(config: Config) -> Config:
+    """The same options with the checkpoint to evaluate: `load`, or else the run's own `save`."""
+    options = config.checkpoint
+    if options.load not in (None, "auto"):
+        return config
+    if options.save is None:
         raise ConfigError("--load: is unset, and so is `save` in the configuration; name a checkpoint")
-    return config, support, output
+    return with_options(config, load=options.save)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports its errors as `ConfigError`."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
-
-
-def _refuse_training_flags(words: Sequence[str]) -> None:
-    read = {
-        option.flag for option in all_options().values() if option.section in _READ_SECTIONS or option.name in _READ
-    }
-    read -= {all_options()[name].flag for name in _NOT_READ}
-    for word in words:
-        flag = word.partition("=")[0]
-        if flag.startswith("--") and flag != "--config" and flag.replace("--no-", "--", 1) not in read:
+def _refuse_training_flags(arguments: Sequence[str]) -> None:
+    options = all_options().values()
+    read = {option.flag for option in options if option.section in _READ_SECTIONS or option.name in _READ}
+    read -= {option.flag for option in options if option.name in _NOT_READ}
+    read.add("--config")
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        if flag.startswith("--") and flag.replace("--no-", "--", 1) not in read:
             raise ConfigError(f"{flag}: has no effect on an evaluation; drop it")

@@ -1,9 +1,7 @@
-"""What an evaluation found, as a table for people and as JSON for programs."""
+"""What an evaluation found: as a table for readers, as JSON for programs."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,30 +9,31 @@ from pathlib import Path
 from rich.table import Table
 
 from megatron_lpc.evaluation.information import Information
+from megatron_lpc.files import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class Person:
-    """One group, judged by its held-out pairs under the latent of its support."""
+class GroupReport:
+    """The query pairs of one group, under the latent from its support set."""
 
     mixture: list[float]
-    """Weight of each code."""
-    held_out: int
+    """[K] weight of each code."""
+    query_pairs: int
     accuracy: float | None
-    """None where no pair is held out."""
+    """None where there is no query pair."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SupportReport:
-    """Everybody's held-out pairs, each under the latent of its own group's support."""
+    """The query pairs of all groups, each under the latent of its own group."""
 
-    held_out: int
-    """Pairs judged: of a group with support, with a prompt that is not in it."""
+    query_pairs: int
+    """Pairs of a group with a support set, with a prompt that is not in it."""
     accuracy: dict[str, float]
-    """Of the same held-out pairs, under `support` and under each of the model's own latents."""
-    people: dict[str, Person]
+    """On the same query pairs, under `support` and under each of the model's own latents."""
+    groups: dict[str, GroupReport]
     left_out: list[str]
-    """Groups with too few pairs for a support."""
+    """Groups with too few pairs for a support set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,39 +44,44 @@ class Report:
     metrics: dict[str, dict[str, float]]
     """Latent -> metrics over all pairs, named as in training."""
     information: Information | None
-    """Posterior's most probable code and group; None without codes or groups."""
+    """Of the posterior's most probable code and the group; None without codes or groups."""
     support: SupportReport | None
+    """None without codes or groups."""
 
 
 def report_table(reports: Mapping[str, Report]) -> Table:
-    """A row per data set; accuracies under the model's own latents are over all its pairs, the one under `support` over those held out."""
-    table = Table(
-        title="Preference accuracy under each latent, and what codes know of the groups", title_justify="left"
-    )
-    rows = {name: _cells(report) for name, report in reports.items()}
-    for heading in ("data", *dict.fromkeys(heading for cells in rows.values() for heading in cells)):
-        table.add_column(heading, justify="left" if heading == "data" else "right")
-    for name, cells in rows.items():
-        table.add_row(name, *(cells.get(str(column.header), "") for column in table.columns[1:]))
+    """One line per data set.
+
+    Accuracies under the model's own latents are over all pairs; the one under `support` is over the query pairs.
+    """
+    title = "Preference accuracy under each latent, and what the codes tell about the groups"
+    table = Table(title=title, title_justify="left")
+    lines = {name: _cells(report) for name, report in reports.items()}
+    headings = list(dict.fromkeys(heading for cells in lines.values() for heading in cells))
+    table.add_column("data")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for name, cells in lines.items():
+        table.add_row(name, *(cells.get(heading, "") for heading in headings))
     return table
 
 
 def _cells(report: Report) -> dict[str, str]:
     """Heading -> cell."""
     cells = {"pairs": str(report.pairs)}
-    cells |= {latent: f"{metrics['rewards/accuracies']:.1%}" for latent, metrics in report.metrics.items()}
+    for latent, metrics in report.metrics.items():
+        cells[latent] = f"{metrics['rewards/accuracies']:.1%}"
     if report.support is not None:
-        cells |= {"support": f"{report.support.accuracy['support']:.1%}", "held out": str(report.support.held_out)}
+        cells["support"] = f"{report.support.accuracy['support']:.1%}"
+        cells["query pairs"] = str(report.support.query_pairs)
     if report.information is not None:
-        known = report.information
-        cells |= {"bits": f"{known.bits:.3f}", "at most": f"{known.maximum:.3f}", "by chance": f"{known.bias:.3f}"}
+        cells["bits"] = f"{report.information.bits:.3f}"
+        cells["at most"] = f"{report.information.maximum:.3f}"
+        cells["by chance"] = f"{report.information.bias:.3f}"
     return cells
 
 
-def write_json(path: Path, settings: Mapping[str, object], reports: Mapping[str, Report]) -> None:
-    """Write the settings of an evaluation and, under `data`, its reports. The file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {**settings, "data": {name: asdict(report) for name, report in reports.items()}}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+def write_report(path: Path, settings: Mapping[str, object], reports: Mapping[str, Report]) -> None:
+    """Write the settings of an evaluation and, under `data`, its reports as JSON, whole or not at all."""
+    data = {name: asdict(report) for name, report in reports.items()}
+    write_json(path, {**settings, "data": data})

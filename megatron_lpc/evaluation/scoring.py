@@ -1,9 +1,8 @@
-"""Score a whole data set, pair by pair, under several latents; everything measured afterwards is read from that table."""
+"""Score a whole data set, pair by pair, under several latents."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -13,136 +12,144 @@ from torch.nn.functional import pad
 
 from megatron_lpc.config import Config, LatentConfig
 from megatron_lpc.data.batch import PairBatch
-from megatron_lpc.losses import LatentState, finish_metrics, pair_metrics, preference_loss
+from megatron_lpc.evaluation.pair_fields import PairFields
+from megatron_lpc.evaluation.pair_table import PairTable, table_metrics
+from megatron_lpc.losses import LatentState
 from megatron_lpc.model import LatentQuery, LatentSource, PairScores
 from megatron_lpc.training.collectives import from_last_stage
 from megatron_lpc.training.pipeline import on_last_stage, score_pass
 from megatron_lpc.training.reference import Reference
 
+EvaluationStep = list[tuple[PairBatch, int]]
+"""A rank's micro-batches of one step, each with the number of leading pairs that count."""
+
 _NO_NOISE = LatentState(tau=1.0, prior_mix=0.0, kl_weight=0.0)
-"""Evaluation latents are mixtures by probability; the settings of the relaxed sample do not matter."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairTable:
-    """What a model says of P pairs; fp64 on the CPU, in the order of `rows`."""
-
-    rows: Tensor
-    """[P] int64 row of each pair in its data set, ascending."""
-    logps: Tensor
-    """[L, P, 2] summed log-probs of chosen and rejected, one slice per latent."""
-    reference: Tensor
-    """[P, 2] the same under the reference; NaN where there is none."""
-    length: Tensor
-    """[P, 2] response tokens."""
-    posterior_logits: Tensor
-    """[P, K]; K = 0 where there are no codes."""
-    prior_logits: Tensor
-    """[P, K]."""
+"""The latents of an evaluation are mixtures by probability; the settings of the relaxed sample have no effect."""
 
 
 def evaluation_sources(latent: LatentConfig) -> tuple[LatentSource, ...]:
-    """Latents under which a model of this mode is judged."""
-    modes: dict[str, tuple[LatentSource, ...]] = {
+    """The latents under which a model of this mode is evaluated."""
+    sources: dict[str, tuple[LatentSource, ...]] = {
         "lpc": ("prior", "posterior"),
         "continuous": ("prior",),
         "none": ("none",),
     }
-    return modes[latent.latent_mode]
+    return sources[latent.latent_mode]
+
+
+def number_of_codes(latent: LatentConfig) -> int:
+    """K of the logits that a model of this mode gives; 0 where it has no codes."""
+    return latent.codebook_size if latent.latent_mode == "lpc" else 0
 
 
 def evaluate_pairs(
     config: Config,
     chunks: list[nn.Module],
-    steps: Iterable[list[tuple[PairBatch, int]]],
+    steps: Iterable[EvaluationStep],
     reference: Reference,
     device: torch.device,
 ) -> dict[LatentSource, dict[str, float]]:
-    """Metrics of a data set under each latent of the model's mode, on every rank. Arguments and collectives as `score_pairs`."""
+    """Metrics of a data set under each latent of the model's mode, on every rank.
+
+    Arguments and collectives are those of `score_pairs`.
+    """
     sources = evaluation_sources(config.latent)
-    table = score_pairs(chunks, steps, reference, sources, device)
-    return {source: table_metrics(config, table, index) for index, source in enumerate(sources)}
+    table = score_pairs(chunks, steps, reference, sources, device, num_codes=number_of_codes(config.latent))
+    return {source: table_metrics(config.loss, table, latent) for latent, source in enumerate(sources)}
 
 
 def score_pairs(
     chunks: list[nn.Module],
-    steps: Iterable[list[tuple[PairBatch, int]]],
+    steps: Iterable[EvaluationStep],
     reference: Reference,
     sources: tuple[LatentSource, ...],
     device: torch.device,
+    *,
+    num_codes: int = 0,
 ) -> PairTable:
     """Score every pair once; the table is whole on every rank.
 
-    Collectives: those of the pipeline; per step two all-gathers over the data parallel group on the last stage; at the end two broadcasts
-    over the pipeline group.
+    Collectives: those of the pipeline; per step two all-gathers over the data parallel group on the last stage; at the
+    end two broadcasts over the pipeline group.
 
     Args:
-        steps: `PairLoader.evaluation`: micro-batches, each with the number of leading pairs that count.
-        sources: latents, the first axis of `PairTable.logps`.
+        chunks: this rank's model chunks.
+        steps: those of `PairLoader.evaluation`; at least one.
+        reference: gives each pair its reference log-probs.
+        sources: the latents, axis L of `PairTable.logps`.
+        device: where the model is.
+        num_codes: K of the model's logits; 0 for a model without codes. All pipeline stages must know it, and only the
+            last one sees logits.
+
+    Raises:
+        ValueError: the model's logits are not of `num_codes` codes.
     """
+    fields = _pair_fields(len(sources), num_codes)
     query = LatentQuery(sources=sources, state=_NO_NOISE)
     parts: list[Tensor] = []
     for step in steps:
         batches = reference.attach([batch.to(device) for batch, _ in step])
         scores = score_pass(chunks, batches, query)
-        if scores:
-            local = torch.cat([_rows(b, s, valid) for b, s, (_, valid) in zip(batches, scores, step, strict=True)])
-            parts += _gather_data_parallel(local)
-    table = from_last_stage(torch.cat(parts) if on_last_stage() else None, device).cpu()
-    table = table[table[:, 0] >= 0]
-    table = table[table[:, 0].argsort()]
-    codes = (table.size(1) - 5 - 2 * len(sources)) // 2
-    row, reference_logps, length, logps, posterior, prior = table.split(
-        [1, 2, 2, 2 * len(sources), codes, codes], dim=1
-    )
-    return PairTable(
-        rows=row[:, 0].long(),
-        logps=logps.view(-1, len(sources), 2).transpose(0, 1),
-        reference=reference_logps,
-        length=length,
-        posterior_logits=posterior,
-        prior_logits=prior,
+        if not scores:
+            continue
+        scored = zip(batches, scores, step, strict=True)
+        local = [fields.pack(_pair_values(batch, score))[:valid] for batch, score, (_, valid) in scored]
+        parts += _gather_pairs(torch.cat(local), parallel_state.get_data_parallel_group())
+    whole = from_last_stage(torch.cat(parts) if on_last_stage() else None, device)
+    values = fields.unpack(whole.cpu())
+    values["example_index"] = values["example_index"].long()
+    table = PairTable(**values)
+    return table.select(table.example_index.argsort())
+
+
+def _pair_fields(num_latents: int, num_codes: int) -> PairFields:
+    """What is gathered of each pair: the fields of `PairTable`."""
+    return PairFields(
+        {
+            "example_index": (),
+            "reference_logps": (2,),
+            "response_length": (2,),
+            "logps": (num_latents, 2),
+            "posterior_logits": (num_codes,),
+            "prior_logits": (num_codes,),
+        }
     )
 
 
-def _rows(batch: PairBatch, scores: PairScores, valid: int) -> Tensor:
-    """[B, F] fp64: one row of numbers per pair; the row number of a pair that does not count is -1."""
+def _pair_values(batch: PairBatch, scores: PairScores) -> dict[str, Tensor]:
+    """The fields of the B pairs of a micro-batch, each [B, ...].
+
+    Without a reference its log-probs are NaN, without codes the logits are [B, 0].
+    """
     pairs = batch.num_pairs
-    counts = torch.arange(pairs, device=batch.example_index.device) < valid
-    reference = (
-        batch.reference_logps if batch.reference_logps is not None else scores.logps.new_full((2 * pairs,), torch.nan)
-    )
-    columns = [
-        torch.where(counts, batch.example_index, -1)[:, None],
-        reference.view(2, pairs).T,
-        batch.response_length.view(2, pairs).T,
-        scores.logps.view(-1, pairs).T.reshape(pairs, -1),
-    ]
-    if (
-        (latent := scores.latent) is not None
-        and latent.posterior_logits is not None
-        and latent.prior_logits is not None
-    ):
-        columns += [latent.posterior_logits, latent.prior_logits]
-    return torch.cat([column.double() for column in columns], dim=1)
+    reference_logps = batch.reference_logps
+    if reference_logps is None:
+        reference_logps = scores.logps.new_full((2 * pairs,), torch.nan)
+    posterior_logits = prior_logits = scores.logps.new_empty(pairs, 0)
+    if scores.latent is not None and scores.latent.posterior_logits is not None:
+        assert scores.latent.prior_logits is not None
+        posterior_logits, prior_logits = scores.latent.posterior_logits, scores.latent.prior_logits
+    return {
+        "example_index": batch.example_index,
+        "reference_logps": reference_logps.view(2, pairs).T,
+        "response_length": batch.response_length.view(2, pairs).T,
+        "logps": scores.logps.view(-1, 2, pairs).permute(2, 0, 1),
+        "posterior_logits": posterior_logits,
+        "prior_logits": prior_logits,
+    }
 
 
-def _gather_data_parallel(local: Tensor) -> list[Tensor]:
-    """Tables of all data parallel ranks; packing gives each rank a number of pairs of its own."""
-    group = parallel_state.get_data_parallel_group()
+def _gather_pairs(local: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
+    """The matrices [P_r, F] of all ranks of a group, by rank; packing gives each rank another number of pairs.
+
+    Collectives: two all-gathers (numbers of pairs, then pairs) over `group`; none when it has one rank.
+    """
     if group.size() == 1:
         return [local]
     counts = [torch.zeros(1, dtype=torch.int64, device=local.device) for _ in range(group.size())]
     dist.all_gather(counts, torch.tensor([len(local)], device=local.device), group=group)
-    longest = max(int(count) for count in counts)
-    parts = [local.new_empty(longest, local.size(1)) for _ in counts]
+    lengths = [int(count) for count in counts]
+    longest = max(lengths)
+    parts = [local.new_empty(longest, local.size(1)) for _ in lengths]
     dist.all_gather(parts, pad(local, (0, 0, 0, longest - len(local))), group=group)
-    return [part[: int(count)] for part, count in zip(parts, counts, strict=True)]
-
-
-def table_metrics(config: Config, table: PairTable, latent: int) -> dict[str, float]:
-    """The metrics of training, of the preference loss alone, over all pairs of a table under its `latent`-th latent."""
-    logps = table.logps[latent].T.reshape(-1)
-    preference = preference_loss(config.loss, logps, table.reference.T.reshape(-1), table.length.T.reshape(-1))
-    codes = (table.posterior_logits, table.prior_logits) if table.posterior_logits.size(1) else (None, None)
-    return finish_metrics(pair_metrics(preference.loss, preference, logps, *codes))
+    return [part[:length] for part, length in zip(parts, lengths, strict=True)]

@@ -1,56 +1,104 @@
-"""A person's code mixture, from a handful of pairs that this person labelled; and which of his pairs may then judge it.
+"""A group's latent: a mixture of codes estimated from a few pairs that the group labelled, its support set.
 
-The posterior sees which response won, so a pair's own posterior cannot judge what the codes hold. Other pairs of the same person can.
+The posterior sees which response won, so accuracy under a pair's own posterior proves nothing about the codes. The
+accuracy on other pairs of the same group, its query set, does.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
 def draw_support(groups: Sequence[str], pairs: int, seed: int) -> dict[str, list[int]]:
-    """Rows of `pairs` pairs of each group, ascending, drawn without replacement.
+    """Draw the support set of each group without replacement.
 
-    A group's draw depends on the seed, its name and how many pairs it has, not on the other groups. Groups with fewer pairs are left out.
+    A group's draw depends on the seed, its name and how many pairs it has, not on the other groups.
 
     Args:
-        groups: group of every row.
+        groups: group of each example, in the order of the data set.
+        pairs: pairs of each support set; groups with fewer are left out.
+
+    Returns:
+        Group -> example indices of its support set, ascending.
     """
-    rows: dict[str, list[int]] = {}
-    for row, group in enumerate(groups):
-        rows.setdefault(group, []).append(row)
-    return {
-        group: sorted(random.Random(f"{seed}/{group}").sample(own, pairs))
-        for group, own in sorted(rows.items())
-        if len(own) >= pairs
-    }
+    examples: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        examples.setdefault(group, []).append(index)
+    support = {}
+    for group, indices in sorted(examples.items()):
+        if len(indices) >= pairs:
+            support[group] = sorted(random.Random(f"{seed}/{group}").sample(indices, pairs))
+    return support
 
 
 def support_mixtures(posterior_logits: Tensor, support: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """Mean posterior over each group's support: [P, K] logits -> [K] weights per group, in the logits' dtype."""
+    """Mean posterior over each group's support set: [P, K] logits -> [K] weights per group, in the logits' dtype."""
     posterior = posterior_logits.softmax(-1)
-    return {group: posterior[torch.tensor(rows)].mean(0) for group, rows in support.items()}
+    return {group: posterior[torch.tensor(indices)].mean(0) for group, indices in support.items()}
 
 
-def held_out_pairs(
+def query_pairs(
     groups: Sequence[str], prompts: Sequence[Hashable], support_prompts: Mapping[str, set[Hashable]]
 ) -> Tensor:
-    """[P] bool: pairs of a group with support, whose prompt is not in that group's support.
+    """[P] bool: pairs of a group with a support set, whose prompt is not in that support set.
 
-    The support's own pairs are excluded by this rule as well, when they are among the P.
+    So the support set's own pairs are excluded as well, where they are among the P.
 
     Args:
-        groups, prompts: group and prompt of every row.
-        support_prompts: prompts of each group's support; a group that is not in it has none.
+        groups, prompts: group and prompt of each of the P pairs.
+        support_prompts: prompts of each group's support set; a group that is missing here has none.
     """
-    return torch.tensor(
-        [
-            group in support_prompts and prompt not in support_prompts[group]
-            for group, prompt in zip(groups, prompts, strict=True)
-        ],
-        dtype=torch.bool,
-    )
+    is_query = [
+        group in support_prompts and prompt not in support_prompts[group]
+        for group, prompt in zip(groups, prompts, strict=True)
+    ]
+    return torch.tensor(is_query, dtype=torch.bool)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupLatents:
+    """The latent of each group, and the prompts that it was estimated from."""
+
+    mixtures: dict[str, Tensor]
+    """Group -> [K] mixture weights."""
+    prompts: dict[str, set[Hashable]]
+    """Group -> prompts of its support set."""
+
+    @classmethod
+    def estimate(
+        cls,
+        posterior_logits: Tensor,
+        groups: Sequence[str],
+        prompts: Sequence[Hashable],
+        *,
+        pairs: int,
+        seed: int,
+    ) -> GroupLatents:
+        """Draw a support set of `pairs` pairs of each group and average its posterior.
+
+        Args:
+            posterior_logits: [P, K].
+            groups, prompts: group and prompt of each of the P pairs.
+        """
+        support = draw_support(groups, pairs, seed)
+        return cls(
+            mixtures=support_mixtures(posterior_logits, support),
+            prompts={group: {prompts[index] for index in indices} for group, indices in support.items()},
+        )
+
+    def query_pairs(self, groups: Sequence[str], prompts: Sequence[Hashable]) -> Tensor:
+        """[P] bool: the pairs that may be scored under their group's latent."""
+        return query_pairs(groups, prompts, self.prompts)
+
+    def mixture_of_each(self, groups: Sequence[str], num_codes: int) -> Tensor:
+        """[P, K] mixture weights of each pair's group.
+
+        Zero for a group without a support set, whose pairs are no query pairs.
+        """
+        zero = torch.zeros(num_codes, dtype=torch.float64)
+        return torch.stack([self.mixtures.get(group, zero) for group in groups])

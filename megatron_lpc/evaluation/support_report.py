@@ -1,48 +1,52 @@
-"""How well latents judge the held-out pairs of a scored data set, together and group by group."""
+"""Accuracy on the query pairs of a scored data set, together and group by group."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 
 import torch
 from torch import Tensor
 
-from megatron_lpc.config import Config
-from megatron_lpc.evaluation.report import Person, SupportReport
-from megatron_lpc.evaluation.scoring import PairTable, table_metrics
+from megatron_lpc.config import LossConfig
+from megatron_lpc.evaluation.pair_table import PairTable, table_metrics
+from megatron_lpc.evaluation.report import GroupReport, SupportReport
 
 
-def judge(
-    config: Config,
+def report_support(
+    loss: LossConfig,
     table: PairTable,
-    names: Sequence[str],
+    latents: Sequence[str],
+    *,
     groups: Sequence[str],
-    kept: Tensor,
-    latents: Mapping[str, Tensor],
+    is_query: Tensor,
+    mixtures: Mapping[str, Tensor],
 ) -> SupportReport:
-    """Accuracies over the held-out pairs of a scored data set.
+    """Accuracies on the query pairs of a scored data set.
 
     Args:
         table: P pairs under L latents, of which the last is that of each pair's group.
-        names: what the L latents are called.
-        groups: group of every pair.
-        kept: [P] bool, the held-out pairs; at least one.
-        latents: group -> [K] code weights of its support.
+        latents: names of the L latents.
+        groups: group of each pair.
+        is_query: [P] bool, the query pairs; at least one.
+        mixtures: group -> [K] mixture weights from its support set.
     """
-    people = {}
-    for group, latent in latents.items():
-        own = kept & torch.tensor([other == group for other in groups])
-        accuracy = _accuracy(config, table, len(names) - 1, own) if own.any() else None
-        people[group] = Person(mixture=latent.tolist(), held_out=int(own.sum()), accuracy=accuracy)
+    group_latent = len(latents) - 1
+    of_groups = {}
+    for group, mixture in mixtures.items():
+        selected = is_query & torch.tensor([other == group for other in groups])
+        of_groups[group] = GroupReport(
+            mixture=mixture.tolist(),
+            query_pairs=int(selected.sum()),
+            accuracy=_accuracy(loss, table, group_latent, selected) if selected.any() else None,
+        )
     return SupportReport(
-        held_out=int(kept.sum()),
-        accuracy={name: _accuracy(config, table, index, kept) for index, name in enumerate(names)},
-        people=people,
-        left_out=sorted(set(groups) - latents.keys()),
+        query_pairs=int(is_query.sum()),
+        accuracy={name: _accuracy(loss, table, latent, is_query) for latent, name in enumerate(latents)},
+        groups=of_groups,
+        left_out=sorted(set(groups) - mixtures.keys()),
     )
 
 
-def _accuracy(config: Config, table: PairTable, latent: int, kept: Tensor) -> float:
-    per_pair = {field.name: getattr(table, field.name)[kept] for field in fields(table) if field.name != "logps"}
-    return table_metrics(config, PairTable(logps=table.logps[:, kept], **per_pair), latent)["rewards/accuracies"]
+def _accuracy(loss: LossConfig, table: PairTable, latent: int, selected: Tensor) -> float:
+    """Of the selected pairs under the `latent`-th latent."""
+    return table_metrics(loss, table.select(selected), latent)["rewards/accuracies"]

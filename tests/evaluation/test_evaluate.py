@@ -1,4 +1,4 @@
-"""The evaluation program on a tiny checkpoint: what it reports, in every layout, and what it refuses."""
+"""The evaluation program on a tiny checkpoint: what it reports in every parallel layout, and what it refuses."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from pathlib import Path
 import pytest
 from launch import torchrun
 
+from megatron_lpc.command_line import UserError
 from megatron_lpc.config import ConfigError, parse_args
-from megatron_lpc.evaluate import evaluate
+from megatron_lpc.evaluation.evaluate import evaluate
 from megatron_lpc.evaluation.options import SupportOptions, parse_command
+from megatron_lpc.evaluation.support_report import report_support
 from megatron_lpc.training.setup import stop_distributed
 
-SHAPE = "--num-layers 2 --hidden-size 16 --ffn-hidden-size 32 --num-attention-heads 2 --max-position-embeddings 128 --max-length 128"
+SHAPE = (
+    "--num-layers 2 --hidden-size 16 --ffn-hidden-size 32 --num-attention-heads 2 "
+    "--max-position-embeddings 128 --max-length 128"
+)
 HEAD = "--codebook-size 4 --codebook-init-std 1 --init-method-std 0.1"
 BATCHES = "--micro-batch-size 4 --global-batch-size 8 --device cpu"
 RUN = f"{SHAPE} {BATCHES} --train-iters 2 --lr 0.01 --no-tensorboard".split()
@@ -44,15 +49,16 @@ def test_report_of_each_data_set(report):
         assert set(found["metrics"]) == {"prior", "posterior"}
         assert found["information"]["maximum"] == pytest.approx(1.0)
         support = found["support"]
-        assert support["held_out"] == pairs - 4  # Each annotator sees a prompt once.
+        assert support["query_pairs"] == pairs - 4  # Each annotator sees a prompt once.
         assert set(support["accuracy"]) == {"prior", "posterior", "support"}
         assert support["left_out"] == []
-        assert set(support["people"]) == {"ada", "ben"}
-        right = sum(person["accuracy"] * person["held_out"] for person in support["people"].values())
-        assert right / support["held_out"] == pytest.approx(support["accuracy"]["support"])
-        for person in support["people"].values():
-            assert sum(person["mixture"]) == pytest.approx(1.0)
-            assert len(person["mixture"]) == 4
+        groups = support["groups"]
+        assert set(groups) == {"ada", "ben"}
+        correct = sum(group["accuracy"] * group["query_pairs"] for group in groups.values())
+        assert correct / support["query_pairs"] == pytest.approx(support["accuracy"]["support"])
+        for group in groups.values():
+            assert sum(group["mixture"]) == pytest.approx(1.0)
+            assert len(group["mixture"]) == 4
 
 
 def test_evaluation_is_that_of_training(run, report):
@@ -60,61 +66,65 @@ def test_evaluation_is_that_of_training(run, report):
     trained = {line["evaluation"]: line for line in lines if "evaluation" in line}
     for name in ("agree", "disagree"):
         for latent in ("prior", "posterior"):
-            assert report["data"][name]["metrics"][latent]["loss"] == pytest.approx(
-                trained[f"{name}/{latent}"]["loss"], abs=1e-9
-            )
+            loss = report["data"][name]["metrics"][latent]["loss"]
+            assert loss == pytest.approx(trained[f"{name}/{latent}"]["loss"], abs=1e-9)
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize(
-    "layout", ["", "--tensor-model-parallel-size 2 --sequence-parallel", "--pipeline-model-parallel-size 2"]
+    "layout",
+    [
+        "",
+        "--pack-to 256 --share-prompt",  # Ranks score different numbers of pairs per step.
+        "--tensor-model-parallel-size 2 --sequence-parallel",
+        "--pipeline-model-parallel-size 2",
+    ],
 )
 def test_every_layout_reports_the_same(run, report, layout, tmp_path):
     output = tmp_path / "report.json"
     torchrun(2, "-m", "megatron_lpc.evaluate", *run, "--support-pairs", "2", "--output", str(output), *layout.split())
-    other = json.loads(output.read_text())
-    for name, found in report["data"].items():
-        assert other["data"][name]["support"]["held_out"] == found["support"]["held_out"]
-        for latent, metrics in found["metrics"].items():
-            assert other["data"][name]["metrics"][latent] == pytest.approx(metrics, abs=1e-5)
-        for group, person in found["support"]["people"].items():
-            assert other["data"][name]["support"]["people"][group]["mixture"] == pytest.approx(
-                person["mixture"], abs=1e-6
-            )
+    other = json.loads(output.read_text())["data"]
+    for name, expected in report["data"].items():
+        found = other[name]
+        assert found["support"]["query_pairs"] == expected["support"]["query_pairs"]
+        for latent, metrics in expected["metrics"].items():
+            assert found["metrics"][latent] == pytest.approx(metrics, abs=1e-5)
+        for group, of_group in expected["support"]["groups"].items():
+            mixture = found["support"]["groups"][group]["mixture"]
+            assert mixture == pytest.approx(of_group["mixture"], abs=1e-6)
 
 
-def test_support_from_other_data_leaves_all_pairs_to_judge(run, evaluation):
+def test_with_support_from_other_data_all_pairs_are_query_pairs(run, evaluation):
     train_data = parse_args(run).data.train_data[0]
-    found = evaluation(*run, "--support-data", train_data, "--support-pairs", "5")
-    assert {name: one["support"]["held_out"] for name, one in found["data"].items()} == {"agree": 12, "disagree": 36}
-    # One latent per person, whatever is judged.
-    assert (
-        found["data"]["agree"]["support"]["people"]["ada"]["mixture"]
-        == found["data"]["disagree"]["support"]["people"]["ada"]["mixture"]
-    )
+    found = evaluation(*run, "--support-data", train_data, "--support-pairs", "5")["data"]
+    assert {name: one["support"]["query_pairs"] for name, one in found.items()} == {"agree": 12, "disagree": 36}
+    # One latent per group, whatever data set is evaluated.
+    of_ada = [one["support"]["groups"]["ada"]["mixture"] for one in found.values()]
+    assert of_ada[0] == of_ada[1]
 
 
-def test_the_latent_of_the_support_is_what_judges(run):
-    """Support that is one pair gives that pair's own posterior, so the two latents judge this pair alike."""
+def test_pairs_are_scored_under_the_latent_of_their_group(run):
+    """A support set of one pair gives that pair's own posterior, so the pair has the same score under both latents."""
     config, _, _ = parse_command(run)
-    tables = []
+    calls = []
 
-    def spy(config, table, names, groups, kept, latents):
-        tables.append((table, groups, latents))
-        from megatron_lpc.evaluation.support_report import judge
-
-        return judge(config, table, names, groups, kept, latents)
+    def spy(loss, table, latents, *, groups, is_query, mixtures):
+        calls.append((table, groups, mixtures))
+        return report_support(loss, table, latents, groups=groups, is_query=is_query, mixtures=mixtures)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("megatron_lpc.evaluate.judge", spy)
+        patch.setattr("megatron_lpc.evaluation.evaluate.report_support", spy)
         evaluate(config, SupportOptions(pairs=1))
-    for table, groups, latents in tables:
-        for group, latent in latents.items():
-            distance = (table.posterior_logits.softmax(-1) - latent).abs().sum(1)
-            row = min((row for row, other in enumerate(groups) if other == group), key=lambda row: float(distance[row]))
-            assert distance[row] < 1e-12
-            assert table.logps[2, row].tolist() == pytest.approx(table.logps[1, row].tolist(), abs=1e-4)
-            assert abs(table.logps[2, :, 0] - table.logps[0, :, 0]).max() > 1e-4, "support and prior differ"
+    assert len(calls) == 2
+    for table, groups, mixtures in calls:
+        prior, posterior, support = table.logps.unbind(dim=1)
+        for group, mixture in mixtures.items():
+            distance = (table.posterior_logits.softmax(-1) - mixture).abs().sum(1)
+            of_group = [pair for pair, other in enumerate(groups) if other == group]
+            pair = min(of_group, key=lambda pair: float(distance[pair]))
+            assert distance[pair] < 1e-12
+            assert support[pair].tolist() == pytest.approx(posterior[pair].tolist(), abs=1e-4)
+            assert abs(support[:, 0] - prior[:, 0]).max() > 1e-4, "support and prior differ"
 
 
 def test_without_groups_there_is_no_support(run, evaluation):
@@ -125,7 +135,7 @@ def test_without_groups_there_is_no_support(run, evaluation):
 
 def test_no_pair_left(run):
     config, support, _ = parse_command([*run, "--support-pairs", "6"])
-    with pytest.raises(ConfigError, match=r"--valid-data agree: no pair is left to judge by 6 support pairs a group"):
+    with pytest.raises(ConfigError, match=r"--valid-data agree: no pair is left to evaluate after 6 support pairs"):
         evaluate(config, support)
     stop_distributed()
 
@@ -145,7 +155,7 @@ def test_no_pair_left(run):
     ],
 )
 def test_refused(run, flags, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         parse_command([*run, *flags])
 
 
@@ -154,7 +164,7 @@ def test_a_checkpoint_must_be_named():
         parse_command(["--valid-data", "a=b.jsonl"])
 
 
-def test_a_head_that_the_checkpoint_lacks_is_not_made_up(run, tmp_path, make_world, capsys):
+def test_a_checkpoint_without_a_head_is_refused(run, tmp_path, make_world, capsys):
     from megatron_lpc.evaluate import main
     from megatron_lpc.train import train
 

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from megatron_lpc.evaluation import mutual_information
+from megatron_lpc.evaluation.information import mutual_information
 
 
-def test_codes_that_name_the_group_have_all_of_it():
+def test_codes_that_name_the_group_hold_all_its_information():
     found = mutual_information(torch.tensor([5, 5, 2, 2]), ["a", "a", "b", "b"])
     assert found.bits == pytest.approx(1.0)
     assert found.maximum == pytest.approx(1.0)
@@ -18,11 +18,11 @@ def test_several_codes_for_one_group_lose_nothing():
     assert mutual_information(torch.tensor([0, 1, 2, 3]), ["a", "a", "b", "b"]).bits == pytest.approx(1.0)
 
 
-def test_independent_codes_have_none():
+def test_independent_codes_hold_no_information():
     assert mutual_information(torch.tensor([0, 1, 0, 1]), ["a", "a", "b", "b"]).bits == 0.0
 
 
-def test_a_single_code_has_none():
+def test_a_single_code_holds_no_information():
     found = mutual_information(torch.tensor([7, 7, 7]), ["a", "b", "c"])
     assert found.bits == pytest.approx(0.0, abs=1e-12)
     assert found.bias == 0.0
@@ -37,7 +37,7 @@ def test_against_the_definition():
     assert mutual_information(codes, groups).bits == pytest.approx(expected)
 
 
-def test_bias_is_what_unknowing_codes_show_on_average():
+def test_bias_is_the_mean_information_of_independent_codes():
     generator = torch.Generator().manual_seed(0)
     groups = ["a", "b", "c"] * 100
     found = [mutual_information(torch.randint(4, (300,), generator=generator), groups) for _ in range(400)]

@@ -1,16 +1,16 @@
-"""The table of an evaluation."""
+"""The report of an evaluation, as a table and as JSON."""
 
 import json
 from io import StringIO
 
 from rich.console import Console
 
-from megatron_lpc.evaluation import Information
-from megatron_lpc.evaluation.report import Report, SupportReport, report_table, write_json
+from megatron_lpc.evaluation.information import Information
+from megatron_lpc.evaluation.report import Report, SupportReport, report_table, write_report
 
-SUPPORT = SupportReport(held_out=7, accuracy={"prior": 0.4, "support": 0.75}, people={}, left_out=["c"])
-KNOWN = Information(bits=0.5, maximum=1.0, bias=0.01)
-FULL = Report(pairs=9, metrics={"prior": {"rewards/accuracies": 0.5}}, information=KNOWN, support=SUPPORT)
+SUPPORT = SupportReport(query_pairs=7, accuracy={"prior": 0.4, "support": 0.75}, groups={}, left_out=["c"])
+INFORMATION = Information(bits=0.5, maximum=1.0, bias=0.01)
+FULL = Report(pairs=9, metrics={"prior": {"rewards/accuracies": 0.5}}, information=INFORMATION, support=SUPPORT)
 BARE = Report(pairs=3, metrics={"none": {"rewards/accuracies": 0.25}}, information=None, support=None)
 
 
@@ -31,13 +31,13 @@ def test_a_column_for_what_there_is_and_no_other():
 
 def test_cells_stand_under_their_heading():
     lines = _lines({"x": BARE, "y": FULL})
-    assert ["data", "pairs", "none", "prior", "support", "held out", "bits", "at most", "by chance"] in lines
+    assert ["data", "pairs", "none", "prior", "support", "query pairs", "bits", "at most", "by chance"] in lines
     assert ["x", "3", "25.0%", "", "", "", "", "", ""] in lines
     assert ["y", "9", "", "50.0%", "75.0%", "7", "0.500", "1.000", "0.010"] in lines
 
 
 def test_json_holds_settings_and_reports(tmp_path):
-    write_json(tmp_path / "new" / "r.json", {"checkpoint": "c"}, {"y": FULL})
+    write_report(tmp_path / "new" / "r.json", {"checkpoint": "c"}, {"y": FULL})
     content = json.loads((tmp_path / "new" / "r.json").read_text())
     assert content["checkpoint"] == "c"
     assert content["data"]["y"]["support"]["left_out"] == ["c"]

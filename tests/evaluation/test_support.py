@@ -1,9 +1,9 @@
-"""A group's latent, and the pairs that may judge it."""
+"""A group's latent, and the pairs on which it may be evaluated."""
 
 import pytest
 import torch
 
-from megatron_lpc.evaluation import draw_support, held_out_pairs, support_mixtures
+from megatron_lpc.evaluation.support import draw_support, query_pairs, support_mixtures
 
 GROUPS = ["a", "b"] * 10 + ["c"] * 3
 
@@ -11,10 +11,10 @@ GROUPS = ["a", "b"] * 10 + ["c"] * 3
 def test_support_is_of_its_group_and_without_repetition():
     support = draw_support(GROUPS, 4, seed=1)
     assert set(support) == {"a", "b"}  # c has three pairs
-    for group, rows in support.items():
-        assert len(set(rows)) == 4
-        assert rows == sorted(rows)
-        assert {GROUPS[row] for row in rows} == {group}
+    for group, indices in support.items():
+        assert len(set(indices)) == 4
+        assert indices == sorted(indices)
+        assert {GROUPS[index] for index in indices} == {group}
 
 
 def test_a_group_with_just_enough_pairs_gives_all():
@@ -34,9 +34,9 @@ def test_mixture_is_the_mean_of_probabilities_not_of_logits():
     assert mixture["a"].tolist() == pytest.approx([0.75, 0.25])
 
 
-def test_held_out_pairs_share_no_prompt_with_their_own_groups_support():
+def test_query_pairs_share_no_prompt_with_their_own_groups_support():
     groups = ["a", "a", "a", "b", "b", "c"]
     prompts = ["p", "p", "q", "p", "r", "q"]
-    kept = held_out_pairs(groups, prompts, {"a": {"p"}, "b": {"r"}})
-    # Both pairs of a with prompt p go, that of b with prompt p stays, and c has no support.
-    assert kept.tolist() == [False, False, True, True, False, False]
+    is_query = query_pairs(groups, prompts, {"a": {"p"}, "b": {"r"}})
+    # Both pairs of a with prompt p are excluded, that of b with prompt p is not, and c has no support set.
+    assert is_query.tolist() == [False, False, True, True, False, False]

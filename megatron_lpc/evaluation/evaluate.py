@@ -1,0 +1,117 @@
+"""Evaluate a checkpoint on several data sets: accuracy under each latent, information of the codes, support."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from megatron_lpc.config import Config, ConfigError, with_options
+from megatron_lpc.data.cache import PairDataset
+from megatron_lpc.evaluation.checkpoint_scorer import CheckpointScorer
+from megatron_lpc.evaluation.information import mutual_information
+from megatron_lpc.evaluation.options import SupportOptions, has_groups
+from megatron_lpc.evaluation.pair_table import PairTable, table_metrics
+from megatron_lpc.evaluation.report import Report, SupportReport
+from megatron_lpc.evaluation.scoring import evaluation_sources
+from megatron_lpc.evaluation.support import GroupLatents
+from megatron_lpc.evaluation.support_report import report_support
+from megatron_lpc.training.setup import start_distributed, stop_distributed
+
+
+def evaluate(config: Config, support: SupportOptions) -> dict[str, Report]:
+    """Evaluate the checkpoint `config.checkpoint.load` on every data set of `config.data.valid_data`, whole.
+
+    Options that only training reads have no effect. `Report.information` and `Report.support` need codes and groups,
+    and are None without.
+
+    Collectives: those of `CheckpointScorer`; all ranks return the same reports.
+
+    Raises:
+        ConfigError: the options cannot work, or do not fit the checkpoint; a data set has no query pair.
+    """
+    # Validation asks for the training data of a run. An evaluation has none but what it evaluates.
+    config = with_options(config, train_data=list(config.data.valid_data.values()))
+    platform = start_distributed(config)
+    scorer = CheckpointScorer(config, platform)
+    group_latents = None
+    if has_groups(config) and support.data is not None:
+        data = scorer.open("support", support.data)
+        group_latents = _estimate_group_latents(data, scorer.score("support", data, ("posterior",)), support)
+    reports = {
+        name: _evaluate_data(scorer, name, source, support, group_latents)
+        for name, source in config.data.valid_data.items()
+    }
+    stop_distributed()
+    return reports
+
+
+def _evaluate_data(
+    scorer: CheckpointScorer, name: str, source: str, support: SupportOptions, group_latents: GroupLatents | None
+) -> Report:
+    """`group_latents`: from other data; None to estimate them from this data set."""
+    config = scorer.config
+    data = scorer.open(name, source)
+    latents = evaluation_sources(config.latent)
+    table = scorer.score(name, data, latents)
+    metrics: dict[str, dict[str, float]] = {
+        latent: table_metrics(config.loss, table, index) for index, latent in enumerate(latents)
+    }
+    report = Report(pairs=len(data), metrics=metrics, information=None, support=None)
+    if not has_groups(config):
+        return report
+    if group_latents is None:
+        group_latents = _estimate_group_latents(data, table, support)
+    return replace(
+        report,
+        information=mutual_information(table.posterior_logits.argmax(-1), _groups(data)),
+        support=_support_report(scorer, name, data, table, group_latents, support),
+    )
+
+
+def _support_report(
+    scorer: CheckpointScorer,
+    name: str,
+    data: PairDataset,
+    table: PairTable,
+    group_latents: GroupLatents,
+    support: SupportOptions,
+) -> SupportReport:
+    """Score a data set once more, each pair under its group's latent, and report accuracy on the query pairs.
+
+    Raises:
+        ConfigError: there is no query pair.
+    """
+    groups = _groups(data)
+    is_query = group_latents.query_pairs(groups, _prompts(data))
+    if not is_query.any():
+        raise ConfigError(
+            f"--valid-data {name}: no pair is left to evaluate after {support.pairs} support pairs per group; "
+            "lower --support-pairs, or draw them from other data with --support-data"
+        )
+    mixture = group_latents.mixture_of_each(groups, table.num_codes)
+    under_group_latent = scorer.score(name, data, ("mixture",), mixture)
+    logps = torch.cat([table.logps, under_group_latent.logps], dim=1)
+    return report_support(
+        scorer.config.loss,
+        replace(table, logps=logps),
+        (*evaluation_sources(scorer.config.latent), "support"),
+        groups=groups,
+        is_query=is_query,
+        mixtures=group_latents.mixtures,
+    )
+
+
+def _estimate_group_latents(data: PairDataset, table: PairTable, support: SupportOptions) -> GroupLatents:
+    return GroupLatents.estimate(
+        table.posterior_logits, _groups(data), _prompts(data), pairs=support.pairs, seed=support.seed
+    )
+
+
+def _groups(data: PairDataset) -> list[str]:
+    return [str(group) for group in data.groups]
+
+
+def _prompts(data: PairDataset) -> list[tuple[int, ...]]:
+    """Prompts as token ids, so that prompts which the model cannot tell apart are equal."""
+    return [tuple(data[index].prompt) for index in range(len(data))]
