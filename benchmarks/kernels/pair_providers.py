@@ -1,4 +1,4 @@
-"""Ways to a preference loss: ours by schedule, PyTorch's, and those of other libraries, which are left out where they do not run.
+"""Ways to a preference loss: ours by algorithm, PyTorch's, and those of other libraries, which are left out where they do not run.
 
 A provider takes a case and returns a step without arguments, which returns the loss. Providers of `OTHER_JOBS` need not return the same
 loss: cross entropies are means over rows, and Liger's DPO averages over responses in some versions. Their products are the same.
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
-from lpc_kernels import Schedule, pair_logps
+from lpc_kernels import Algorithm, pair_logps
 from torch import Tensor
 from torch.nn import functional
 
@@ -38,7 +38,7 @@ def _step(case: PairCase, inputs: PairInputs, loss: Callable[[PairInputs], Tenso
     return step
 
 
-def _ours(schedule: Schedule) -> Callable[[PairCase], Step]:
+def _ours(algorithm: Algorithm) -> Callable[[PairCase], Step]:
     def provider(case: PairCase) -> Step:
         def pair_loss(logps: Tensor, pairs: Tensor) -> Tensor:
             return -functional.logsigmoid(BETA * (logps[:, 0] - logps[:, 1])).sum(0)
@@ -53,13 +53,13 @@ def _ours(schedule: Schedule) -> Callable[[PairCase], Step]:
                 2 * case.pairs,
                 z=x.z,
                 pair_loss=pair_loss,
-                schedule=schedule,
+                algorithm=algorithm,
                 chunk_size=case.chunk_size,
             ).loss
             assert result is not None
             return result / case.pairs
 
-        return _step(case, draw(case, train_head=schedule != "frozen"), loss)
+        return _step(case, draw(case, train_head=algorithm != "frozen"), loss)
 
     return provider
 

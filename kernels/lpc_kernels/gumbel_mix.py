@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from lpc_kernels.philox import POSTERIOR_STREAM, PRIOR_STREAM, gumbel_noise
+from lpc_kernels.philox import POSTERIOR_NOISE, PRIOR_NOISE, gumbel_noise
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -110,8 +110,8 @@ def gumbel_mix_reference(
     logits_q, logits_p = logits_q.to(dtype), logits_p.to(dtype)
     log_q, log_p = logits_q.log_softmax(-1), logits_p.log_softmax(-1)
     q, p = log_q.exp(), log_p.exp()
-    weights_q = _sample(logits_q, sample_ids, seed, POSTERIOR_STREAM, tau, straight_through)
-    weights_p = _sample(logits_p, sample_ids, seed, PRIOR_STREAM, tau, straight_through)
+    weights_q = _sample(logits_q, sample_ids, seed, POSTERIOR_NOISE, tau, straight_through)
+    weights_p = _sample(logits_p, sample_ids, seed, PRIOR_NOISE, tau, straight_through)
     # Not 0 * weights: a product with zero would let NaN and infinity through.
     if prior_mix == 0:
         weights = weights_q

@@ -10,11 +10,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lpc_kernels.philox import POSTERIOR_STREAM, PRIOR_STREAM
+from lpc_kernels.philox import POSTERIOR_NOISE, PRIOR_NOISE
 from lpc_kernels.philox_triton import gumbel
 
-_POSTERIOR_STREAM = tl.constexpr(POSTERIOR_STREAM)
-_PRIOR_STREAM = tl.constexpr(PRIOR_STREAM)
+_POSTERIOR_NOISE = tl.constexpr(POSTERIOR_NOISE)
+_PRIOR_NOISE = tl.constexpr(PRIOR_NOISE)
 
 
 # fmt: off
@@ -35,8 +35,8 @@ def forward(
     raw_q = tl.load(logits_q + at, mask=real, other=float("-inf")).to(DTYPE)
     raw_p = tl.load(logits_p + at, mask=real, other=float("-inf")).to(DTYPE)
     sample = tl.load(sample_ids + row)
-    noisy_q = raw_q + gumbel(sample, code, seed, _POSTERIOR_STREAM).to(DTYPE)
-    noisy_p = raw_p + gumbel(sample, code, seed, _PRIOR_STREAM).to(DTYPE)
+    noisy_q = raw_q + gumbel(sample, code, seed, _POSTERIOR_NOISE).to(DTYPE)
+    noisy_p = raw_p + gumbel(sample, code, seed, _PRIOR_NOISE).to(DTYPE)
     temperature = tl.full((), tau, DTYPE)
     relaxed_q, relaxed_p = _soften(noisy_q, temperature), _soften(noisy_p, temperature)
     if HARD:

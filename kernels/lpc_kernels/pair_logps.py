@@ -18,7 +18,7 @@ from lpc_kernels.runs import Runs, by_response
 from lpc_kernels.token_logps_op import token_logps_op
 from lpc_kernels.vocab_parallel import entropy, log_sum_exp
 
-Schedule = Literal["auto", "recompute", "pairwise", "frozen"]
+Algorithm = Literal["auto", "recompute", "pairwise", "frozen"]
 P = ParamSpec("P")
 
 
@@ -27,26 +27,26 @@ class PairLogps:
     """What `pair_logps` gives: fp32, or fp64 for fp64 inputs. S responses, N rows; an axis of L latents comes first where z has one."""
 
     logps: Tensor
-    """[S] or [L, S] log-probs summed over each response, 0 for one without rows. Differentiable but with schedule `pairwise`."""
+    """[S] or [L, S] log-probs summed over each response, 0 for one without rows. Differentiable but with algorithm `pairwise`."""
     token_logps: Tensor
-    """[N] or [L, N] log-prob of each target; -inf for one outside of the vocabulary. Differentiable but with schedule `pairwise`."""
+    """[N] or [L, N] log-prob of each target; -inf for one outside of the vocabulary. Differentiable but with algorithm `pairwise`."""
     log_sum_exp: Tensor
     """[N] or [L, N] logarithm of the sum of exp(logit), without gradient."""
     entropy: Tensor | None
     """[N] or [L, N] entropy of the words' distribution, nats, without gradient; None unless asked for."""
     loss: Tensor | None
-    """Scalar: the pair losses, summed over pairs. Differentiable with every schedule; None without `pair_loss`."""
+    """Scalar: the pair losses, summed over pairs. Differentiable with every algorithm; None without `pair_loss`."""
 
 
 def _compiled_unless_pairwise(function: Callable[P, PairLogps]) -> Callable[P, PairLogps]:
     """Keeps `torch.compile` out of a call whose chunks depend on the data and in the midst of which a loss is called."""
     alone = torch.compiler.disable(
-        function, reason="pair_loss is called amid the chunks; schedule='recompute' makes a whole graph"
+        function, reason="pair_loss is called amid the chunks; algorithm='recompute' makes a whole graph"
     )
 
     @wraps(function)
     def call(*args: P.args, **options: P.kwargs) -> PairLogps:
-        pairwise = options.get("pair_loss") is not None and options.get("schedule", "auto") in ("auto", "pairwise")
+        pairwise = options.get("pair_loss") is not None and options.get("algorithm", "auto") in ("auto", "pairwise")
         return alone(*args, **options) if pairwise else function(*args, **options)
 
     return call
@@ -55,14 +55,14 @@ def _compiled_unless_pairwise(function: Callable[P, PairLogps]) -> Callable[P, P
 @_compiled_unless_pairwise
 def pair_logps(
     hidden: Tensor,
-    weight: Tensor,
+    lm_head_weight: Tensor,
     targets: Tensor,
-    segments: Tensor,
+    segment_ids: Tensor,
     num_segments: int,
     *,
     z: Tensor | None = None,
     pair_loss: PairLoss | None = None,
-    schedule: Schedule = "auto",
+    algorithm: Algorithm = "auto",
     vocab_start: int = 0,
     vocab_size: int | None = None,
     tp_group: dist.ProcessGroup | None = None,
@@ -70,49 +70,49 @@ def pair_logps(
     logit_softcap: float | None = None,
     temperature: float = 1.0,
     with_entropy: bool = False,
-    weight_grad: Tensor | None = None,
+    main_grad: Tensor | None = None,
 ) -> PairLogps:
     """Sum over each response of log softmax(cap(W (h_t + z)) / temperature)[target], with cap(x) = c tanh(x / c) or x.
 
-    hidden: [N, H], only rows that carry loss. weight: [V_local, H], this rank's rows of the head from global word `vocab_start` on; the
-    shards of the ranks may differ in size. targets: [N] int64 global words. segments: [N] int64 response of each row, ascending, in
+    hidden: [N, H], only rows that carry loss. lm_head_weight: [V_local, H], this rank's rows of the head from global word `vocab_start` on; the
+    shards of the ranks may differ in size. targets: [N] int64 global words. segment_ids: [N] int64 response of each row, ascending, in
     [0, num_segments). z: [P, H], or [L, P, H] for L latents at the price of little more than one; response s belongs to pair s % P.
     pair_loss: from [L, 2, C] summed log-probs of C pairs (L = 1 unless z is [L, P, H]), chosen first, and the [C] int64 numbers of the
     pairs, to the pairs' losses [C]; responses are then the chosen ones of all pairs and after them the rejected ones. It may be called
     several times, with some of the pairs each time, and only gradients by the log-probs come back: tensors that it encloses get none.
     vocab_size: words from this one on are padding and have no probability; None: no padding. chunk_size: rows whose logits are in memory
     at one time (twice as many with a `tp_group`, as communication is hidden beneath the next chunk); changes results by rounding only.
-    weight_grad: [V_local, H] fp32 (fp64) buffer, such as megatron-core's `main_grad`, that the gradient of weight is added to; the
+    main_grad: [V_local, H] fp32 (fp64) buffer, such as megatron-core's `main_grad`, that the gradient of lm_head_weight is added to; the
     gradient that autograd gets is then zero.
 
-    Schedules, and their cost in large products (N V H multiplications and as many additions are 2 N V H):
+    Algorithms, and their cost in large products (N V H multiplications and as many additions are 2 N V H):
     - `recompute` 8 N V H: backward makes the logits again, for any loss of what is returned.
     - `pairwise` 6 N V H, needs `pair_loss`: gradients are made in the forward pass, in chunks of whole pairs (a pair of more than
-      `chunk_size` rows is a chunk by itself); backward scales them, once. `loss` alone is differentiable. With `weight_grad` the
+      `chunk_size` rows is a chunk by itself); backward scales them, once. `loss` alone is differentiable. With `main_grad` the
       gradient is in the buffer after the forward pass, so the loss must enter the final loss with factor 1 (else RuntimeError).
-    - `frozen` (2 + 2 L) N V H, needs a weight without gradient: any loss; keeps [L, N, H] from forward to backward. `pairwise` without
-      the weight's gradient costs 4 N V H for any L.
-    - `auto`: `pairwise` where there is a pair_loss and every pair fits into a chunk; else `frozen` where weight has no gradient and L is
+    - `frozen` (2 + 2 L) N V H, needs a lm_head_weight without gradient: any loss; keeps [L, N, H] from forward to backward. `pairwise` without
+      the lm_head_weight's gradient costs 4 N V H for any L.
+    - `auto`: `pairwise` where there is a pair_loss and every pair fits into a chunk; else `frozen` where lm_head_weight has no gradient and L is
       1; else `recompute`.
     Where no gradient is asked for, they are one: 2 N V H, and on Triton no logits reach memory. With `pair_loss`, `pairwise` and `auto`
     wait once for a GPU, to learn how long the responses are.
 
-    Large products run in the dtype of the weight, everything else in fp32 (fp64); differentiable, once, in hidden, weight and z. Two
+    Large products run in the dtype of the lm_head_weight, everything else in fp32 (fp64); differentiable, once, in hidden, lm_head_weight and z. Two
     runs give the same bits. `torch.compile` takes the call into its graph (`fullgraph=True` too), but where `pair_loss` is given to `auto`
     or `pairwise`: that call it leaves as it is and compiles what is around it.
 
-    Collectives on `tp_group` (all inputs but weight and vocab_start the same on all its ranks), SUM all-reduces but for the first:
+    Collectives on `tp_group` (all inputs but lm_head_weight and vocab_start the same on all its ranks), SUM all-reduces but for the first:
     an all-gather of 3 L numbers a row (4 L with entropy), in chunks; of the hidden gradient [N, H] ([L, N, H] with `frozen`), in chunks;
     of the z gradient [L, P, H] (none with `frozen`, nor for one latent with `pairwise` on a CPU). Each only if that gradient is asked
-    for. So the gradients of hidden and z are complete on every rank (the caller must not reduce them again); that of weight is local.
+    for. So the gradients of hidden and z are complete on every rank (the caller must not reduce them again); that of lm_head_weight is local.
 
-    Raises ValueError for shapes, dtypes and options that do not fit, RuntimeError for segments not ascending or out of range.
+    Raises ValueError for shapes, dtypes and options that do not fit, RuntimeError for segment_ids not ascending or out of range.
     """
     problem = _problem(
         hidden,
-        weight,
+        lm_head_weight,
         targets,
-        segments,
+        segment_ids,
         num_segments,
         z,
         vocab_start,
@@ -123,34 +123,38 @@ def pair_logps(
     )
     if problem is not None:
         raise ValueError(f"pair_logps: {problem}")
-    _check_gradients(weight, num_segments, z, pair_loss, schedule, weight_grad)
-    columns = weight.size(0) if vocab_size is None else min(max(vocab_size - vocab_start, 0), weight.size(0))
+    _check_gradients(lm_head_weight, num_segments, z, pair_loss, algorithm, main_grad)
+    columns = (
+        lm_head_weight.size(0) if vocab_size is None else min(max(vocab_size - vocab_start, 0), lm_head_weight.size(0))
+    )
     group = tp_group if tp_group is not None and tp_group.size() > 1 else None
     if group is None and columns == 0:
         raise ValueError(
-            f"pair_logps: vocab_size ({vocab_size}) leaves no word of {weight.size(0)} from vocab_start ({vocab_start}) on"
+            f"pair_logps: vocab_size ({vocab_size}) leaves no word of {lm_head_weight.size(0)} from vocab_start ({vocab_start}) on"
         )
     head = Head(vocab_start, columns, None if group is None else group.group_name, logit_softcap, temperature)
     latents = z[None] if z is not None and z.dim() == 2 else z
-    runs = by_response(segments, num_segments, num_segments if z is None else z.size(-2))
-    wants_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (hidden, weight, z))
-    chosen = _choose(schedule, weight, latents, runs, pair_loss, chunk_size) if wants_gradient else "none"
+    runs = by_response(segment_ids, num_segments, num_segments if z is None else z.size(-2))
+    wants_gradient = torch.is_grad_enabled() and any(
+        x is not None and x.requires_grad for x in (hidden, lm_head_weight, z)
+    )
+    chosen = _choose(algorithm, lm_head_weight, latents, runs, pair_loss, chunk_size) if wants_gradient else "none"
     loss: Tensor | None = None
     if chosen == "pairwise" and pair_loss is not None:
         if latents is not None and _adds_to_hidden(hidden, latents):
-            hidden, latents = hidden + latents[0].to(hidden.dtype).index_select(0, segments % latents.size(1)), None
+            hidden, latents = hidden + latents[0].to(hidden.dtype).index_select(0, segment_ids % latents.size(1)), None
         loss, token_logps, stats = Pairwise.apply(
-            hidden, weight, latents, targets, runs, head, chunk_size, with_entropy, weight_grad, pair_loss
+            hidden, lm_head_weight, latents, targets, runs, head, chunk_size, with_entropy, main_grad, pair_loss
         )
     else:
         token_logps, stats, _ = token_logps_op(
             hidden,
-            weight,
+            lm_head_weight,
             latents,
             targets,
             runs.edges,
             runs.pairs,
-            weight_grad,
+            main_grad,
             head.vocab_start,
             head.columns,
             head.group_name,
@@ -184,51 +188,56 @@ def _adds_to_hidden(hidden: Tensor, z: Tensor) -> bool:
 
 
 def _choose(
-    schedule: Schedule, weight: Tensor, z: Tensor | None, runs: Runs, pair_loss: PairLoss | None, chunk_size: int
-) -> Schedule:
-    if schedule != "auto":
-        return schedule
+    algorithm: Algorithm,
+    lm_head_weight: Tensor,
+    z: Tensor | None,
+    runs: Runs,
+    pair_loss: PairLoss | None,
+    chunk_size: int,
+) -> Algorithm:
+    if algorithm != "auto":
+        return algorithm
     if pair_loss is not None:
         lengths = torch.tensor(runs.host_edges).diff().view(2, -1).sum(0)
         if int(lengths.max()) <= chunk_size:
             return "pairwise"
-    return "recompute" if weight.requires_grad or (z is not None and z.size(0) > 1) else "frozen"
+    return "recompute" if lm_head_weight.requires_grad or (z is not None and z.size(0) > 1) else "frozen"
 
 
 def _check_gradients(
-    weight: Tensor,
+    lm_head_weight: Tensor,
     num_segments: int,
     z: Tensor | None,
     pair_loss: PairLoss | None,
-    schedule: Schedule,
-    weight_grad: Tensor | None,
+    algorithm: Algorithm,
+    main_grad: Tensor | None,
 ) -> None:
-    if schedule not in ("auto", "recompute", "pairwise", "frozen"):
-        raise ValueError(f"pair_logps: schedule must be auto, recompute, pairwise or frozen, got {schedule!r}")
-    if pair_loss is None and schedule == "pairwise":
+    if algorithm not in ("auto", "recompute", "pairwise", "frozen"):
+        raise ValueError(f"pair_logps: algorithm must be auto, recompute, pairwise or frozen, got {algorithm!r}")
+    if pair_loss is None and algorithm == "pairwise":
         raise ValueError(
-            "pair_logps: schedule pairwise needs pair_loss, for the gradients to be made in the forward pass"
+            "pair_logps: algorithm pairwise needs pair_loss, for the gradients to be made in the forward pass"
         )
-    if schedule == "frozen" and weight.requires_grad and torch.is_grad_enabled():
+    if algorithm == "frozen" and lm_head_weight.requires_grad and torch.is_grad_enabled():
         raise ValueError(
-            "pair_logps: schedule frozen makes no gradient of weight, which requires one; use auto, recompute or pairwise"
+            "pair_logps: algorithm frozen makes no gradient of lm_head_weight, which requires one; use auto, recompute or pairwise"
         )
     if pair_loss is not None and (num_segments % 2 or (z is not None and z.size(-2) != num_segments // 2)):
         pairs = "" if z is None else f" and z {z.size(-2)} pairs"
         raise ValueError(f"pair_logps: pair_loss needs two responses a pair, but num_segments is {num_segments}{pairs}")
-    if weight_grad is not None:
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        if weight_grad.shape != weight.shape or weight_grad.dtype != dtype:
+    if main_grad is not None:
+        dtype = torch.promote_types(lm_head_weight.dtype, torch.float32)
+        if main_grad.shape != lm_head_weight.shape or main_grad.dtype != dtype:
             raise ValueError(
-                f"pair_logps: weight_grad must be {list(weight.shape)} {dtype}, got {list(weight_grad.shape)} {weight_grad.dtype}"
+                f"pair_logps: main_grad must be {list(lm_head_weight.shape)} {dtype}, got {list(main_grad.shape)} {main_grad.dtype}"
             )
 
 
 def _problem(
     hidden: Tensor,
-    weight: Tensor,
+    lm_head_weight: Tensor,
     targets: Tensor,
-    segments: Tensor,
+    segment_ids: Tensor,
     num_segments: int,
     z: Tensor | None,
     vocab_start: int,
@@ -241,13 +250,13 @@ def _problem(
     if hidden.dim() != 2:
         return f"hidden must be [N, H], got {list(hidden.shape)}"
     rows, width = hidden.shape
-    if weight.dim() != 2 or weight.size(1) != width:
-        return f"weight must be [V_local, {width}] as hidden's width, got {list(weight.shape)}"
-    if weight.dtype != hidden.dtype:
-        return f"hidden and weight must have one dtype, got {hidden.dtype} and {weight.dtype}"
+    if lm_head_weight.dim() != 2 or lm_head_weight.size(1) != width:
+        return f"lm_head_weight must be [V_local, {width}] as hidden's width, got {list(lm_head_weight.shape)}"
+    if lm_head_weight.dtype != hidden.dtype:
+        return f"hidden and lm_head_weight must have one dtype, got {hidden.dtype} and {lm_head_weight.dtype}"
     if not hidden.is_floating_point():
-        return f"hidden and weight must be floating point, got {hidden.dtype}"
-    for name, index in (("targets", targets), ("segments", segments)):
+        return f"hidden and lm_head_weight must be floating point, got {hidden.dtype}"
+    for name, index in (("targets", targets), ("segment_ids", segment_ids)):
         if index.shape != (rows,) or index.dtype != torch.int64:
             return f"{name} must be [{rows}] int64, one for each row of hidden, got {list(index.shape)} {index.dtype}"
     if num_segments < 1:

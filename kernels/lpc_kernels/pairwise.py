@@ -107,7 +107,7 @@ class Pairwise(torch.autograd.Function):
         weight, z = ctx.saved_tensors
         if ctx.gradients is None:
             raise RuntimeError(
-                "pair_logps: the gradients of schedule pairwise were made in the forward pass and are gone after one backward"
+                "pair_logps: the gradients of algorithm pairwise were made in the forward pass and are gone after one backward"
             )
         d_hidden, d_weight, d_z = ctx.gradients
         ctx.gradients = None
@@ -115,7 +115,7 @@ class Pairwise(torch.autograd.Function):
             # What has been added to a buffer that others add to cannot be scaled any more; only not to be finite can be passed on.
             torch._assert_async(
                 (grad == 1) | ~grad.isfinite(),
-                "pair_logps: with schedule pairwise and weight_grad the loss must enter the final loss with factor 1",
+                "pair_logps: with algorithm pairwise and main_grad the loss must enter the final loss with factor 1",
             )
             d_weight[:1] += grad - 1
         elif d_weight is not None:

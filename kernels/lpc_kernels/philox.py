@@ -15,9 +15,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-POSTERIOR_STREAM = 0
+POSTERIOR_NOISE = 0
 """Stream of the noise on q(z | x, y_w > y_l)."""
-PRIOR_STREAM = 1
+PRIOR_NOISE = 1
 """Stream of the noise on p(z | x)."""
 
 _WORD = 0xFFFFFFFF
@@ -63,7 +63,7 @@ def uniform(word: Tensor) -> Tensor:
 def gumbel_noise(sample_ids: Tensor, num_codes: int, seed: int, stream: int) -> Tensor:
     """Gumbel(0, 1) noise of `num_codes` codes for each sample.
 
-    sample_ids: [B] int64. stream: `POSTERIOR_STREAM` or `PRIOR_STREAM`. Returns [B, num_codes] fp32 on the device of the ids,
+    sample_ids: [B] int64. stream: `POSTERIOR_NOISE` or `PRIOR_NOISE`. Returns [B, num_codes] fp32 on the device of the ids,
     finite: -log(-log u) with u = 0 (one case in 2^31) raised to 2^-32, logarithms in fp64, the result rounded once to fp32.
     Raises ValueError for ids that are not a vector of int64, for fewer than one code, an unknown stream or a seed beyond 64 bits.
     """
@@ -71,9 +71,9 @@ def gumbel_noise(sample_ids: Tensor, num_codes: int, seed: int, stream: int) -> 
         raise ValueError(f"gumbel_noise: sample_ids must be [B] int64, got {list(sample_ids.shape)} {sample_ids.dtype}")
     if num_codes < 1:
         raise ValueError(f"gumbel_noise: num_codes must be at least 1, got {num_codes}")
-    if stream not in (POSTERIOR_STREAM, PRIOR_STREAM):
+    if stream not in (POSTERIOR_NOISE, PRIOR_NOISE):
         raise ValueError(
-            f"gumbel_noise: stream must be {POSTERIOR_STREAM} (posterior) or {PRIOR_STREAM} (prior), got {stream}"
+            f"gumbel_noise: stream must be {POSTERIOR_NOISE} (posterior) or {PRIOR_NOISE} (prior), got {stream}"
         )
     ids = sample_ids[:, None]
     code = torch.arange(num_codes, device=ids.device).expand(ids.size(0), num_codes)

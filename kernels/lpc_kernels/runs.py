@@ -64,7 +64,7 @@ def by_response(segments: Tensor, num_segments: int, num_pairs: int) -> Runs:
     if segments.numel():
         ascending = (segments.diff() >= 0).all() & (segments[0] >= 0) & (segments[-1] < num_segments)
         # Without waiting for a GPU: it stops by itself.
-        torch._assert_async(ascending, "pair_logps: segments must be ascending and in [0, num_segments)")
+        torch._assert_async(ascending, "pair_logps: segment_ids must be ascending and in [0, num_segments)")
     numbers = torch.arange(num_segments + 1, device=segments.device)
     return Runs(torch.searchsorted(segments.contiguous(), numbers), numbers[:-1] % num_pairs, segments.numel())
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lpc_kernels import PairLoss, Schedule, pair_logps
+from lpc_kernels import Algorithm, PairLoss, pair_logps
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from torch import Tensor
@@ -46,7 +46,7 @@ class LatentQuery:
     state: LatentState
     pair_loss: Callable[[PairBatch], PairLoss] | None = None
     """Known when the logits are, it saves making them again for the gradients; None: scores alone."""
-    schedule: Schedule = "auto"
+    algorithm: Algorithm = "auto"
     """Of `pair_logps`."""
 
 
@@ -157,12 +157,12 @@ class PreferenceModel(GPTModel):
             2 * batch.num_pairs,
             z=None if latent is None else latent.z,
             pair_loss=None if query.pair_loss is None else query.pair_loss(batch),
-            schedule=query.schedule,
+            algorithm=query.algorithm,
             vocab_start=weight.size(0) * self.pg_collection.tp.rank(),
             vocab_size=self.real_vocab_size,
             tp_group=self.pg_collection.tp,
             chunk_size=self.logps_chunk_size,
-            weight_grad=_main_grad(weight),
+            main_grad=_main_grad(weight),
         )
         return PairScores(logps=result.logps.view(-1, 2 * batch.num_pairs), latent=latent, loss=result.loss)
 

@@ -22,7 +22,7 @@ def training_query(config: Config, state: LatentState) -> LatentQuery:
         sources=("none" if config.latent.latent_mode == "none" else "train",),
         state=state,
         pair_loss=partial(_pair_loss, config.loss),
-        schedule=config.loss.logps_algorithm,
+        algorithm=config.loss.logps_algorithm,
     )
 
 

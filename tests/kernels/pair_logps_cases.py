@@ -20,10 +20,12 @@ def draw(
     shape = (pairs, width) if latents is None else (latents, pairs, width)
     return {
         "hidden": torch.randn(rows, width, generator=generator, dtype=torch.float64).to(dtype).requires_grad_(),
-        "weight": torch.randn(words, width, generator=generator, dtype=torch.float64).to(dtype).requires_grad_(),
+        "lm_head_weight": torch.randn(words, width, generator=generator, dtype=torch.float64)
+        .to(dtype)
+        .requires_grad_(),
         "z": torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_(),
         "targets": torch.randint(words, (rows,), generator=generator),
-        "segments": torch.randint(2 * pairs, (rows,), generator=generator).sort().values,
+        "segment_ids": torch.randint(2 * pairs, (rows,), generator=generator).sort().values,
     }
 
 
@@ -53,7 +55,7 @@ def reference(
 class Case:
     shards: tuple[int, ...]
     """Words on each rank, padding included."""
-    schedule: Literal["recompute", "pairwise", "frozen"] = "recompute"
+    algorithm: Literal["recompute", "pairwise", "frozen"] = "recompute"
     vocab_size: int | None = None
     rows: int = 25
     latents: int | None = None
@@ -80,9 +82,9 @@ _SHAPES = {
     "four ranks, uneven": Case((1, 9, 5, 3), vocab_size=14),
 }
 CASES = {
-    f"{schedule}, {name}": replace(case, schedule=schedule)
+    f"{algorithm}, {name}": replace(case, algorithm=algorithm)
     for name, case in _SHAPES.items()
-    for schedule in ("recompute", "pairwise", "frozen")
+    for algorithm in ("recompute", "pairwise", "frozen")
 }
 PAIRS, WIDTH, CHUNK = 3, 8, 7
 
@@ -95,18 +97,18 @@ def run(case: Case, rank: int | None, group: ProcessGroup | None) -> dict[str, T
     corners = [min(word, real - 1) for edge in edges for word in (max(edge - 1, 0), edge)]
     targets = torch.cat((torch.tensor(corners), inputs["targets"] % real))[: case.rows]
     start, stop = (0, edges[-1]) if rank is None else (edges[rank], edges[rank + 1])
-    weight = inputs["weight"].detach()[start:stop].clone().requires_grad_(case.schedule != "frozen")
-    whole = case.schedule != "pairwise"
+    weight = inputs["lm_head_weight"].detach()[start:stop].clone().requires_grad_(case.algorithm != "frozen")
+    whole = case.algorithm != "pairwise"
     call = torch.compile(pair_logps, fullgraph=whole, backend="aot_eager") if case.compiled else pair_logps
     result = call(
         inputs["hidden"],
         weight,
         targets,
-        inputs["segments"],
+        inputs["segment_ids"],
         2 * PAIRS,
         z=inputs["z"],
         pair_loss=_pair_loss,
-        schedule=case.schedule,
+        algorithm=case.algorithm,
         vocab_start=start,
         vocab_size=case.vocab_size,
         tp_group=group,
@@ -115,9 +117,11 @@ def run(case: Case, rank: int | None, group: ProcessGroup | None) -> dict[str, T
         with_entropy=case.entropy,
     )
     loss, rows = result.loss, result.token_logps
-    if case.schedule != "pairwise":
+    if case.algorithm != "pairwise":
         loss = loss + (torch.linspace(-1, 1.5, rows.numel(), dtype=rows.dtype).view(rows.shape) * rows).sum()
-    wanted = {"hidden": inputs["hidden"], "z": inputs["z"]} | ({} if case.schedule == "frozen" else {"weight": weight})
+    wanted = {"hidden": inputs["hidden"], "z": inputs["z"]} | (
+        {} if case.algorithm == "frozen" else {"lm_head_weight": weight}
+    )
     gradients = dict(zip(wanted, torch.autograd.grad(loss, list(wanted.values())), strict=True))
     outputs = {"sums": result.logps, "rows": rows, "loss": result.loss, "entropy": result.entropy}
     return {name: value.detach() for name, value in outputs.items() if value is not None} | gradients

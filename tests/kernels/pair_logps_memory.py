@@ -15,11 +15,11 @@ ROWS, WIDTH, PAIRS, CHUNK = 2048, 32, 16, 128
 
 
 def main() -> None:
-    schedule, words = sys.argv[1], int(sys.argv[2])
-    _pass(schedule, 64)
+    algorithm, words = sys.argv[1], int(sys.argv[2])
+    _pass(algorithm, 64)
     hidden, weight = torch.randn(ROWS, WIDTH).requires_grad_(), torch.randn(words, WIDTH).requires_grad_()
     resident = _resident("VmRSS")
-    _run(schedule, hidden, weight)
+    _run(algorithm, hidden, weight)
     # Not ru_maxrss: that also remembers the process which started this one.
     print(_resident("VmHWM") - resident)
 
@@ -30,22 +30,22 @@ def _resident(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def _pass(schedule: str, words: int) -> None:
+def _pass(algorithm: str, words: int) -> None:
     """Once in small: what is loaded and allocated the first time does not count."""
-    _run(schedule, torch.randn(ROWS, WIDTH).requires_grad_(), torch.randn(words, WIDTH).requires_grad_())
+    _run(algorithm, torch.randn(ROWS, WIDTH).requires_grad_(), torch.randn(words, WIDTH).requires_grad_())
 
 
-def _run(schedule: str, hidden: torch.Tensor, weight: torch.Tensor) -> None:
+def _run(algorithm: str, hidden: torch.Tensor, weight: torch.Tensor) -> None:
     targets, segments = torch.arange(ROWS) % weight.size(0), torch.arange(ROWS) // (ROWS // (2 * PAIRS))
     z = torch.randn(PAIRS, WIDTH).requires_grad_()
-    if schedule == "plain":
+    if algorithm == "plain":
         logps = (hidden + z[segments % PAIRS]) @ weight.t()
         sums = logps.log_softmax(-1).gather(1, targets[:, None])[:, 0].view(2 * PAIRS, -1).sum(-1)
         _loss(sums.view(1, 2, PAIRS), targets).sum().backward()
         return
-    weight.requires_grad_(schedule != "frozen")
+    weight.requires_grad_(algorithm != "frozen")
     pair_logps(
-        hidden, weight, targets, segments, 2 * PAIRS, z=z, pair_loss=_loss, schedule=schedule, chunk_size=CHUNK
+        hidden, weight, targets, segments, 2 * PAIRS, z=z, pair_loss=_loss, algorithm=algorithm, chunk_size=CHUNK
     ).loss.backward()
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lpc_kernels import POSTERIOR_STREAM, PRIOR_STREAM, gumbel_mix, gumbel_noise
+from lpc_kernels import POSTERIOR_NOISE, PRIOR_NOISE, gumbel_mix, gumbel_noise
 
 SEED = 1234
 
@@ -29,7 +29,7 @@ def reference(logits_q, logits_p, codebook, ids, tau, prior_mix):
         y = (y - y.max(-1, keepdim=True).values).exp()
         return y / y.sum(-1, keepdim=True)
 
-    wq, wp = sample(lq, POSTERIOR_STREAM), sample(lp, PRIOR_STREAM)
+    wq, wp = sample(lq, POSTERIOR_NOISE), sample(lp, PRIOR_NOISE)
     z = (((1 - prior_mix) * wq + prior_mix * wp)[:, :, None] * e[None]).sum(1)
     return {
         "z": z,

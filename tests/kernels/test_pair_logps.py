@@ -9,14 +9,19 @@ from .pair_logps_cases import draw, reference
 
 
 def call(inputs, **options):
-    options = {"z": inputs["z"], "schedule": "recompute", **options}
+    options = {"z": inputs["z"], "algorithm": "recompute", **options}
     result = pair_logps(
-        inputs["hidden"], inputs["weight"], inputs["targets"], inputs["segments"], 2 * inputs["z"].size(-2), **options
+        inputs["hidden"],
+        inputs["lm_head_weight"],
+        inputs["targets"],
+        inputs["segment_ids"],
+        2 * inputs["z"].size(-2),
+        **options,
     )
     return result.logps, result.token_logps
 
 
-def gradients(outputs, inputs, names=("hidden", "weight", "z")):
+def gradients(outputs, inputs, names=("hidden", "lm_head_weight", "z")):
     """Of a loss in which every sum and every row has a coefficient of its own."""
     loss = 0
     for output in outputs:
@@ -60,14 +65,14 @@ def test_agrees_with_the_definition(
     inputs["targets"] %= words
     options = {"chunk_size": chunk_size, "temperature": temperature}
     z = {} if with_z else {"z": None}
-    names = ("hidden", "weight", "z") if with_z else ("hidden", "weight")
+    names = ("hidden", "lm_head_weight", "z") if with_z else ("hidden", "lm_head_weight")
     got = call(inputs, vocab_size=words, logit_softcap=softcap, **options, **z)
     exact = double(inputs)
     expected = reference(
         exact["hidden"],
-        exact["weight"],
+        exact["lm_head_weight"],
         exact["targets"],
-        exact["segments"],
+        exact["segment_ids"],
         2 * pairs,
         exact["z"] if with_z else None,
         words,
@@ -81,7 +86,7 @@ def test_agrees_with_the_definition(
     for name, a, b in zip(names, gradients(got, inputs, names), gradients(expected, exact, names), strict=True):
         assert a.dtype == torch.float32
         assert_close(a, b)
-        if name == "weight":
+        if name == "lm_head_weight":
             assert not a[words:].any()
 
 
@@ -92,10 +97,12 @@ def test_gradcheck(latents, options):
     inputs["targets"] %= 6
 
     def sums_and_rows(hidden, weight, z):
-        return call({**inputs, "hidden": hidden, "weight": weight, "z": z}, vocab_size=6, chunk_size=2, **options)
+        return call(
+            {**inputs, "hidden": hidden, "lm_head_weight": weight, "z": z}, vocab_size=6, chunk_size=2, **options
+        )
 
-    assert sums_and_rows(inputs["hidden"], inputs["weight"], inputs["z"])[0].dtype == torch.float64
-    assert torch.autograd.gradcheck(sums_and_rows, (inputs["hidden"], inputs["weight"], inputs["z"]))
+    assert sums_and_rows(inputs["hidden"], inputs["lm_head_weight"], inputs["z"])[0].dtype == torch.float64
+    assert torch.autograd.gradcheck(sums_and_rows, (inputs["hidden"], inputs["lm_head_weight"], inputs["z"]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -139,7 +146,9 @@ def test_more_words_than_one_product_takes_on_a_cpu():
     inputs = draw(23, 2 * chunk_logits._WORDS + 5, 8, 2, 2, 4, torch.float32)
     got = call(inputs, chunk_size=9)
     exact = double(inputs)
-    expected = reference(exact["hidden"], exact["weight"], exact["targets"], exact["segments"], 4, exact["z"])
+    expected = reference(
+        exact["hidden"], exact["lm_head_weight"], exact["targets"], exact["segment_ids"], 4, exact["z"]
+    )
     for a, b in zip((*got, *gradients(got, inputs)), (*expected, *gradients(expected, exact)), strict=True):
         assert_close(a, b)
 
@@ -148,10 +157,10 @@ def test_more_words_than_one_product_takes_on_a_cpu():
 def test_common_offset_of_the_logits(shift):
     """A last hidden number of 1 and a last column of `shift` move all logits together: log-probs must not feel it."""
     inputs = draw(20, 31, 8, 2, None, 2, torch.float32)
-    inputs["hidden"].data[:, -1], inputs["z"].data[:, -1], inputs["weight"].data[:, -1] = 1.0, 0.0, 0.0
+    inputs["hidden"].data[:, -1], inputs["z"].data[:, -1], inputs["lm_head_weight"].data[:, -1] = 1.0, 0.0, 0.0
     plain = call(inputs)
     plain_gradients = gradients(plain, inputs, ("hidden", "z"))
-    inputs["weight"].data[:, -1] = shift
+    inputs["lm_head_weight"].data[:, -1] = shift
     shifted = call(inputs)
     for a, b in zip(shifted, plain, strict=True):
         assert_close(a, b)
@@ -171,11 +180,11 @@ def test_a_sure_target_keeps_its_small_gradient_in_bf16():
 
 def test_bf16_is_no_worse_than_plain_bf16():
     inputs = draw(64, 97, 32, 4, None, 4, torch.bfloat16)
-    inputs["weight"].data.mul_(0.2)
+    inputs["lm_head_weight"].data.mul_(0.2)
     exact = double(inputs)
-    arguments = (inputs["targets"], inputs["segments"], 8)
-    expected = reference(exact["hidden"], exact["weight"], *arguments, exact["z"])
-    plain = reference(inputs["hidden"], inputs["weight"], *arguments, inputs["z"])
+    arguments = (inputs["targets"], inputs["segment_ids"], 8)
+    expected = reference(exact["hidden"], exact["lm_head_weight"], *arguments, exact["z"])
+    plain = reference(inputs["hidden"], inputs["lm_head_weight"], *arguments, inputs["z"])
     got = call(inputs, chunk_size=16)
     ours = (*got, *gradients(got, inputs))
     theirs = (*plain, *gradients(plain, inputs))
@@ -198,7 +207,7 @@ def test_weight_gradient_is_accumulated_in_fp32():
 @pytest.mark.parametrize("with_z", [False, True])
 def test_no_rows(with_z):
     inputs = draw(0, 11, 4, 2, 2, 0, torch.float32)
-    names = ("hidden", "weight", "z") if with_z else ("hidden", "weight")
+    names = ("hidden", "lm_head_weight", "z") if with_z else ("hidden", "lm_head_weight")
     sums, rows = call(inputs, **({} if with_z else {"z": None}))
     assert sums.shape == ((2, 4) if with_z else (4,))
     assert rows.numel() == 0
@@ -210,7 +219,7 @@ def test_no_rows(with_z):
 
 def test_empty_responses_sum_to_zero():
     inputs = draw(6, 11, 4, 3, None, 0, torch.float32)
-    inputs["segments"] = torch.tensor([1, 1, 1, 4, 4, 4])
+    inputs["segment_ids"] = torch.tensor([1, 1, 1, 4, 4, 4])
     sums, rows = call(inputs, chunk_size=4)
     assert sums[[0, 2, 3, 5]].tolist() == [0, 0, 0, 0]
     assert_close(sums[[1, 4]], torch.stack((rows[:3].sum(), rows[3:].sum())), 1e-6)
@@ -265,12 +274,12 @@ def test_never_all_logits_at_once(latents):
     assert 20 * 90 <= watch.largest < 200 * 90 / 8
 
 
-@pytest.mark.parametrize("wanted", [("hidden",), ("weight",), ("z",), ("hidden", "z"), ("weight", "z")])
+@pytest.mark.parametrize("wanted", [("hidden",), ("lm_head_weight",), ("z",), ("hidden", "z"), ("lm_head_weight", "z")])
 def test_only_wanted_gradients_are_made(wanted):
     rows, words, width, pairs = 40, 30, 8, 3
     inputs = draw(rows, words, width, pairs, None, 0, torch.float32)
-    everything = dict(zip(("hidden", "weight", "z"), gradients(call(inputs), inputs), strict=True))
-    for name in ("hidden", "weight", "z"):
+    everything = dict(zip(("hidden", "lm_head_weight", "z"), gradients(call(inputs), inputs), strict=True))
+    for name in ("hidden", "lm_head_weight", "z"):
         inputs[name].requires_grad_(name in wanted)
     outputs = call(inputs)
     with Watch() as watch:
@@ -278,7 +287,7 @@ def test_only_wanted_gradients_are_made(wanted):
     for name, gradient in zip(wanted, got, strict=True):
         assert torch.equal(gradient, everything[name])
     assert ((rows, width, words) in watch.products) == ("hidden" in wanted)
-    assert ((words, width, rows) in watch.products) == ("weight" in wanted)
+    assert ((words, width, rows) in watch.products) == ("lm_head_weight" in wanted)
     assert ((pairs, width, words) in watch.products) == ("z" in wanted)
 
 
@@ -286,11 +295,14 @@ def test_only_wanted_gradients_are_made(wanted):
     ("change", "message"),
     [
         ({"hidden": torch.zeros(3, 2, 4)}, r"hidden must be \[N, H\], got \[3, 2, 4\]"),
-        ({"weight": torch.zeros(11, 5)}, r"weight must be \[V_local, 4\]"),
-        ({"weight": torch.zeros(11, 4, dtype=torch.bfloat16)}, "one dtype, got torch.float32 and torch.bfloat16"),
-        ({"hidden": torch.zeros(6, 4).long(), "weight": torch.zeros(11, 4).long()}, "must be floating point"),
+        ({"lm_head_weight": torch.zeros(11, 5)}, r"lm_head_weight must be \[V_local, 4\]"),
+        (
+            {"lm_head_weight": torch.zeros(11, 4, dtype=torch.bfloat16)},
+            "one dtype, got torch.float32 and torch.bfloat16",
+        ),
+        ({"hidden": torch.zeros(6, 4).long(), "lm_head_weight": torch.zeros(11, 4).long()}, "must be floating point"),
         ({"targets": torch.zeros(5).long()}, r"targets must be \[6\] int64"),
-        ({"segments": torch.zeros(6)}, r"segments must be \[6\] int64"),
+        ({"segment_ids": torch.zeros(6)}, r"segment_ids must be \[6\] int64"),
         ({"num_segments": 0}, "num_segments must be at least 1"),
         ({"z": torch.zeros(2, 5)}, r"z must be \[P, 4\] or \[L, P, 4\], got \[2, 5\]"),
         ({"z": torch.zeros(3, 4)}, r"num_segments \(4\) must be a multiple of z's 3 pairs"),
@@ -308,8 +320,8 @@ def test_errors(change, message):
         pair_logps(**{**arguments, **change})
 
 
-@pytest.mark.parametrize("segments", [[0, 1, 0], [-1, 0, 1], [0, 1, 4]])
-def test_segments_out_of_order_or_range(segments):
-    inputs = {**draw(3, 11, 4, 2, None, 0, torch.float32), "segments": torch.tensor(segments)}
-    with pytest.raises(RuntimeError, match=r"segments must be ascending and in \[0, num_segments\)"):
+@pytest.mark.parametrize("segment_ids", [[0, 1, 0], [-1, 0, 1], [0, 1, 4]])
+def test_segments_out_of_order_or_range(segment_ids):
+    inputs = {**draw(3, 11, 4, 2, None, 0, torch.float32), "segment_ids": torch.tensor(segment_ids)}
+    with pytest.raises(RuntimeError, match=r"segment_ids must be ascending and in \[0, num_segments\)"):
         call(inputs)

@@ -29,9 +29,14 @@ def ranks(tmp_path_factory):
 def test_equals_one_process(ranks, name):
     case = CASES[name]
     one, every = run(case, None, None), [rank["outputs"] for rank in ranks[name]]
-    for key in one.keys() - {"weight"}:
+    for key in one.keys() - {"lm_head_weight"}:
         assert all(torch.equal(rank[key], every[0][key]) for rank in every), f"{key} differs between the ranks"
-    together = {**every[0], **({"weight": torch.cat([rank["weight"] for rank in every])} if "weight" in one else {})}
+    together = {
+        **every[0],
+        **(
+            {"lm_head_weight": torch.cat([rank["lm_head_weight"] for rank in every])} if "lm_head_weight" in one else {}
+        ),
+    }
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[case.dtype]
     for key, expected in one.items():
         assert together[key].dtype == expected.dtype
@@ -54,16 +59,16 @@ def test_collectives_are_those_of_the_docstring(ranks, name):
         calls = rank["collectives"]
         assert all(call.endswith("!") for call in calls), "a collective is waited for on the spot"
         assert _numbers(calls, "gather") == (4 if case.entropy else 3) * latents * case.rows
-        added_to_hidden = case.schedule == "pairwise" and latents == 1
+        added_to_hidden = case.algorithm == "pairwise" and latents == 1
         assert _numbers(calls, "reduce") == (
-            latents * hidden if case.schedule == "frozen" else hidden + z * (not added_to_hidden)
+            latents * hidden if case.algorithm == "frozen" else hidden + z * (not added_to_hidden)
         )
 
 
-@pytest.mark.parametrize("schedule", ["pairwise", "frozen"])
-def test_statistics_travel_beneath_the_next_product(ranks, schedule):
+@pytest.mark.parametrize("algorithm", ["pairwise", "frozen"])
+def test_statistics_travel_beneath_the_next_product(ranks, algorithm):
     """The second chunk's own statistics are sent before anything is done with the first chunk's."""
-    calls = [call.split()[0] for call in ranks[f"{schedule}, equal"][0]["collectives"]]
+    calls = [call.split()[0] for call in ranks[f"{algorithm}, equal"][0]["collectives"]]
     assert calls.count("gather") > 2
     assert calls[:5] == ["gather", "gather", "reduce", "gather", "reduce"]
-    assert CASES[f"{schedule}, equal"].rows > 2 * CHUNK
+    assert CASES[f"{algorithm}, equal"].rows > 2 * CHUNK

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from lpc_kernels import POSTERIOR_STREAM, PRIOR_STREAM, gumbel_noise
+from lpc_kernels import POSTERIOR_NOISE, PRIOR_NOISE, gumbel_noise
 from lpc_kernels.philox import _log, philox, uniform
 
 KNOWN_ANSWERS = [  # Random123, kat_vectors: philox4x32 10; counter, key, output
@@ -34,12 +34,12 @@ def test_uniform_is_that_of_tl_rand():
 def test_noise_is_frozen():
     """Bits that a run of today and a run of next year must share; made with this code, and the same from Triton's own Philox."""
     ids = torch.tensor([0, 2**33 + 7])
-    bits = gumbel_noise(ids, 3, 2**40 + 17, PRIOR_STREAM).view(torch.int32)
+    bits = gumbel_noise(ids, 3, 2**40 + 17, PRIOR_NOISE).view(torch.int32)
     assert bits.tolist() == [[1060836671, 1039985281, 1073527511], [1074629928, 999085284, 1076883165]]
 
 
 def test_noise_is_gumbel():
-    noise = gumbel_noise(torch.arange(2000), 64, 7, POSTERIOR_STREAM).double()
+    noise = gumbel_noise(torch.arange(2000), 64, 7, POSTERIOR_NOISE).double()
     n = noise.numel()
     std = math.pi / math.sqrt(6)
     assert abs(noise.mean() - 0.5772156649) < 4 * std / math.sqrt(n)
@@ -48,7 +48,7 @@ def test_noise_is_gumbel():
         share = (noise < -math.log(-math.log(quantile))).double().mean()
         assert abs(share - quantile) < 4 * math.sqrt(quantile * (1 - quantile) / n)
     # Neither codes nor neighbouring samples nor the two streams know of each other.
-    other = gumbel_noise(torch.arange(2000), 64, 7, PRIOR_STREAM).double()
+    other = gumbel_noise(torch.arange(2000), 64, 7, PRIOR_NOISE).double()
     for a, b in ((noise[:, :-1], noise[:, 1:]), (noise[:-1], noise[1:]), (noise, other)):
         correlation = torch.corrcoef(torch.stack((a.flatten(), b.flatten())))[0, 1]
         assert abs(correlation) < 4 / math.sqrt(n)
@@ -56,19 +56,19 @@ def test_noise_is_gumbel():
 
 def test_noise_of_a_sample_ignores_the_batch():
     ids = torch.tensor([5, 2**40, 0, 123456789012345, 2**31, 2**32, -1])
-    noise = gumbel_noise(ids, 33, 11, POSTERIOR_STREAM)
+    noise = gumbel_noise(ids, 33, 11, POSTERIOR_NOISE)
     order = torch.tensor([6, 2, 0, 5, 1, 4, 3])
-    assert torch.equal(gumbel_noise(ids[order], 33, 11, POSTERIOR_STREAM), noise[order])
+    assert torch.equal(gumbel_noise(ids[order], 33, 11, POSTERIOR_NOISE), noise[order])
     for row, sample in zip(noise, ids, strict=True):
-        assert torch.equal(gumbel_noise(sample[None], 33, 11, POSTERIOR_STREAM)[0], row)
-    assert torch.equal(gumbel_noise(ids, 7, 11, POSTERIOR_STREAM), noise[:, :7])
+        assert torch.equal(gumbel_noise(sample[None], 33, 11, POSTERIOR_NOISE)[0], row)
+    assert torch.equal(gumbel_noise(ids, 7, 11, POSTERIOR_NOISE), noise[:, :7])
 
 
 def test_every_word_of_the_key_and_counter_counts():
-    base = gumbel_noise(torch.tensor([3]), 4, 5, POSTERIOR_STREAM)
+    base = gumbel_noise(torch.tensor([3]), 4, 5, POSTERIOR_NOISE)
     for ids, seed, stream in (([4], 5, 0), ([3 + 2**32], 5, 0), ([3], 6, 0), ([3], 5 + 2**32, 0), ([3], 5, 1)):
         assert not torch.isclose(gumbel_noise(torch.tensor(ids), 4, seed, stream), base).any()
-    assert gumbel_noise(torch.empty(0, dtype=torch.int64), 4, 5, PRIOR_STREAM).shape == (0, 4)
+    assert gumbel_noise(torch.empty(0, dtype=torch.int64), 4, 5, PRIOR_NOISE).shape == (0, 4)
 
 
 def test_noise_is_finite_at_both_ends():

@@ -13,11 +13,11 @@ HEAD = (0, 21, None, 2.0, 1.0)
 
 def arguments(schedule, buffer=None):
     inputs = draw(20, 21, 8, 3, 2, 0, torch.float32)
-    inputs["weight"].requires_grad_(schedule == "recompute")
+    inputs["lm_head_weight"].requires_grad_(schedule == "recompute")
     inputs["hidden"].requires_grad_(schedule != "none")
     inputs["z"].requires_grad_(schedule != "none")
-    runs = by_response(inputs["segments"], 6, 3)
-    return (*(inputs[name] for name in ("hidden", "weight", "z", "targets")), runs.edges, runs.pairs, buffer, *HEAD, 9)
+    runs = by_response(inputs["segment_ids"], 6, 3)
+    return (*(inputs[name] for name in ("hidden", "lm_head_weight", "z", "targets")), runs.edges, runs.pairs, buffer, *HEAD, 9)
 
 
 @pytest.mark.parametrize("schedule", ["recompute", "frozen", "none"])

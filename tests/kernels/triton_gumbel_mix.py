@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lpc_kernels import POSTERIOR_STREAM, PRIOR_STREAM, GumbelMix, gumbel_mix, gumbel_noise
+from lpc_kernels import POSTERIOR_NOISE, PRIOR_NOISE, GumbelMix, gumbel_mix, gumbel_noise
 from lpc_kernels import gumbel_mix_kernels as kernels
 from lpc_kernels.gumbel_mix import gumbel_mix_reference
 from lpc_kernels.gumbel_mix_op import gumbel_mix_op
@@ -50,7 +50,7 @@ def noise_kernel(sample_ids, noise, seed: tl.int64, STREAM: tl.constexpr, K: tl.
 
 
 @pytest.mark.parametrize("seed", [0, 5, 2**40 + 17, 2**63 + 5, 2**64 - 1])
-@pytest.mark.parametrize("stream", [POSTERIOR_STREAM, PRIOR_STREAM])
+@pytest.mark.parametrize("stream", [POSTERIOR_NOISE, PRIOR_NOISE])
 def test_noise_has_the_bits_of_pytorch(seed, stream):
     many = torch.arange(4 if INTERPRETED else 20000)
     ids = torch.cat((torch.tensor([-1, 2**31, 2**32, 2**62 + 12345, -(2**63)]), many)).to(DEVICE)

@@ -32,7 +32,7 @@ def loss_of(logps, pairs):
 
 def run(inputs, pairs, **options):
     result = pair_logps(
-        *(inputs[name] for name in ("hidden", "weight", "targets", "segments")),
+        *(inputs[name] for name in ("hidden", "lm_head_weight", "targets", "segment_ids")),
         2 * pairs,
         **{"z": inputs["z"], "pair_loss": loss_of, "with_entropy": True, **options},
     )
@@ -46,7 +46,13 @@ def expect(inputs, pairs, dtype=torch.float64, **options):
         for name, x in inputs.items()
     }
     sums, rows = reference(
-        exact["hidden"], exact["weight"], exact["targets"], exact["segments"], 2 * pairs, exact["z"], **options
+        exact["hidden"],
+        exact["lm_head_weight"],
+        exact["targets"],
+        exact["segment_ids"],
+        2 * pairs,
+        exact["z"],
+        **options,
     )
     loss = loss_of(sums.view(-1, 2, pairs), torch.arange(pairs, device=DEVICE)).sum()
     return sums, rows, torch.autograd.grad(loss, [x for x in exact.values() if x is not None and x.requires_grad])
@@ -59,7 +65,7 @@ def assert_close(got, expected, tolerance=1e-5):
 
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
 @given(
-    schedule=st.sampled_from(["recompute", "pairwise", "frozen"]),
+    algorithm=st.sampled_from(["recompute", "pairwise", "frozen"]),
     rows=st.integers(0, ROWS),
     words=st.integers(1, WORDS),
     padding=st.integers(0, 9),
@@ -73,17 +79,17 @@ def assert_close(got, expected, tolerance=1e-5):
     seed=st.integers(0, 2**16),
 )
 def test_agrees_with_plain_autograd(
-    schedule, rows, words, padding, width, pairs, latents, with_z, chunk_size, softcap, temperature, seed
+    algorithm, rows, words, padding, width, pairs, latents, with_z, chunk_size, softcap, temperature, seed
 ):
     inputs = draw(rows, words + padding, width, pairs, latents, seed, torch.float32)
     inputs["targets"] %= words
-    inputs["weight"].requires_grad_(schedule != "frozen")
+    inputs["lm_head_weight"].requires_grad_(algorithm != "frozen")
     if not with_z:
         inputs["z"] = None
     options = {"vocab_size": words, "temperature": temperature}
     ours = {"chunk_size": chunk_size, "logit_softcap": softcap, **options}
     sums, token_logps, gradients = expect(inputs, pairs, softcap=softcap, **options)
-    result, got = run(inputs, pairs, schedule=schedule, **ours)
+    result, got = run(inputs, pairs, algorithm=algorithm, **ours)
     with torch.no_grad():
         fused, _ = run(inputs, pairs, **ours)
     for outputs in (result, fused):
@@ -94,16 +100,16 @@ def test_agrees_with_plain_autograd(
         assert_close(a, b)
 
 
-@pytest.mark.parametrize("schedule", ["recompute", "pairwise", "frozen"])
+@pytest.mark.parametrize("algorithm", ["recompute", "pairwise", "frozen"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_other_dtypes(schedule, dtype):
+def test_other_dtypes(algorithm, dtype):
     """Half precision no worse than plain PyTorch's, fp64 exact."""
     inputs = draw(24, 40, 12, 2, None, 4, dtype)
-    inputs["weight"].data.mul_(0.2)
-    inputs["weight"].requires_grad_(schedule != "frozen")
+    inputs["lm_head_weight"].data.mul_(0.2)
+    inputs["lm_head_weight"].requires_grad_(algorithm != "frozen")
     exact_sums, _, exact = expect(inputs, 2)
     sums, _, plain = expect(inputs, 2, dtype=dtype)
-    result, got = run(inputs, 2, schedule=schedule, chunk_size=20)
+    result, got = run(inputs, 2, algorithm=algorithm, chunk_size=20)
     with torch.no_grad():
         fused, _ = run(inputs, 2)
     for ours, theirs, truth in zip(
@@ -115,10 +121,10 @@ def test_other_dtypes(schedule, dtype):
 @pytest.mark.parametrize("shift", [-100.0, 100.0])
 def test_common_offset_of_the_logits(shift):
     inputs = draw(20, 31, 8, 2, None, 2, torch.float32)
-    inputs["weight"].requires_grad_(False)
-    inputs["hidden"].data[:, -1], inputs["z"].data[:, -1], inputs["weight"][:, -1] = 1.0, 0.0, shift
+    inputs["lm_head_weight"].requires_grad_(False)
+    inputs["hidden"].data[:, -1], inputs["z"].data[:, -1], inputs["lm_head_weight"][:, -1] = 1.0, 0.0, shift
     sums, _, gradients = expect(inputs, 2)
-    result, got = run(inputs, 2, schedule="pairwise")
+    result, got = run(inputs, 2, algorithm="pairwise")
     with torch.no_grad():
         fused, _ = run(inputs, 2)
     assert_close(result.logps, sums)
@@ -131,14 +137,14 @@ def test_a_shard_of_the_words():
     """Statistics of words 5 to 12 of 40, with targets on its first and last column and outside, agree with PyTorch's."""
     inputs = draw(9, 40, 6, 2, 2, 1, torch.float32)
     targets = torch.tensor([5, 11, 4, 12, 0, 39, 7, -1, 5], device=DEVICE)
-    runs, head = by_response(inputs["segments"], 4, 2), Head(5, 7, None, None, 0.5)
+    runs, head = by_response(inputs["segment_ids"], 4, 2), Head(5, 7, None, None, 0.5)
     hidden, words, bias = (
         inputs["hidden"].detach()[2:],
-        inputs["weight"].detach()[5:12],
+        inputs["lm_head_weight"].detach()[5:12],
         torch.randn(2, 2, 7, device=DEVICE),
     )
     rest = (bias, targets[2:], runs, slice(2, 9), head, True)
-    logits = hidden @ words.t() + bias[:, inputs["segments"][2:] % 2]
+    logits = hidden @ words.t() + bias[:, inputs["segment_ids"][2:] % 2]
     peak, weights = 2 * logits.amax(-1), torch.exp(2 * (logits - logits.amax(-1, keepdim=True)))
     column = targets[2:] - 5
     mine = (column >= 0) & (column < 7)
@@ -190,13 +196,13 @@ def test_offsets_beyond_two_to_the_31():
 
 
 def test_two_runs_give_the_same_bits():
-    def once(schedule):
+    def once(algorithm):
         inputs = draw(24, 300, 8, 2, 2, 5, torch.float32)
-        result, gradients = run(inputs, 2, schedule=schedule, chunk_size=17)
+        result, gradients = run(inputs, 2, algorithm=algorithm, chunk_size=17)
         return (result.logps, result.loss, *gradients)
 
-    for schedule in ("recompute", "pairwise"):
-        assert all(torch.equal(a, b) for a, b in zip(once(schedule), once(schedule), strict=True))
+    for algorithm in ("recompute", "pairwise"):
+        assert all(torch.equal(a, b) for a, b in zip(once(algorithm), once(algorithm), strict=True))
 
 
 def test_without_gradient_no_logits_reach_memory():
@@ -210,7 +216,7 @@ def test_without_gradient_no_logits_reach_memory():
             run(inputs, 2)
         assert seen == ["fused_stats"]
         seen.clear()
-        run(inputs, 2, schedule="pairwise")
+        run(inputs, 2, algorithm="pairwise")
         assert seen == ["row_stats", "logits_gradient"]
     finally:
         for kernel in every:
