@@ -8,7 +8,17 @@ from megatron_lpc.config.derived import (
     padded_vocab_size,
 )
 from megatron_lpc.config.load import load_yaml, parse_args
-from megatron_lpc.config.options import ConfigError, with_options
+from megatron_lpc.config.metadata import Role
+from megatron_lpc.config.options import (
+    ConfigError,
+    all_options,
+    hf_settings,
+    options_of_conversion,
+    options_of_evaluation,
+    options_with_role,
+    shown,
+    with_options,
+)
 from megatron_lpc.config.resolved import print_config, save_resolved
 from megatron_lpc.config.schema import (
     CheckpointConfig,
@@ -33,16 +43,23 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "ParallelConfig",
+    "Role",
     "TrainingConfig",
+    "all_options",
     "data_parallel_size",
     "head_width",
+    "hf_settings",
     "load_yaml",
     "model_parallel_size",
     "num_microbatches",
+    "options_of_conversion",
+    "options_of_evaluation",
+    "options_with_role",
     "padded_vocab_size",
     "parse_args",
     "print_config",
     "save_resolved",
+    "shown",
     "validate",
     "validate_vocab",
     "with_options",

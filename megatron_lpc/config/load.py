@@ -15,9 +15,10 @@ from typing import Any, NoReturn
 
 import yaml
 
+from megatron_lpc.config.kinds import placeholder, split_optional, takes_many
 from megatron_lpc.config.options import ConfigError, Option, all_options, nearest, sections
 from megatron_lpc.config.schema import Config
-from megatron_lpc.config.values import IllTyped, from_flag, from_yaml, placeholder, split_optional
+from megatron_lpc.config.values import IllTyped, from_flag, from_yaml
 
 
 def parse_args(argv: Sequence[str], prog: str = "python -m megatron_lpc.train") -> Config:
@@ -80,7 +81,7 @@ def _add_flag(group: argparse._ArgumentGroup, option: Option) -> None:
             help=f"{sentence} Default: {str(option.default).lower()}.",
         )
         return
-    many = kind in (list[str], dict[str, str])
+    many = takes_many(kind)
     default = "none" if option.default in (None, "", [], {}) else option.default
     group.add_argument(
         option.flag, nargs="*" if many else 1, metavar=placeholder(option.kind), help=f"{sentence} Default: {default}."
@@ -151,7 +152,7 @@ def _entries(
     for key_node, value_node in node.value:
         key, where = str(loader.construct_object(key_node, deep=True)), f"{path}:{key_node.start_mark.line + 1}"
         if key in seen:
-            raise ConfigError(f"{where}: key '{key}' stands twice in {what}")
+            raise ConfigError(f"{where}: duplicate key '{key}' in {what}")
         seen.add(key)
         yield key, value_node, where
 

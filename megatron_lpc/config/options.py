@@ -1,17 +1,20 @@
-"""The schema as a flat table: every option with its section, type, default and help sentence."""
+"""The schema as a flat table: every option with its section, type, default, help sentence and metadata."""
 
 from __future__ import annotations
 
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from functools import cache
+from itertools import pairwise
 from typing import Any, get_type_hints
 
 from megatron_lpc.command_line import UserError
+from megatron_lpc.config.kinds import is_numeric
+from megatron_lpc.config.metadata import IdleRule, Metadata, Role, metadata_of
 from megatron_lpc.config.schema import Config
 
 
@@ -29,10 +32,27 @@ class Option:
     """Its type annotation, resolved."""
     default: Any
     help: str
+    metadata: Metadata
 
     @property
     def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
+
+    @property
+    def role(self) -> Role:
+        return self.metadata.role
+
+    @property
+    def range(self) -> str | None:
+        return self.metadata.range
+
+    @property
+    def idle(self) -> tuple[IdleRule, ...]:
+        return self.metadata.idle
+
+    def value(self, config: Config) -> Any:
+        """Its value in a configuration."""
+        return getattr(getattr(config, self.section), self.name)
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:
@@ -51,32 +71,70 @@ def all_options(config_class: type = Config) -> dict[str, Option]:
     """Option name -> option, in the order of the schema.
 
     Raises:
-        TypeError: a section is not a dataclass, two sections share an option's name, or an option has no help sentence.
+        TypeError: a section is not a dataclass, two sections share an option's name, or an option has no help sentence, no role, or
+            numbers without a range.
     """
     table: dict[str, Option] = {}
     for section, section_class in sections(config_class).items():
         if not is_dataclass(section_class):
             raise TypeError(f"section '{section}' of {config_class.__name__} is not a dataclass")
-        kinds, sentences = get_type_hints(section_class), _field_docstrings(section_class)
-        for f in fields(section_class):
-            if f.name in table:
-                raise TypeError(f"option '{f.name}' is in two sections: '{table[f.name].section}' and '{section}'")
-            if f.name not in sentences:
-                raise TypeError(f"option '{f.name}' of section '{section}' has no sentence under it")
-            default = f.default if f.default_factory is MISSING else f.default_factory()
-            table[f.name] = Option(
-                section=section, name=f.name, kind=kinds[f.name], default=default, help=sentences[f.name]
-            )
+        for option in _section_options(section, section_class):
+            if option.name in table:
+                owner = table[option.name].section
+                raise TypeError(f"option '{option.name}' is in two sections: '{owner}' and '{section}'")
+            table[option.name] = option
     return table
+
+
+def _section_options(section: str, section_class: Any) -> Iterator[Option]:
+    kinds = get_type_hints(section_class)
+    sentences = _field_docstrings(section_class)
+    for field in fields(section_class):
+        what = f"option '{field.name}' of section '{section}'"
+        metadata = metadata_of(field)
+        if field.name not in sentences:
+            raise TypeError(f"{what} has no sentence under it")
+        if metadata is None:
+            raise TypeError(f"{what} has no role; define it by option(default, role=...)")
+        if is_numeric(kinds[field.name]) != (metadata.range is not None):
+            raise TypeError(f"{what} must have a range if, and only if, it is numeric")
+        yield Option(
+            section=section,
+            name=field.name,
+            kind=kinds[field.name],
+            default=field.default if field.default_factory is MISSING else field.default_factory(),
+            help=sentences[field.name],
+            metadata=metadata,
+        )
+
+
+def options_with_role(*roles: Role) -> list[str]:
+    """Names of the options of any of these roles, in the order of the schema."""
+    return [option.name for option in all_options().values() if option.role in roles]
+
+
+def options_of_evaluation() -> list[str]:
+    """Names of the options that `megatron_lpc.evaluate` reads, in the order of the schema."""
+    return [option.name for option in all_options().values() if option.metadata.evaluation]
+
+
+def options_of_conversion() -> list[str]:
+    """Names of the options that a model's config.json or family determines, in the order of the schema."""
+    return [option.name for option in all_options().values() if option.metadata.hf_setting or option.metadata.hf_rule]
+
+
+def hf_settings() -> dict[str, str]:
+    """Option name -> the setting of config.json that has the same value."""
+    return {
+        option.name: option.metadata.hf_setting
+        for option in all_options().values()
+        if option.metadata.hf_setting is not None
+    }
 
 
 def changed_options(config: Config) -> set[str]:
     """Names of the options whose value differs from the schema's default."""
-    return {
-        option.name
-        for option in all_options().values()
-        if getattr(getattr(config, option.section), option.name) != option.default
-    }
+    return {option.name for option in all_options().values() if option.value(config) != option.default}
 
 
 def with_options(config: Config, **values: Any) -> Config:
@@ -93,7 +151,9 @@ def with_options(config: Config, **values: Any) -> Config:
 
 def shown(value: object) -> str:
     """A value as a person writes it."""
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _field_docstrings(section_class: type) -> dict[str, str]:
@@ -101,11 +161,9 @@ def _field_docstrings(section_class: type) -> dict[str, str]:
     (node,) = ast.parse(textwrap.dedent(inspect.getsource(section_class))).body
     assert isinstance(node, ast.ClassDef)
     sentences = {}
-    for statement, below in zip(node.body, node.body[1:], strict=False):
-        if (
-            isinstance(statement, ast.AnnAssign)
-            and isinstance(statement.target, ast.Name)
-            and isinstance(below, ast.Expr)
-        ):
+    for statement, below in pairwise(node.body):
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+            continue
+        if isinstance(below, ast.Expr):
             sentences[statement.target.id] = inspect.cleandoc(ast.literal_eval(below.value))
     return sentences

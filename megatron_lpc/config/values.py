@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, get_args
 
+from megatron_lpc.config.kinds import choices, describe, split_optional
 from megatron_lpc.config.options import nearest
 
 _INTEGER = re.compile(r"[+-]?\d+")
@@ -15,39 +15,6 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 class IllTyped(ValueError):
     """A value that is not of the option's type; the message says what was expected and what came."""
-
-
-def split_optional(kind: Any) -> tuple[Any, bool]:
-    """`X | None` -> (X, True); any other type -> (itself, False)."""
-    if get_origin(kind) in (Union, UnionType):
-        (inner,) = (part for part in get_args(kind) if part is not NoneType)
-        return inner, True
-    return kind, False
-
-
-def describe(kind: Any) -> str:
-    """What a person has to write for this type."""
-    inner, optional = split_optional(kind)
-    if get_origin(inner) is Literal:
-        text = "one of " + ", ".join(get_args(inner))
-    else:
-        text = {
-            bool: "true or false",
-            int: "an integer",
-            float: "a number",
-            str: "a string",
-            list[str]: "a list of strings",
-            dict[str, str]: "NAME: FILE pairs of strings",
-        }[inner]
-    return text + (" or none" if optional else "")
-
-
-def placeholder(kind: Any) -> str:
-    """What stands for a value of this type in the help of its flag."""
-    inner, _ = split_optional(kind)
-    if get_origin(inner) is Literal:
-        return "{" + ",".join(get_args(inner)) + "}"
-    return {int: "INTEGER", float: "NUMBER", str: "TEXT", list[str]: "TEXT", dict[str, str]: "NAME=FILE"}[inner]
 
 
 def from_yaml(kind: Any, value: Any) -> Any:
@@ -59,26 +26,20 @@ def from_yaml(kind: Any, value: Any) -> Any:
         IllTyped: anything else that is not of that type.
     """
     inner, optional = split_optional(kind)
-    if value is None or value == "none":
-        if optional:
-            return None
-        if value is None:
-            raise _ill_typed(kind, value)
+    if optional and value in (None, "none"):
+        return None
     if inner is float:
         return _to_float(kind, value)
-    if get_origin(inner) is Literal:
-        if value not in get_args(inner):
-            raise _ill_typed(kind, value)
-        return value
-    if inner == list[str]:
-        if not isinstance(value, list) or not all(type(item) is str for item in value):
-            raise _ill_typed(kind, value)
-        return value
-    if inner == dict[str, str]:
-        if not isinstance(value, dict) or not all(type(item) is str for pair in value.items() for item in pair):
-            raise _ill_typed(kind, value)
-        return value
-    if type(value) is not inner:
+    if choices(kind):
+        is_right = value in choices(kind)
+    elif inner in (list[str], list[int]):
+        (item_type,) = get_args(inner)
+        is_right = isinstance(value, list) and all(type(item) is item_type for item in value)
+    elif inner == dict[str, str]:
+        is_right = isinstance(value, dict) and all(type(item) is str for pair in value.items() for item in pair)
+    else:
+        is_right = type(value) is inner
+    if not is_right:
         raise _ill_typed(kind, value)
     return value
 
@@ -92,16 +53,22 @@ def from_flag(kind: Any, words: list[str]) -> Any:
     inner, optional = split_optional(kind)
     if inner == list[str]:
         return words
+    if inner == list[int]:
+        return [_to_int(int, word) for word in words]
     if inner == dict[str, str]:
         return _to_pairs(words)
     (word,) = words
     if optional and word == "none":
         return None
     if inner is int:
-        if not _INTEGER.fullmatch(word):
-            raise _ill_typed(kind, word)
-        return int(word)
+        return _to_int(kind, word)
     return from_yaml(kind, word)
+
+
+def _to_int(kind: Any, word: str) -> int:
+    if not _INTEGER.fullmatch(word):
+        raise _ill_typed(kind, word)
+    return int(word)
 
 
 def _to_float(kind: Any, value: Any) -> float:
@@ -119,13 +86,12 @@ def _to_pairs(words: list[str]) -> dict[str, str]:
         if not (name and equals and file):
             raise IllTyped(f"expected NAME=FILE, got '{word}'")
         if name in pairs:
-            raise IllTyped(f"the name '{name}' is given twice")
+            raise IllTyped(f"duplicate name '{name}'")
         pairs[name] = file
     return pairs
 
 
 def _ill_typed(kind: Any, value: Any) -> IllTyped:
     got = "nothing" if value is None else f"{value!r} ({type(value).__name__})"
-    inner, _ = split_optional(kind)
-    hint = nearest(str(value), get_args(inner)) if get_origin(inner) is Literal else ""
+    hint = nearest(str(value), choices(kind))
     return IllTyped(f"expected {describe(kind)}, got {got}{hint}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from megatron_lpc.config import DataConfig, ModelConfig
+from megatron_lpc.config import DataConfig, ModelConfig, Role, options_with_role
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.families import Family, complete, differing_options, fit_family, read_model, weight_options
 from megatron_lpc.convert.head import BACKBONE_PREFIX, MODEL_TYPE, check_head, head_weights
@@ -153,7 +153,7 @@ def model_yaml(described: ModelDescription, tokenizer: str | None) -> str:
     """
     sections: dict[str, Any] = {"model": weight_options(described.model)}
     if described.latent:
-        head = ("latent_mode", "codebook_size", "latent_mlp_hidden_size", "posterior_input")
+        head = options_with_role(Role.HEAD)
         sections["latent"] = {name: described.latent[name] for name in head if name in described.latent}
     if tokenizer:
         sections["data"] = {"tokenizer_model": tokenizer}

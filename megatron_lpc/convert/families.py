@@ -10,7 +10,7 @@ from typing import Any, Literal
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
-from megatron_lpc.config import ModelConfig, head_width
+from megatron_lpc.config import ModelConfig, head_width, hf_settings, options_of_conversion
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.rope import rope_options, rope_settings
 from megatron_lpc.convert.weights import DECODER, EMBEDDING, OUTPUT, QK_NORM, QKV_BIAS, Weight, expert_decoder
@@ -147,15 +147,9 @@ def read_model(config: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
                 f"config.json: {name} is {getattr(full, name)}; megatron-core's {family.model_type} needs {wanted}"
             )
     model = ModelConfig(
-        num_layers=full.num_hidden_layers,
-        hidden_size=full.hidden_size,
+        **{name: getattr(full, setting) for name, setting in hf_settings().items()},
         ffn_hidden_size=getattr(full, family.mlp_width),
-        num_attention_heads=full.num_attention_heads,
-        num_query_groups=full.num_key_value_heads,
         kv_channels=getattr(full, "head_dim", None) or full.hidden_size // full.num_attention_heads,
-        max_position_embeddings=full.max_position_embeddings,
-        vocab_size=full.vocab_size,
-        norm_epsilon=full.rms_norm_eps,
         untie_embeddings_and_output_weights=not full.tie_word_embeddings,
         sliding_window=_window(family, full),
         **_expert_options(family, full),
@@ -200,16 +194,10 @@ def write_settings(family: Family, model: ModelConfig) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "model_type": family.model_type,
         "architectures": [family.architecture],
-        "num_hidden_layers": model.num_layers,
-        "hidden_size": model.hidden_size,
+        **{setting: getattr(model, name) for name, setting in hf_settings().items()},
         "intermediate_size": model.ffn_hidden_size,
         family.mlp_width: model.ffn_hidden_size,
-        "num_attention_heads": model.num_attention_heads,
-        "num_key_value_heads": model.num_query_groups,
         "head_dim": head_width(model),
-        "max_position_embeddings": model.max_position_embeddings,
-        "vocab_size": model.vocab_size,
-        "rms_norm_eps": model.norm_epsilon,
         "tie_word_embeddings": not model.untie_embeddings_and_output_weights,
         **family.settings,
         **rope_settings(model),
@@ -245,18 +233,9 @@ def fit_family(model: ModelConfig) -> tuple[Family, dict[str, Any]]:
     )
 
 
-_NOT_OF_THE_WEIGHTS = {
-    "make_vocab_size_divisible_by",
-    "init_method_std",
-    "attention_dropout",
-    "hidden_dropout",
-    "transformer_impl",
-}
-
-
 def weight_options(model: ModelConfig) -> dict[str, Any]:
     """Options that say what the weights mean: neither how they started nor how they are trained."""
-    return {name: value for name, value in asdict(model).items() if name not in _NOT_OF_THE_WEIGHTS}
+    return {name: value for name, value in asdict(model).items() if name in options_of_conversion()}
 
 
 def complete(model: ModelConfig) -> ModelConfig:

@@ -9,18 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from megatron_lpc.command_line import ArgumentParser
-from megatron_lpc.config import Config, ConfigError, parse_args, with_options
-from megatron_lpc.config.options import all_options
-
-_READ_SECTIONS = ("model", "loss", "data")
-_READ = (
-    *("latent_mode", "codebook_size", "latent_mlp_hidden_size", "posterior_input"),
-    *("device", "tensor_model_parallel_size", "pipeline_model_parallel_size", "num_virtual_stages_per_pipeline_rank"),
-    *("sequence_parallel", "distributed_timeout_minutes", "micro_batch_size", "global_batch_size", "bf16", "load"),
-    *("seed", "pretrained_checkpoint"),  # They name the reference: the weights that training started from.
+from megatron_lpc.config import (
+    Config,
+    ConfigError,
+    all_options,
+    options_of_evaluation,
+    parse_args,
+    with_options,
 )
-# A cache of reference log-probs belongs to the data of the run: here the reference is always a model.
-_NOT_READ = ("attention_dropout", "hidden_dropout", "train_data", "reference", "reference_cache")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +110,7 @@ def _with_checkpoint(config: Config) -> Config:
 
 
 def _refuse_training_flags(arguments: Sequence[str]) -> None:
-    options = all_options().values()
-    read = {option.flag for option in options if option.section in _READ_SECTIONS or option.name in _READ}
-    read -= {option.flag for option in options if option.name in _NOT_READ}
+    read = {all_options()[name].flag for name in options_of_evaluation()}
     read.add("--config")
     for argument in arguments:
         flag = argument.partition("=")[0]

@@ -15,39 +15,12 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyPara
 from torch import nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from megatron_lpc.config import Config, ConfigError
-from megatron_lpc.config.options import shown
+from megatron_lpc.config import Config, ConfigError, Role, options_with_role, shown
 from megatron_lpc.model import unwrapped
 from megatron_lpc.model.initialize import sharded_tensors
 from megatron_lpc.training.checkpoint_folder import read_description, read_tensor_index
 
 _HEAD = "latent_head."
-_BACKBONE_OPTIONS = (
-    "num_layers",
-    "hidden_size",
-    "ffn_hidden_size",
-    "num_experts",
-    "moe_router_topk",
-    "moe_router_pre_softmax",
-    "num_attention_heads",
-    "num_query_groups",
-    "kv_channels",
-    "vocab_size",
-    "norm_epsilon",
-    "apply_layernorm_1p",
-    "activation",
-    "scale_embeddings",
-    "rotary_base",
-    "rotary_percent",
-    "rotary_seq_len_interpolation_factor",
-    "use_rope_scaling",
-    "rope_scaling_factor",
-    "add_qkv_bias",
-    "qk_layernorm",
-    "untie_embeddings_and_output_weights",
-    "sliding_window",
-)
-_HEAD_OPTIONS = ("latent_mode", "codebook_size", "latent_mlp_hidden_size", "posterior_input")
 
 
 def load_weights(chunks: list[nn.Module], path: Path, *, latent_head: bool, config: Config | None = None) -> None:
@@ -83,8 +56,7 @@ def compare_options(folder: Path, saved: dict[str, Any], config: Config) -> None
     """
     current = asdict(config)
     wanted, found = (
-        _backbone_options(o) | _chosen(o, "latent", _HEAD_OPTIONS) | _chosen(o, "training", ("bf16",))
-        for o in (current, saved)
+        _backbone_options(o) | _chosen(o, options_with_role(Role.HEAD)) | _chosen(o, ["bf16"]) for o in (current, saved)
     )
     _compare(folder, wanted, found)
 
@@ -164,15 +136,16 @@ def _few(names: list[str]) -> str:
 
 def _backbone_options(options: dict[str, Any]) -> dict[str, Any]:
     """Options that weights depend on, with those resolved that follow from others."""
-    chosen = _chosen(options, "model", _BACKBONE_OPTIONS)
+    chosen = _chosen(options, options_with_role(Role.BACKBONE))
     if chosen:
         chosen["num_query_groups"] = chosen["num_query_groups"] or chosen["num_attention_heads"]
         chosen["kv_channels"] = chosen["kv_channels"] or chosen["hidden_size"] // chosen["num_attention_heads"]
     return chosen
 
 
-def _chosen(options: dict[str, Any], section: str, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: value for name, value in options.get(section, {}).items() if name in names}
+def _chosen(options: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """The options of these names that a saved configuration (section -> option -> value) has."""
+    return {name: value for section in options.values() for name, value in section.items() if name in names}
 
 
 def _compare(folder: Path, wanted: dict[str, Any], found: dict[str, Any]) -> None:

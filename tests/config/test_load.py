@@ -17,6 +17,7 @@ from megatron_lpc.config import (
     parse_args,
     save_resolved,
 )
+from megatron_lpc.config.metadata import Role, option
 from megatron_lpc.config.options import all_options, sections
 
 
@@ -132,8 +133,8 @@ def test_empty_files_and_sections(write, text):
         ("data:\n  valid_data: [a]\n", 2, "expected NAME: FILE pairs of strings"),
         ("data:\n  valid_data: {a: 1}\n", 2, "expected NAME: FILE pairs of strings"),
         ("data:\n  valid_data: !!python/object:os.system {}\n", 2, "could not determine a constructor"),
-        ("training:\n  seed: 1\n  lr: 1.0\n  seed: 2\n", 4, "key 'seed' stands twice in section 'training'"),
-        ("training:\n  seed: 1\nmodel:\ntraining:\n  lr: 1.0\n", 4, "key 'training' stands twice in the file"),
+        ("training:\n  seed: 1\n  lr: 1.0\n  seed: 2\n", 4, "duplicate key 'seed' in section 'training'"),
+        ("training:\n  seed: 1\nmodel:\ntraining:\n  lr: 1.0\n", 4, "duplicate key 'training' in the file"),
         ("- a\n", 1, "the file must hold 'key: value' lines"),
         ("model:\n- a\n", 2, "section 'model' must hold 'key: value' lines"),
     ],
@@ -171,7 +172,7 @@ def test_files_that_cannot_be_read(tmp_path, write):
         (["--latent-lr", "x"], "--latent-lr: expected a number or none"),
         (["--posterior-input", "concatt"], "did you mean 'concat'?"),
         (["--valid-data", "a.jsonl"], "--valid-data: expected NAME=FILE, got 'a.jsonl'"),
-        (["--valid-data", "a=b", "a=c"], "--valid-data: the name 'a' is given twice"),
+        (["--valid-data", "a=b", "a=c"], "--valid-data: duplicate name 'a'"),
         (["--bf16", "true"], "unexpected 'true': every option is a flag, and a switch takes no value"),
         (["--config", "a", "--config", "b"], "--config: one file, got 2"),
     ],
@@ -187,9 +188,9 @@ def test_help_shows_every_option_with_its_sentence(capsys):
         parse_args(["--help"])
     assert exit_.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for option in all_options().values():
-        assert option.flag in shown
-        assert " ".join(option.help.split()).replace("- ", "-")[:30] in shown.replace("- ", "-")
+    for each in all_options().values():
+        assert each.flag in shown
+        assert " ".join(each.help.split()).replace("- ", "-")[:30] in shown.replace("- ", "-")
 
 
 def test_every_field_of_the_schema_is_an_option():
@@ -245,21 +246,33 @@ def test_a_failed_save_leaves_the_older_file(tmp_path, monkeypatch):
 
 @dataclass(kw_only=True)
 class _First:
-    lr: float = 1.0
+    lr: float = option(1.0, range="[0, inf)", role=Role.RUN)
     """Rate."""
 
 
 @dataclass(kw_only=True)
 class _Second:
-    seed: int = 0
+    seed: int = option(0, range="[0, inf)", role=Role.RUN)
     """Seed."""
-    lr: float = 1.0
+    lr: float = option(1.0, range="[0, inf)", role=Role.RUN)
     """Rate."""
 
 
 @dataclass(kw_only=True)
 class _Silent:
+    seed: int = option(0, range="[0, inf)", role=Role.RUN)
+
+
+@dataclass(kw_only=True)
+class _Bare:
     seed: int = 0
+    """Seed."""
+
+
+@dataclass(kw_only=True)
+class _Endless:
+    seed: int = option(0, role=Role.RUN)
+    """Seed."""
 
 
 @dataclass(kw_only=True)
@@ -274,6 +287,16 @@ class _NoSentence:
 
 
 @dataclass(kw_only=True)
+class _NoRole:
+    bare: _Bare = field(default_factory=_Bare)
+
+
+@dataclass(kw_only=True)
+class _NoRange:
+    endless: _Endless = field(default_factory=_Endless)
+
+
+@dataclass(kw_only=True)
 class _NoSection:
     seed: int = 0
 
@@ -283,6 +306,8 @@ class _NoSection:
     [
         (_SharedName, "option 'lr' is in two sections: 'first' and 'second'"),
         (_NoSentence, "option 'seed' of section 'silent' has no sentence under it"),
+        (_NoRole, "option 'seed' of section 'bare' has no role"),
+        (_NoRange, "option 'seed' of section 'endless' must have a range"),
         (_NoSection, "section 'seed' of _NoSection is not a dataclass"),
     ],
 )

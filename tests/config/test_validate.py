@@ -13,9 +13,10 @@ from megatron_lpc.config import (
     validate,
     validate_vocab,
 )
+from megatron_lpc.config.kinds import is_numeric, split_optional, takes_many
 from megatron_lpc.config.options import all_options
-from megatron_lpc.config.ranges import RANGES
-from megatron_lpc.config.values import split_optional
+
+RANGES = {name: option.range for name, option in all_options().items() if option.range is not None}
 
 
 def _config(flags: str = "") -> Config:
@@ -300,7 +301,7 @@ def test_what_the_attention_of_a_device_cannot_do_is_refused():
 
 
 def test_every_numeric_option_has_a_range():
-    numeric = {name for name, option in all_options().items() if split_optional(option.kind)[0] in (int, float)}
+    numeric = {name for name, option in all_options().items() if is_numeric(option.kind)}
     assert set(RANGES) == numeric
 
 
@@ -311,10 +312,11 @@ def test_values_outside_of_each_range_are_refused(name):
     outside = [float(low) - 1] + ([float(low)] if interval[0] == "(" else [])
     if high != "inf":
         outside += [float(high) + 1] + ([float(high)] if interval[-1] == ")" else [])
-    whole = split_optional(option.kind)[0] is int
+    whole = split_optional(option.kind)[0] in (int, list[int])
     for value in outside:
         text = str(int(value)) if whole else str(value)
-        assert _problems(f"{option.flag}={text}") == [f"{option.flag} {text}: must be in {interval}"]
+        flags = f"{option.flag} {text}" if takes_many(option.kind) else f"{option.flag}={text}"
+        assert _problems(flags) == [f"{option.flag} {text}: must be in {interval}"]
 
 
 @pytest.mark.parametrize("name", RANGES)

@@ -17,7 +17,14 @@ def arguments(schedule, buffer=None):
     inputs["hidden"].requires_grad_(schedule != "none")
     inputs["z"].requires_grad_(schedule != "none")
     runs = by_response(inputs["segment_ids"], 6, 3)
-    return (*(inputs[name] for name in ("hidden", "lm_head_weight", "z", "targets")), runs.edges, runs.pairs, buffer, *HEAD, 9)
+    return (
+        *(inputs[name] for name in ("hidden", "lm_head_weight", "z", "targets")),
+        runs.edges,
+        runs.pairs,
+        buffer,
+        *HEAD,
+        9,
+    )
 
 
 @pytest.mark.parametrize("schedule", ["recompute", "frozen", "none"])

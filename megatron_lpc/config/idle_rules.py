@@ -1,0 +1,71 @@
+"""When options have no effect. A rule is defined here once; the fields that it concerns name it in the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from megatron_lpc.config.metadata import IdleRule
+
+if TYPE_CHECKING:
+    from megatron_lpc.config.schema import Config
+
+
+def _loss_not(*loss_types: str) -> Callable[[Config], bool]:
+    return lambda config: config.loss.loss_type not in loss_types
+
+
+NO_EXPERTS = IdleRule("without --num-experts", lambda config: config.model.num_experts is None)
+NO_ROPE_SCALING = IdleRule("without --use-rope-scaling", lambda config: not config.model.use_rope_scaling)
+
+NO_LATENT = IdleRule("with --latent-mode none", lambda config: config.latent.latent_mode == "none")
+# The number of codes, the codebook's initialization and the posterior do count: the control takes its size from them.
+CONTINUOUS_LATENT = IdleRule(
+    "with --latent-mode continuous: no noise, no KL",
+    lambda config: config.latent.latent_mode == "continuous",
+)
+NO_SAMPLING = (NO_LATENT, CONTINUOUS_LATENT)
+CONSTANT_TAU = IdleRule(
+    "with --gumbel-tau-schedule constant",
+    lambda config: config.latent.gumbel_tau_schedule == "constant",
+)
+NO_FINAL_TAU = IdleRule("without --gumbel-tau-final", lambda config: config.latent.gumbel_tau_final is None)
+NO_KL = IdleRule("with --kl-weight 0", lambda config: config.latent.kl_weight == 0)
+
+NOT_DPO = IdleRule("unless --loss-type is dpo", _loss_not("dpo"))
+NOT_DPO_OR_IPO = IdleRule("unless --loss-type is dpo or ipo", _loss_not("dpo", "ipo"))
+NOT_IPO = IdleRule("unless --loss-type is ipo", _loss_not("ipo"))
+NOT_SIMPO = IdleRule("unless --loss-type is simpo", _loss_not("simpo"))
+NO_LABEL_SMOOTHING = IdleRule("without --label-smoothing above 0", lambda config: config.loss.label_smoothing == 0)
+NO_REFERENCE = IdleRule(
+    "unless --loss-type is dpo or ipo: the others have no reference",
+    _loss_not("dpo", "ipo"),
+)
+REFERENCE_NOT_PRECOMPUTED = IdleRule(
+    "without --reference precomputed",
+    lambda config: config.loss.reference != "precomputed",
+)
+REFERENCE_NOT_ONLINE = IdleRule("without --reference online", lambda config: config.loss.reference != "online")
+
+NOT_STREAMING = IdleRule("without --streaming", lambda config: not config.data.streaming)
+PACKED = IdleRule("with --pack-to, which decides", lambda config: config.data.pack_to is not None)
+NO_VALIDATION = IdleRule("without --valid-data", lambda config: not config.data.valid_data)
+
+NO_FULL_RECOMPUTE = IdleRule(
+    "without --recompute-granularity full",
+    lambda config: config.parallel.recompute_granularity != "full",
+)
+
+STEPS_GIVEN = IdleRule("with --train-iters, which decides", lambda config: config.training.train_iters is not None)
+CONSTANT_LR = IdleRule(
+    "with --lr-decay-style constant",
+    lambda config: config.training.lr_decay_style == "constant",
+)
+
+NOT_SAVED = IdleRule("without --save", lambda config: config.checkpoint.save is None)
+
+NO_PROFILE = IdleRule("without --profile", lambda config: not config.logging.profile)
+NO_MEMORY_HISTORY = IdleRule(
+    "without --record-memory-history",
+    lambda config: not config.logging.record_memory_history,
+)

@@ -1,0 +1,31 @@
+"""Checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_lpc.config.idle_rules import NOT_SAVED
+from megatron_lpc.config.metadata import Role, option
+
+
+@dataclass(kw_only=True)
+class CheckpointConfig:
+    """What a run starts from and what it saves."""
+
+    save: str | None = option(None, role=Role.RUN)
+    """Folder of checkpoints, resolved configuration, metrics and curves; nothing is saved when unset."""
+
+    load: str | None = option(None, role=Role.RUN, evaluation=True)
+    """Folder of checkpoints to resume from. `auto`: `save`, when it holds one."""
+
+    pretrained_checkpoint: str | None = option(None, role=Role.RUN, evaluation=True)
+    """Checkpoint to start from with its weights only."""
+
+    save_interval: int = option(0, range="[0, inf)", role=Role.RUN, idle=NOT_SAVED)
+    """Steps between checkpoints; 0 saves at the end only."""
+
+    keep_last: int = option(0, range="[0, inf)", role=Role.RUN, idle=NOT_SAVED)
+    """Latest checkpoints to keep; 0 keeps all."""
+
+    async_save: bool = option(False, role=Role.RUN, idle=NOT_SAVED)
+    """Write checkpoints in the background while training continues."""

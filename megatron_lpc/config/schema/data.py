@@ -1,0 +1,64 @@
+"""The data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from megatron_lpc.config.idle_rules import NOT_STREAMING
+from megatron_lpc.config.metadata import Role, option
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Preference data and how it becomes tokens."""
+
+    train_data: list[str] = option([], role=Role.RUN)
+    """Files (.jsonl, .jsonl.gz, .parquet, .arrow) or Hub names (`owner/name` or `owner/name:split`)."""
+
+    valid_data: dict[str, str] = option({}, role=Role.RUN, evaluation=True)
+    """Named validation sets: name -> file or Hub name. As a flag: NAME=FILE …"""
+
+    tokenizer_model: str = option("", role=Role.RUN, evaluation=True)
+    """Folder or name of a Hugging Face tokenizer, or a sentencepiece .model file."""
+
+    chat_template: str | None = option(None, role=Role.RUN, evaluation=True)
+    """Jinja file that replaces the tokenizer's chat template."""
+
+    max_length: int = option(512, range="[2, inf)", role=Role.RUN, evaluation=True)
+    """Longest prompt + response in tokens."""
+
+    max_prompt_length: int | None = option(None, range="[1, inf)", role=Role.RUN, evaluation=True)
+    """Longest prompt in tokens; longer ones are cut by `truncation_mode`. No limit of its own when unset."""
+
+    truncation_mode: Literal["keep_start", "keep_end"] = option("keep_end", role=Role.RUN, evaluation=True)
+    """Which end of a prompt that is too long is kept; responses always keep their start."""
+
+    streaming: bool = option(False, role=Role.RUN, evaluation=True)
+    """Read the training data during training, without a tokenized copy on disk; needs `train_iters`."""
+
+    shuffle_buffer_size: int = option(
+        10000,
+        range="[1, inf)",
+        role=Role.RUN,
+        idle=NOT_STREAMING,
+        evaluation=True,
+    )
+    """With `streaming`: pairs that each data parallel rank holds and shuffles."""
+
+    share_prompt: bool = option(False, role=Role.RUN, evaluation=True)
+    """One sequence per pair (prompt, chosen, rejected): the prompt is computed once and both responses attend to it.
+    The results are the same."""
+
+    pack_to: int | None = option(None, range="[1, inf)", role=Role.RUN, evaluation=True)
+    """Tokens of a packed sequence, which holds as many pairs as fit and is a micro-batch by itself; not packed when
+    unset."""
+
+    bad_rows: Literal["stop", "skip"] = option("stop", role=Role.RUN, evaluation=True)
+    """Stop at the first unusable row of a file, or count such rows and write them to a side file."""
+
+    data_cache_path: str = option(".cache/megatron_lpc", role=Role.RUN, evaluation=True)
+    """Folder of the tokenized, memory-mapped copies."""
+
+    group_column: str | None = option(None, role=Role.RUN, evaluation=True)
+    """Column that names the group of a pair (its annotator or source), for support evaluation; the model never sees it."""

@@ -1,0 +1,70 @@
+"""The latent preference code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from megatron_lpc.config.idle_rules import CONSTANT_TAU, NO_FINAL_TAU, NO_KL, NO_LATENT, NO_SAMPLING
+from megatron_lpc.config.metadata import Role, option
+
+
+@dataclass(kw_only=True)
+class LatentConfig:
+    """The latent preference code and its latent schedule (arXiv 2505.04993, section 3)."""
+
+    latent_mode: Literal["lpc", "none", "continuous"] = option("lpc", role=Role.HEAD)
+    """`lpc`: discrete codes. `none`: the objective without a latent. `continuous`: parameter-matched control, an MLP of
+    the prompt."""
+
+    # One code would be a constant: there is nothing to choose, and its KL is always 0.
+    codebook_size: int = option(64, range="[2, inf)", role=Role.HEAD, idle=NO_LATENT)
+    """Number K of codes."""
+
+    codebook_init_std: float = option(0.02, range="[0, inf)", role=Role.RUN, idle=NO_LATENT)
+    """Standard deviation of new codes; 0 starts from the policy without a latent."""
+
+    latent_mlp_hidden_size: int | None = option(None, range="[1, inf)", role=Role.HEAD, idle=NO_LATENT)
+    """Hidden size of the prior and posterior networks; the model's `hidden_size` when unset."""
+
+    posterior_input: Literal["concat", "difference", "bilinear"] = option("concat", role=Role.HEAD, idle=NO_LATENT)
+    """Input of the posterior network: [h_w; h_l], h_w - h_l, or [h_w; h_l; h_w * h_l]."""
+
+    relaxation: Literal["soft", "straight_through"] = option("soft", role=Role.RUN, idle=NO_SAMPLING)
+    """Gumbel-softmax weights as they are, or one-hot in the forward pass with the gradient of the soft ones."""
+
+    gumbel_tau: float = option(1.0, range="(0, inf)", role=Role.RUN, idle=NO_SAMPLING)
+    """Temperature of the Gumbel-softmax at the first step."""
+
+    gumbel_tau_final: float | None = option(
+        None,
+        range="(0, inf)",
+        role=Role.RUN,
+        idle=(*NO_SAMPLING, CONSTANT_TAU),
+    )
+    """Temperature at the last step; `gumbel_tau` when unset."""
+
+    gumbel_tau_schedule: Literal["constant", "linear", "exponential"] = option(
+        "constant",
+        role=Role.RUN,
+        idle=(*NO_SAMPLING, NO_FINAL_TAU),
+    )
+    """How the temperature changes from the first step to the last."""
+
+    prior_mix_initial: float = option(0.0, range="[0, 1]", role=Role.RUN, idle=NO_SAMPLING)
+    """Prior mix m of the training latent z = (1 - m) z_q + m z_p at the first step."""
+
+    prior_mix_final: float = option(1.0, range="[0, 1]", role=Role.RUN, idle=NO_SAMPLING)
+    """Prior mix m at the last step; it changes linearly."""
+
+    kl_weight: float = option(0.05, range="[0, inf)", role=Role.RUN, idle=NO_SAMPLING)
+    """Weight lambda of KL(q || p) in the loss."""
+
+    kl_warmup_iters: int = option(0, range="[0, inf)", role=Role.RUN, idle=(*NO_SAMPLING, NO_KL))
+    """Steps over which lambda rises linearly from 0."""
+
+    kl_free_bits: float = option(0.0, range="[0, inf)", role=Role.RUN, idle=(*NO_SAMPLING, NO_KL))
+    """KL per pair, in bits, that is not penalized."""
+
+    usage_entropy_weight: float = option(0.0, range="[0, inf)", role=Role.RUN, idle=NO_SAMPLING)
+    """Weight of a bonus on the entropy of the mean posterior over a micro-batch, which keeps codes in use."""

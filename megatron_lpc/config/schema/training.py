@@ -1,0 +1,74 @@
+"""The optimization."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from megatron_lpc.config.idle_rules import CONSTANT_LR, NO_LATENT, PACKED, STEPS_GIVEN
+from megatron_lpc.config.metadata import Role, option
+
+
+@dataclass(kw_only=True)
+class TrainingConfig:
+    """Batches, steps, optimizer and LR schedule."""
+
+    micro_batch_size: int = option(4, range="[1, inf)", role=Role.RUN, idle=PACKED, evaluation=True)
+    """Pairs per forward pass of one data parallel rank."""
+
+    global_batch_size: int = option(32, range="[1, inf)", role=Role.RUN, evaluation=True)
+    """Pairs per optimizer step."""
+
+    train_iters: int | None = option(None, range="[1, inf)", role=Role.RUN)
+    """Optimizer steps; `num_train_epochs` decides when unset."""
+
+    num_train_epochs: float = option(1.0, range="(0, inf)", role=Role.RUN, idle=STEPS_GIVEN)
+    """Passes over the training data."""
+
+    exit_interval: int | None = option(None, range="[1, inf)", role=Role.RUN)
+    """End the run after a step whose number is a multiple of this, with a checkpoint when `save` is set."""
+
+    exit_duration_in_mins: int | None = option(None, range="[1, inf)", role=Role.RUN)
+    """End the run after the step in which it has run for this many minutes, with a checkpoint when `save` is set."""
+
+    seed: int = option(1234, range="[0, 4294967295]", role=Role.RUN, evaluation=True)
+    """Seed of new weights, of the data order and of the latent noise."""
+
+    deterministic: bool = option(False, role=Role.RUN, evaluation=True)
+    """Use deterministic algorithms only, so that the same run gives the same bits; slower on GPUs."""
+
+    bf16: bool = option(False, role=Role.RUN, evaluation=True)
+    """Compute in bfloat16 with fp32 master weights; fp32 when unset."""
+
+    lr: float = option(5e-7, range="[0, inf)", role=Role.RUN)
+    """Peak learning rate."""
+
+    min_lr: float = option(0.0, range="[0, inf)", role=Role.RUN, idle=CONSTANT_LR)
+    """Learning rate at the last step."""
+
+    latent_lr: float | None = option(None, range="[0, inf)", role=Role.RUN, idle=NO_LATENT)
+    """Peak learning rate of the LPC head; `lr` when unset."""
+
+    lr_decay_style: Literal["constant", "linear", "cosine"] = option("cosine", role=Role.RUN)
+    """Shape of the LR schedule after warmup."""
+
+    lr_warmup_fraction: float = option(0.1, range="[0, 1]", role=Role.RUN)
+    """Fraction of the steps over which the learning rate rises linearly from 0."""
+
+    weight_decay: float = option(0.0, range="[0, inf)", role=Role.RUN)
+    """Decoupled weight decay on matrices."""
+
+    adam_beta1: float = option(0.9, range="[0, 1)", role=Role.RUN)
+    """Decay rate of Adam's first moment."""
+
+    adam_beta2: float = option(0.95, range="[0, 1)", role=Role.RUN)
+    """Decay rate of Adam's second moment."""
+
+    adam_eps: float = option(1e-8, range="(0, inf)", role=Role.RUN)
+    """Added to the square root of the second moment."""
+
+    clip_grad: float = option(1.0, range="[0, inf)", role=Role.RUN)
+    """Maximum global gradient norm; 0 disables clipping."""
+
+    max_bad_steps: int = option(3, range="[0, inf)", role=Role.RUN)
+    """Consecutive steps with a non-finite loss or gradient (each is skipped) that are allowed before the run stops."""
