@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Item = TypeVar("Item")
 
@@ -18,10 +18,24 @@ def wide_console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=120)
 
 
-def progress(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
-    """The items, with a bar on standard error of rank 0 that counts them."""
+def progress(items: Iterable[Item], description: str, total: int | None = None, unit: str = "") -> Iterator[Item]:
+    """The items, with a line on standard error of rank 0 that counts them.
+
+    Args:
+        total: how many there are; None where `items` has no length and nobody knows: then the line only counts.
+        unit: what is counted, for the line.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}"),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     silent = os.environ.get("RANK", "0") != "0"
-    yield from track(items, description, total=total, console=Console(stderr=True), disable=silent)
+    with Progress(*columns, console=Console(stderr=True), disable=silent) as display:
+        yield from display.track(items, total=total, description=description)
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> str:

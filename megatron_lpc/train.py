@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from megatron_lpc.command_line import UserError, reports_errors
 from megatron_lpc.config import Config, parse_args, print_config, save_resolved
-from megatron_lpc.data.sampler import StreamOrder
+from megatron_lpc.data.sampler import TrainingOrder
 from megatron_lpc.evaluation.scoring import evaluate_pairs
 from megatron_lpc.model import wrap_data_parallel
 from megatron_lpc.training.checkpoint import Checkpoints, RunState
@@ -153,8 +153,8 @@ def _report_bad_batch(config: Config, state: RunState, rows: int | None) -> str:
     samples = range(state.consumed_samples - config.training.global_batch_size, state.consumed_samples)
     read: dict[str, list[int]] = {"samples": list(samples)}
     if rows is not None:
-        order = StreamOrder(rows, config.training.seed)
-        read["rows"] = [order.row(sample) for sample in samples]
+        order = TrainingOrder(rows, config.training.seed)
+        read["rows"] = [order.example_index(sample) for sample in samples]
     if not config.checkpoint.save:
         return f"{message}; of the training data it read {read}"
     path = Path(config.checkpoint.save) / f"bad_batch_{state.iteration}.json"

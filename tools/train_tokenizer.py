@@ -79,7 +79,7 @@ def texts_of(row: Row | BadRow) -> Iterator[str]:
     ]
     texts = [text for text in columns + [message.get("content") for message in messages] if isinstance(text, str)]
     if not texts:
-        raise row.place.bad(f"no text in any of the columns {', '.join(COLUMNS)}", "Rename the columns")
+        raise row.location.bad_row(f"no text in any of the columns {', '.join(COLUMNS)}", "Rename the columns")
     yield from texts
 
 

@@ -40,9 +40,10 @@ from megatron_lpc.config import (
     ParallelConfig,
     TrainingConfig,
 )
-from megatron_lpc.data.cache import PairDataset, build_dataset
-from megatron_lpc.data.micro_batches import pair_tokens
-from megatron_lpc.data.sampler import StreamOrder
+from megatron_lpc.data.cache import build_dataset
+from megatron_lpc.data.costs import pair_tokens
+from megatron_lpc.data.dataset import PairDataset
+from megatron_lpc.data.sampler import TrainingOrder
 from megatron_lpc.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lpc.model import wrap_data_parallel
 from megatron_lpc.platform import Platform
@@ -145,8 +146,8 @@ class Workload:
 
     def rows(self) -> list[int]:
         """Rows of the data set in the order of training, the first step's to warm up."""
-        order = StreamOrder(len(self.dataset()), SEED)
-        return [order.row(sample) for sample in range((self.steps + 1) * self.global_batch_size)]
+        order = TrainingOrder(len(self.dataset()), SEED)
+        return [order.example_index(sample) for sample in range((self.steps + 1) * self.global_batch_size)]
 
 
 class Skipped(Exception):

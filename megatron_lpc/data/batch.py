@@ -71,7 +71,7 @@ class PairBatch:
     def num_pairs(self) -> int:
         return self.prompt_end.numel()
 
-    def widened(self, width: int, pad_id: int) -> PairBatch:
+    def padded_to(self, width: int, pad_id: int) -> PairBatch:
         """The same pairs in rows of `width` >= S tokens, for a pipeline that wants one shape for all micro-batches of a step."""
         length, extra = self.tokens.size(1), width - self.tokens.size(1)
         if extra < 0:

@@ -75,7 +75,7 @@ def collate(
 
     response_length = torch.tensor([len(pair.chosen) for pair in pairs] + [len(pair.rejected) for pair in pairs])
     segment = torch.repeat_interleave(torch.arange(len(response_length)), response_length)
-    # Place within its response, of every response token; the first is predicted where the prompt ends.
+    # Location within its response, of every response token; the first is predicted where the prompt ends.
     place = torch.arange(len(segment)) - (response_length.cumsum(0) - response_length)[segment]
     flat, ends, starts = (
         torch.from_numpy(tokens).flatten(),

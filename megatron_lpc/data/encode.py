@@ -28,6 +28,11 @@ class EncodedPair:
     rejected: Sequence[int]
     group: str | None = None
 
+    @property
+    def lengths(self) -> tuple[int, int, int]:
+        """Tokens of prompt, chosen and rejected."""
+        return len(self.prompt), len(self.chosen), len(self.rejected)
+
 
 def encode_pair(pair: Pair, tokenizer: Tokenizer, config: DataConfig) -> EncodedPair:
     """Token ids of `pair`, at most `max_length` for prompt and response together; prompt and responses are tokenized apart.
@@ -41,7 +46,7 @@ def encode_pair(pair: Pair, tokenizer: Tokenizer, config: DataConfig) -> Encoded
     prompt, chosen, rejected = tokenizer.encode(texts[0], add_bos=not is_chat), *map(tokenizer.encode, texts[1:])
     for name, tokens in (("prompt", prompt), ("chosen response", chosen), ("rejected response", rejected)):
         if all(token in (tokenizer.bos_id, tokenizer.eos_id) for token in tokens):
-            raise pair.place.bad(
+            raise pair.location.bad_row(
                 f"the {name} has no tokens", "Fill it in, or use a tokenizer that knows its characters"
             )
     if not is_chat:
@@ -50,12 +55,12 @@ def encode_pair(pair: Pair, tokenizer: Tokenizer, config: DataConfig) -> Encoded
         )
     prompt, chosen, rejected = _cut(prompt, chosen, rejected, config)
     if not (chosen and rejected):
-        raise pair.place.bad(
+        raise pair.location.bad_row(
             f"only the prompt is left after truncation: it fills the {config.max_length} tokens of --max-length",
             "Raise --max-length, lower --max-prompt-length, or set --truncation-mode keep_end",
         )
     if chosen == rejected:
-        raise pair.place.bad(
+        raise pair.location.bad_row(
             "chosen and rejected are equal as tokens after truncation", "Raise --max-length or remove the row"
         )
     return EncodedPair(prompt, chosen, rejected, pair.group)
@@ -70,9 +75,11 @@ def _texts(pair: Pair, tokenizer: Tokenizer) -> tuple[str, str, str]:
             tokenizer.render_chat([*pair.prompt, *response]) for response in (pair.chosen, pair.rejected)
         )
     except ValueError as error:
-        raise pair.place.bad(str(error), "Mend the messages, or give another template with --chat-template") from error
+        raise pair.location.bad_row(
+            str(error), "Mend the messages, or give another template with --chat-template"
+        ) from error
     if not (chosen.startswith(prompt) and rejected.startswith(prompt)):
-        raise pair.place.bad(
+        raise pair.location.bad_row(
             "the chat template writes the prompt differently with and without a response",
             "Give a template that does not, with --chat-template: else training and generation would see different prompts",
         )

@@ -1,21 +1,25 @@
-"""Micro-batches of one rank from a data set on disk, prepared a step ahead."""
+"""Micro-batches of one data parallel rank on the CPU, prepared a step ahead: from a data set on disk, or from a stream."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
+from typing import Any
+
+import numpy as np
 
 from megatron_lpc.data.batch import PairBatch
-from megatron_lpc.data.cache import PairDataset
-from megatron_lpc.data.micro_batches import MicroBatchPlanner
-from megatron_lpc.data.prefetch import prefetch
-from megatron_lpc.data.sampler import StreamOrder, evaluation_batches
+from megatron_lpc.data.dataset import PairDataset
+from megatron_lpc.data.micro_batches import IndexedPair, MicroBatchPlanner
+from megatron_lpc.data.prefetch import DEPTH, prefetch
+from megatron_lpc.data.sampler import TrainingOrder, evaluation_batches
+from megatron_lpc.data.stream import PairStream
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairLoader:
-    """Turns rows of `dataset` into micro-batches on the CPU for one data parallel rank.
+    """Micro-batches of a data set on disk.
 
     It holds no position: an iterator starts wherever the caller says, so a run resumes exactly from its consumed samples.
     """
@@ -27,41 +31,78 @@ class PairLoader:
     dp_size: int = 1
 
     def training(self, seed: int, consumed_samples: int = 0) -> Iterator[list[PairBatch]]:
-        """The micro-batches of one step after the other, without end, from the sample `consumed_samples` of the stream."""
-        order = StreamOrder(len(self.dataset), seed)
-
-        def step(first: int) -> list[PairBatch]:
-            ids = range(first, first + self.global_batch_size)
-            rows = [order.row(i) for i in ids]
-            plan = self._places(rows)
-            return self._batches(
-                [[ids[p] for p in places] for places in plan], [[rows[p] for p in places] for places in plan]
-            )
-
-        return prefetch(step(first) for first in count(consumed_samples, self.global_batch_size))
+        """This rank's micro-batches of one step after the other, without end, from sample `consumed_samples` on."""
+        order = TrainingOrder(len(self.dataset), seed)
+        first_samples = count(consumed_samples, self.global_batch_size)
+        return prefetch(self._training_step(order, first) for first in first_samples)
 
     def evaluation(self, *, max_steps: int | None = None) -> Iterator[list[tuple[PairBatch, int]]]:
         """Steps over the data set in order, at most `max_steps`: micro-batches, each with the number of leading pairs that count.
 
-        The sample id of a pair is its row. The last step is filled up with pairs that do not count.
+        The sample id of a pair is its example index. The last step is filled up with pairs that do not count.
         """
-        steps = evaluation_batches(len(self.dataset), self.global_batch_size, self.planner.unit * self.dp_size)[
-            :max_steps
+        multiple = self.planner.pairs_multiple * self.dp_size
+        steps = evaluation_batches(len(self.dataset), self.global_batch_size, multiple)
+        return prefetch(self._evaluation_step(*step) for step in steps[:max_steps])
+
+    def _training_step(self, order: TrainingOrder, first_sample: int) -> list[PairBatch]:
+        sample_ids = range(first_sample, first_sample + self.global_batch_size)
+        examples = [order.example_index(sample_id) for sample_id in sample_ids]
+        micro_batches = [
+            [self._pair(sample_ids[position], examples[position]) for position in positions]
+            for positions in self._plan(examples)
         ]
+        return self.planner.collate(micro_batches)
 
-        def load(rows: list[int], valid: int) -> list[tuple[PairBatch, int]]:
-            plan = self._places(rows)
-            chosen = [[rows[p] for p in places] for places in plan]
-            return [
-                (batch, sum(p < valid for p in places))
-                for batch, places in zip(self._batches(chosen, chosen), plan, strict=True)
+    def _evaluation_step(self, examples: list[int], num_counted: int) -> list[tuple[PairBatch, int]]:
+        plan = self._plan(examples)
+        micro_batches = [
+            [self._pair(examples[position], examples[position]) for position in positions] for positions in plan
+        ]
+        counted = [sum(position < num_counted for position in positions) for positions in plan]
+        return list(zip(self.planner.collate(micro_batches), counted, strict=True))
+
+    def _plan(self, examples: list[int]) -> list[list[int]]:
+        """This rank's micro-batches of a global batch of `examples`, as positions in it."""
+        plan = self.planner.plan(self.dataset.lengths[examples], self.dp_size)
+        return plan[self.dp_rank :: self.dp_size]
+
+    def _pair(self, sample_id: int, example_index: int) -> IndexedPair:
+        return IndexedPair(self.dataset[example_index], sample_id, example_index)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamLoader:
+    """Micro-batches of streamed data; each rank packs and balances its own share of each step."""
+
+    stream: PairStream
+    planner: MicroBatchPlanner
+    global_batch_size: int
+    dp_rank: int = 0
+    dp_size: int = 1
+    start: dict[str, Any] | None = None
+    """What `position` was when the run that is resumed had consumed as many samples."""
+
+    def training(self, seed: int, consumed_samples: int = 0) -> Iterator[list[PairBatch]]:
+        """This rank's micro-batches of one step after the other, without end, from sample `consumed_samples` on."""
+        return prefetch(self._training_steps(seed, consumed_samples))
+
+    def position(self, consumed_samples: int) -> dict[str, Any]:
+        """What a checkpoint must hold of this rank's reader beside the number of samples; a JSON object."""
+        return self.stream.position(consumed_samples // self.dp_size)
+
+    def _training_steps(self, seed: int, consumed_samples: int) -> Iterator[list[PairBatch]]:
+        share = self.global_batch_size // self.dp_size
+        pairs = self.stream.pairs(seed, consumed_samples // self.dp_size, self.start)
+        for first_sample in count(consumed_samples + self.dp_rank * share, self.global_batch_size):
+            # A streamed pair has no example index to be found again by: its sample id stands in for one.
+            step = [
+                IndexedPair(pair, first_sample + i, first_sample + i) for i, pair in enumerate(islice(pairs, share))
             ]
+            plan = self.planner.plan(np.array([indexed.pair.lengths for indexed in step]))
+            yield self.planner.collate([[step[position] for position in positions] for positions in plan])
 
-        return prefetch(load(*step) for step in steps)
 
-    def _places(self, rows: list[int]) -> list[list[int]]:
-        """This rank's micro-batches of a global batch of `rows`."""
-        return self.planner.places(self.dataset.lengths[rows], self.dp_size)[self.dp_rank :: self.dp_size]
-
-    def _batches(self, ids: list[list[int]], rows: list[list[int]]) -> list[PairBatch]:
-        return self.planner.batches([[self.dataset[row] for row in of_batch] for of_batch in rows], ids, rows)
+def pairs_in_flight(global_batch_size: int, dp_size: int) -> int:
+    """Pairs that a rank's thread may have taken from its stream before the step that is in training, at most."""
+    return (DEPTH + 2) * global_batch_size // dp_size

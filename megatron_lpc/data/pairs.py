@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from megatron_lpc.data.source import Place, Row
+from megatron_lpc.data.source import Location, Row
 
 Message = dict[str, Any]
 Content = str | list[Message]
@@ -19,7 +19,7 @@ ASSISTANT_TURN = "\n\nAssistant:"
 class Pair:
     """All three texts are strings, or all three are lists of chat messages; the responses do not repeat the prompt."""
 
-    place: Place
+    location: Location
     prompt: Content
     chosen: Content
     rejected: Content
@@ -36,18 +36,20 @@ def to_pair(row: Row, group_column: str | None = None) -> Pair:
     chosen, rejected = _content(row, "chosen"), _content(row, "rejected")
     prompt = _content(row, "prompt") if "prompt" in row.values else None
     if chosen == rejected:
-        raise row.place.bad("chosen and rejected are equal", "Remove the row: it states no preference")
+        raise row.location.bad_row("chosen and rejected are equal", "Remove the row: it states no preference")
     if isinstance(chosen, str) and isinstance(rejected, str):
         if isinstance(prompt, list):
-            raise row.place.bad(
+            raise row.location.bad_row(
                 "`prompt` is a list of messages but the responses are text", "Give all as text or all as messages"
             )
-        texts = _split_transcript(row.place, chosen, rejected) if prompt is None else (prompt, chosen, rejected)
-        pair = Pair(row.place, *texts, group=_group(row, group_column))
+        texts = _split_transcript(row.location, chosen, rejected) if prompt is None else (prompt, chosen, rejected)
+        pair = Pair(row.location, *texts, group=_group(row, group_column))
     elif isinstance(chosen, list) and isinstance(rejected, list):
-        pair = Pair(row.place, *_split_chats(row.place, prompt, chosen, rejected), group=_group(row, group_column))
+        pair = Pair(
+            row.location, *_split_chats(row.location, prompt, chosen, rejected), group=_group(row, group_column)
+        )
     else:
-        raise row.place.bad(
+        raise row.location.bad_row(
             "one of `chosen` and `rejected` is text, the other a list of messages", "Give both in the same form"
         )
     _check_filled(pair)
@@ -57,17 +59,17 @@ def to_pair(row: Row, group_column: str | None = None) -> Pair:
 def _content(row: Row, column: str) -> Content:
     if column not in row.values:
         found = ", ".join(row.values) or "none"
-        raise row.place.bad(f"column `{column}` is missing (columns: {found})", "Rename the column, or add it")
+        raise row.location.bad_row(f"column `{column}` is missing (columns: {found})", "Rename the column, or add it")
     value = row.values[column]
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise row.place.bad(
+        raise row.location.bad_row(
             f"`{column}` is {_kind(value)}, not text or a list of messages", "Give text, or a list of {role, content}"
         )
     for message in value:
         if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
-            raise row.place.bad(
+            raise row.location.bad_row(
                 f"`{column}` holds a message without text `role` and `content`", "Give each message as {role, content}"
             )
     # Arrow fills the keys that a message has not; a template would take them for given.
@@ -84,15 +86,17 @@ def _group(row: Row, column: str | None) -> str | None:
     value = row.values.get(column)
     if not isinstance(value, str | int):
         reason = f"`{column}` is {_kind(value)}" if column in row.values else f"column `{column}` is missing"
-        raise row.place.bad(reason, "Give every row its group as text or a whole number, or leave --group-column unset")
+        raise row.location.bad_row(
+            reason, "Give every row its group as text or a whole number, or leave --group-column unset"
+        )
     return str(value)
 
 
-def _split_transcript(place: Place, chosen: str, rejected: str) -> tuple[str, str, str]:
+def _split_transcript(location: Location, chosen: str, rejected: str) -> tuple[str, str, str]:
     common = sum(1 for _ in takewhile(lambda letters: letters[0] == letters[1], zip(chosen, rejected, strict=False)))
     end = chosen.rfind(ASSISTANT_TURN, 0, common)
     if end < 0:
-        raise place.bad(
+        raise location.bad_row(
             f"no `prompt` column, and chosen and rejected do not share a beginning with {ASSISTANT_TURN!r} in it",
             "Add a `prompt` column, or give both as whole transcripts of one conversation",
         )
@@ -101,7 +105,7 @@ def _split_transcript(place: Place, chosen: str, rejected: str) -> tuple[str, st
 
 
 def _split_chats(
-    place: Place, prompt: Content | None, chosen: list[Message], rejected: list[Message]
+    location: Location, prompt: Content | None, chosen: list[Message], rejected: list[Message]
 ) -> tuple[list[Message], list[Message], list[Message]]:
     shared = [pair[0] for pair in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))]
     repeated = bool(shared) and shared[0]["role"] != "assistant"
@@ -114,7 +118,7 @@ def _split_chats(
         chosen, rejected = chosen[len(messages) :], rejected[len(messages) :]
     for name, response in (("chosen", chosen), ("rejected", rejected)):
         if response and response[0]["role"] != "assistant":
-            raise place.bad(
+            raise location.bad_row(
                 f"the response in `{name}` begins with a turn of `{response[0]['role']}`",
                 "Let chosen and rejected hold the assistant's turns, or both repeat the whole prompt first",
             )
@@ -129,4 +133,4 @@ def _check_filled(pair: Pair) -> None:
     ):
         texts = [content] if isinstance(content, str) else [message["content"] for message in content]
         if not any(text.strip() for text in texts):
-            raise pair.place.bad(f"the {name} is empty", "Fill it in or remove the row (or set --bad-rows skip)")
+            raise pair.location.bad_row(f"the {name} is empty", "Fill it in or remove the row (or set --bad-rows skip)")

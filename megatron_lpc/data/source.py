@@ -20,24 +20,31 @@ class BadRow(ValueError):
 
     def __init__(self, file: str, line: int, reason: str, fix: str) -> None:
         super().__init__(f"{file}:{line}: {reason}. {fix}.")
-        self.file, self.line, self.reason, self.fix = file, line, reason, fix
+        self.file = file
+        self.line = line
+        self.reason = reason
+        self.fix = fix
+
+    def to_json(self) -> str:
+        """One line {file, line, reason, fix}."""
+        return json.dumps(vars(self), ensure_ascii=False)
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where a row stands."""
 
     file: str
     line: int
     """1-based line of a JSONL file, row of any other source."""
 
-    def bad(self, reason: str, fix: str) -> BadRow:
+    def bad_row(self, reason: str, fix: str) -> BadRow:
         return BadRow(self.file, self.line, reason, fix)
 
 
 @dataclass(frozen=True)
 class Row:
-    place: Place
+    location: Location
     values: dict[str, Any]
 
 
@@ -86,20 +93,20 @@ def _read_jsonl(source: str) -> Iterator[Row | BadRow]:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
-            place = Place(source, number)
+            location = Location(source, number)
             try:
                 values = json.loads(line)
             except ValueError as error:
-                yield place.bad(f"not valid JSON ({error})", "Write one JSON object a line, in UTF-8")
+                yield location.bad_row(f"not valid JSON ({error})", "Write one JSON object a line, in UTF-8")
                 continue
             if isinstance(values, dict):
-                yield Row(place, values)
+                yield Row(location, values)
             else:
-                yield place.bad(f"a JSON {type(values).__name__}, not an object", "Write one JSON object a line")
+                yield location.bad_row(f"a JSON {type(values).__name__}, not an object", "Write one JSON object a line")
 
 
 def _number(source: str, table: Iterable[dict[str, Any]]) -> Iterator[Row]:
-    return (Row(Place(source, number), values) for number, values in enumerate(table, start=1))
+    return (Row(Location(source, number), values) for number, values in enumerate(table, start=1))
 
 
 def open_stream(source: str, rank: int = 0, size: int = 1) -> Any:

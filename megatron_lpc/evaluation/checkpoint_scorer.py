@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from megatron_lpc.config import Config
-from megatron_lpc.data.cache import PairDataset
+from megatron_lpc.data.dataset import PairDataset
 from megatron_lpc.evaluation.pair_table import PairTable
 from megatron_lpc.evaluation.scoring import EvaluationStep, number_of_codes, score_pairs
 from megatron_lpc.losses import uses_reference

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from megatron_lpc.config import Config, ConfigError, with_options
-from megatron_lpc.data.cache import PairDataset
+from megatron_lpc.data.dataset import PairDataset
 from megatron_lpc.evaluation.checkpoint_scorer import CheckpointScorer
 from megatron_lpc.evaluation.information import mutual_information
 from megatron_lpc.evaluation.options import SupportOptions, has_groups

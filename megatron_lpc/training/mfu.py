@@ -16,7 +16,7 @@ from torch import Tensor
 
 from megatron_lpc.config import Config, LatentConfig, ModelConfig, head_width
 from megatron_lpc.data.batch import PairBatch
-from megatron_lpc.data.micro_batches import causal_pairs
+from megatron_lpc.data.costs import causal_query_key_pairs
 from megatron_lpc.platform import Platform
 
 _FORWARD, _FORWARD_BACKWARD = 2, 6
@@ -56,7 +56,10 @@ def batch_work(batch: PairBatch, sliding_window: int | None = None) -> Tensor:
     whole = prompt.repeat(2) + batch.response_length
 
     tokens = whole.sum() - (shared * prompt).sum()
-    keys = causal_pairs(whole, sliding_window).sum() - (shared * causal_pairs(prompt, sliding_window)).sum()
+    keys = (
+        causal_query_key_pairs(whole, sliding_window).sum()
+        - (shared * causal_query_key_pairs(prompt, sliding_window)).sum()
+    )
     return torch.stack([tokens, batch.response_length.sum(), keys, torch.full_like(tokens, batch.num_pairs)])
 
 

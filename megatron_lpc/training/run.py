@@ -14,10 +14,11 @@ from torch import nn
 
 from megatron_lpc.config import Config, ConfigError, validate_vocab
 from megatron_lpc.data.batch import PairBatch
-from megatron_lpc.data.cache import PairDataset, build_dataset
-from megatron_lpc.data.loader import PairLoader
+from megatron_lpc.data.cache import build_dataset
+from megatron_lpc.data.dataset import PairDataset
+from megatron_lpc.data.loader import PairLoader, StreamLoader, pairs_in_flight
 from megatron_lpc.data.micro_batches import MicroBatchPlanner
-from megatron_lpc.data.stream import PairStream, StreamLoader, pairs_ahead
+from megatron_lpc.data.stream import PairStream
 from megatron_lpc.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lpc.losses import uses_reference
 from megatron_lpc.model import build_model
@@ -82,7 +83,9 @@ def micro_batch_planner(config: Config, tokenizer: Tokenizer) -> MicroBatchPlann
         pad_id=tokenizer.pad_id,
         micro_batch_size=config.training.micro_batch_size,
         pad_to_multiple=parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1,
-        multiple=parallel.pipeline_model_parallel_size if parallel.num_virtual_stages_per_pipeline_rank else 1,
+        micro_batch_multiple=parallel.pipeline_model_parallel_size
+        if parallel.num_virtual_stages_per_pipeline_rank
+        else 1,
         share_prompt=data.share_prompt,
         pack_to=data.pack_to,
         attention_cost=attention_cost(config),
@@ -97,7 +100,7 @@ def make_loader(config: Config, tokenizer: Tokenizer, dataset: PairDataset) -> P
     """
     planner = micro_batch_planner(config, tokenizer)
     with _input_errors():
-        planner.check(dataset.lengths)
+        planner.check_fit(dataset.lengths)
     return PairLoader(
         dataset=dataset,
         planner=planner,
@@ -146,11 +149,10 @@ def make_stream(config: Config, tokenizer: Tokenizer, state: RunState) -> Stream
     stream = PairStream(
         config.data,
         tokenizer,
-        seed=config.training.seed,
-        rank=rank,
-        size=size,
-        ahead=pairs_ahead(batch, size),
-        writes=parallel_state.get_model_parallel_group().rank() == 0,
+        dp_rank=rank,
+        dp_size=size,
+        max_ahead=pairs_in_flight(batch, size),
+        records_bad_rows=parallel_state.get_model_parallel_group().rank() == 0,
     )
     return StreamLoader(
         stream=stream,

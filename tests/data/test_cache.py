@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from megatron_lpc.data import cache
+from megatron_lpc.data import dataset as dataset_module
 from megatron_lpc.data.cache import build_dataset
 from megatron_lpc.data.encode import encode_pair
 from megatron_lpc.data.pairs import to_pair
@@ -35,7 +36,7 @@ def builds(monkeypatch):
     rows = []
 
     def spy(pair, tokenizer, config):
-        rows.append(pair.place.line)
+        rows.append(pair.location.line)
         return encode_pair(pair, tokenizer, config)
 
     monkeypatch.setattr(cache, "encode_pair", spy)
@@ -51,7 +52,7 @@ def as_lists(pair):
 
 
 def test_the_cache_holds_every_pair_in_order(config, source, monkeypatch):
-    monkeypatch.setattr(cache, "_ROWS_PER_BATCH", 3)
+    monkeypatch.setattr(dataset_module, "_PAIRS_PER_RECORD_BATCH", 3)
     options = config(group_column="annotator")
     dataset = build(options, source, source)
     tokenizer = load_tokenizer(options)
@@ -60,7 +61,7 @@ def test_the_cache_holds_every_pair_in_order(config, source, monkeypatch):
     assert dataset.groups == [str(i % 2) for i in range(10)] * 2
     assert not dataset[0].prompt.flags.owndata  # a view of the file, not a copy
     for row in (-1, 20):
-        with pytest.raises(IndexError, match=f"row {row} of a data set of 20"):
+        with pytest.raises(IndexError, match=f"example index {row} of a data set of 20 pairs"):
             dataset[row]
 
 
@@ -173,10 +174,10 @@ def test_a_killed_build_leaves_nothing_that_is_used(config, source, tmp_path, se
     code = f"""
 import os
 from megatron_lpc.config.schema import DataConfig
-from megatron_lpc.data import cache
+from megatron_lpc.data import cache, dataset
 from megatron_lpc.data.tokenizer import load_tokenizer
-inner, cache._ROWS_PER_BATCH = cache.encode_pair, 2
-cache.encode_pair = lambda pair, *rest: os._exit(9) if pair.place.line == 8 else inner(pair, *rest)
+inner, dataset._PAIRS_PER_RECORD_BATCH = cache.encode_pair, 2
+cache.encode_pair = lambda pair, *rest: os._exit(9) if pair.location.line == 8 else inner(pair, *rest)
 config = DataConfig(tokenizer_model={sentencepiece_file!r}, data_cache_path={str(tmp_path / "cache")!r})
 cache.build_dataset(config, load_tokenizer(config), [{source!r}], "train")
 """
@@ -198,14 +199,14 @@ def test_several_may_build_at_once(config, source, tmp_path):
 
 
 def test_the_slower_of_two_builds_takes_the_cache_of_the_faster(config, source, tmp_path, monkeypatch):
-    inner = cache._write_pairs
+    inner = cache.write_pairs
 
     def overtaken(path, pairs):
-        monkeypatch.setattr(cache, "_write_pairs", inner)
+        monkeypatch.setattr(cache, "write_pairs", inner)
         build(config(), source)
         return inner(path, pairs)
 
-    monkeypatch.setattr(cache, "_write_pairs", overtaken)
+    monkeypatch.setattr(cache, "write_pairs", overtaken)
     assert len(build(config(), source)) == 10
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
@@ -229,7 +230,7 @@ def test_a_damaged_cache_is_refused(config, source):
     (folder / "pairs.arrow").write_bytes(whole)
     summary = json.loads((folder / "summary.json").read_text())
     (folder / "summary.json").write_text(json.dumps(summary | {"rows": 9}))
-    with pytest.raises(ValueError, match=r"does not fit its summary. Delete the folder"):
+    with pytest.raises(ValueError, match=r"does not fit its summary\.json\. Delete the folder"):
         build(config(), source)
 
 

@@ -93,7 +93,7 @@ def test_the_indices_of_shared_and_packed_rows(encoded, multiple, share_prompt, 
         assert positions[seen].tolist() == list(range(len(whole)))
         assert own[-1] == batch.response_end[response]
     assert (documents == -3).sum() == batch.tokens.numel() - size
-    wider = batch.widened(batch.tokens.shape[1] + 2, pad_id=0)
+    wider = batch.padded_to(batch.tokens.shape[1] + 2, pad_id=0)
     for name in ("prompt_end", "response_end", "loss_index"):
         assert wider.tokens.flatten()[getattr(wider, name)].equal(flat[getattr(batch, name)])
         assert wider.packing_layout.stacked.flatten(1)[:, getattr(wider, name)].equal(

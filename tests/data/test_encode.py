@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 from megatron_lpc.config.schema import DataConfig
 from megatron_lpc.data.encode import encode_pair
 from megatron_lpc.data.pairs import Pair
-from megatron_lpc.data.source import BadRow, Place
+from megatron_lpc.data.source import BadRow, Location
 from megatron_lpc.data.tokenizer import load_tokenizer
 
-PLACE = Place("f.jsonl", 3)
+LOCATION = Location("f.jsonl", 3)
 BOS, EOS = 1, 2
 
 
@@ -29,7 +29,7 @@ class Letters:
 
 
 def encode(prompt, chosen, rejected, group=None, **options):
-    return encode_pair(Pair(PLACE, prompt, chosen, rejected, group), Letters(), DataConfig(**options))
+    return encode_pair(Pair(LOCATION, prompt, chosen, rejected, group), Letters(), DataConfig(**options))
 
 
 def ids(text):
@@ -150,6 +150,6 @@ def test_rows_and_masks_are_those_of_trl(hf_folder):
     text = [tokenizer.decode(long[name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids")]
     assert tokenizer.encode(text[0]) == [5, 6, 7]  # the premise: these ids and this text are one
     config = DataConfig(max_length=7, truncation_mode="keep_start")
-    pair = encode_pair(Pair(PLACE, *text), tokenizer, config)
+    pair = encode_pair(Pair(LOCATION, *text), tokenizer, config)
     rows = [[*pair.prompt[1:], *response] for response in (pair.chosen, pair.rejected)]  # ours begin with <s>
     assert [row + [0] * (6 - len(row)) for row in rows] == theirs["input_ids"].tolist()

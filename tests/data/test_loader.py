@@ -7,10 +7,11 @@ import torch
 
 from megatron_lpc.data.batch import PackingLayout, PairBatch
 from megatron_lpc.data.cache import build_dataset
+from megatron_lpc.data.costs import pair_tokens, query_key_pairs
 from megatron_lpc.data.loader import PairLoader
-from megatron_lpc.data.micro_batches import MicroBatchPlanner, attended, pair_tokens
+from megatron_lpc.data.micro_batches import MicroBatchPlanner
 from megatron_lpc.data.prefetch import prefetch
-from megatron_lpc.data.sampler import StreamOrder
+from megatron_lpc.data.sampler import TrainingOrder
 from megatron_lpc.data.tokenizer import load_tokenizer
 
 
@@ -38,9 +39,9 @@ def equal(one, two):
 def test_training_batches_hold_the_stream(loader):
     steps = list(islice(loader().training(seed=3), 4))
     assert [batch.sample_ids.tolist() for step in steps for batch in step] == [[i, i + 1] for i in range(0, 32, 2)]
-    order = StreamOrder(10, seed=3)
+    order = TrainingOrder(10, seed=3)
     assert [row for step in steps for batch in step for row in batch.example_index.tolist()] == [
-        order.row(i) for i in range(32)
+        order.example_index(i) for i in range(32)
     ]
     dataset = loader().dataset
     for batch in steps[0]:
@@ -77,15 +78,15 @@ def test_evaluation_is_in_order_with_the_number_that_counts(loader):
         [([0, 1], [0, 1], 0)],
     ]
     assert len(list(loader().evaluation(max_steps=1))) == 1
-    assert len(list(loader(multiple=2).evaluation())[-1]) == 2
+    assert len(list(loader(micro_batch_multiple=2).evaluation())[-1]) == 2
 
 
 def test_micro_batches_of_the_interleaved_schedule_have_one_width(loader, rows):
     free, aligned = (
         next(
-            loader(multiple=multiple, rows=[row | {"chosen": "sat " * i} for i, row in enumerate(rows, 1)]).training(
-                seed=3
-            )
+            loader(
+                micro_batch_multiple=multiple, rows=[row | {"chosen": "sat " * i} for i, row in enumerate(rows, 1)]
+            ).training(seed=3)
         )
         for multiple in (1, 2)
     )
@@ -127,7 +128,7 @@ def test_packed_ranks_share_the_pairs_whatever_their_number(loader):
 def test_packed_evaluation_counts_every_pair_once(loader):
     for dp_size, multiple in ((1, 1), (2, 1), (2, 2)):
         ranks = [
-            list(packed(loader, dp_rank=rank, dp_size=dp_size, multiple=multiple).evaluation())
+            list(packed(loader, dp_rank=rank, dp_size=dp_size, micro_batch_multiple=multiple).evaluation())
             for rank in range(dp_size)
         ]
         assert all(
@@ -159,8 +160,8 @@ def test_costs_are_those_of_the_rows(loader):
         )
     lengths = np.array([[2, 3, 1]])
     assert (pair_tokens(lengths, False).tolist(), pair_tokens(lengths, True).tolist()) == ([8], [6])
-    assert attended(lengths, False).tolist() == [(1 + 2 + 3 + 4 + 5) + (1 + 2 + 3)]
-    assert attended(lengths, True).tolist() == [(1 + 2 + 3 + 4 + 5) + 3]
+    assert query_key_pairs(lengths, False).tolist() == [(1 + 2 + 3 + 4 + 5) + (1 + 2 + 3)]
+    assert query_key_pairs(lengths, True).tolist() == [(1 + 2 + 3 + 4 + 5) + 3]
 
 
 def test_prefetch_works_ahead_in_one_thread():

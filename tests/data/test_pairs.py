@@ -1,16 +1,16 @@
 import pytest
 
 from megatron_lpc.data.pairs import to_pair
-from megatron_lpc.data.source import BadRow, Place, Row
+from megatron_lpc.data.source import BadRow, Location, Row
 
-PLACE = Place("f.jsonl", 7)
+LOCATION = Location("f.jsonl", 7)
 SYSTEM = {"role": "system", "content": "be kind"}
 ASK = {"role": "user", "content": "who?"}
 ME, YOU = {"role": "assistant", "content": "me"}, {"role": "assistant", "content": "you"}
 
 
 def pair_of(group_column=None, **values):
-    pair = to_pair(Row(PLACE, values), group_column)
+    pair = to_pair(Row(LOCATION, values), group_column)
     return pair.prompt, pair.chosen, pair.rejected
 
 
@@ -68,7 +68,7 @@ def test_keys_that_arrow_filled_with_null_are_dropped():
 
 
 def test_group():
-    row = Row(PLACE, {"prompt": "p", "chosen": "c", "rejected": "r", "who": 3})
+    row = Row(LOCATION, {"prompt": "p", "chosen": "c", "rejected": "r", "who": 3})
     assert to_pair(row, "who").group == "3"
     assert to_pair(row).group is None
 

@@ -39,7 +39,7 @@ def test_every_format_gives_the_same_rows_and_places(tmp_path, kind, suffix):
     source = write(tmp_path / f"d{suffix}", kind)
     rows = list(read_rows(source))
     assert [row.values for row in rows] == VALUES
-    assert [(row.place.file, row.place.line) for row in rows] == [(source, 1), (source, 2)]
+    assert [(row.location.file, row.location.line) for row in rows] == [(source, 1), (source, 2)]
 
 
 def test_hub_name_with_and_without_split(monkeypatch):
@@ -51,7 +51,7 @@ def test_hub_name_with_and_without_split(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert [row.values for row in read_rows("owner/name")] == VALUES
-    assert next(iter(read_rows("owner/name:test[:10%]"))).place.line == 1
+    assert next(iter(read_rows("owner/name:test[:10%]"))).location.line == 1
     assert asked == [("owner/name", "train"), ("owner/name", "test[:10%]")]
     assert identity("owner/name").startswith("hub:")
 
@@ -69,7 +69,7 @@ def test_broken_lines_are_reported_with_their_line_and_the_rest_is_read(tmp_path
     path = tmp_path / "d.jsonl"
     path.write_bytes(b'{"a": 1}\n\n{"a": \n[1]\n{"a": "\xff"}\n{"a": 2}')
     rows = list(read_rows(str(path)))
-    assert [(type(row), row.line if isinstance(row, BadRow) else row.place.line) for row in rows] == [
+    assert [(type(row), row.line if isinstance(row, BadRow) else row.location.line) for row in rows] == [
         (Row, 1),
         (BadRow, 3),
         (BadRow, 4),

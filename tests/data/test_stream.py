@@ -5,9 +5,11 @@ import datasets
 import pytest
 
 from megatron_lpc.data.cache import build_dataset
+from megatron_lpc.data.loader import StreamLoader, pairs_in_flight
 from megatron_lpc.data.micro_batches import MicroBatchPlanner
+from megatron_lpc.data.row_reader import RowReader
 from megatron_lpc.data.source import BadRow
-from megatron_lpc.data.stream import PairStream, RowReader, StreamLoader, pairs_ahead
+from megatron_lpc.data.stream import PairStream
 from megatron_lpc.data.tokenizer import load_tokenizer
 
 
@@ -18,9 +20,13 @@ def stream(config, tmp_path, write_jsonl):
     files = [write_jsonl(tmp_path / "one.jsonl", rows[:10]), write_jsonl(tmp_path / "two.jsonl", rows[10:])]
 
     def make(train_data=files, **options):
-        ranks = {name: options.pop(name) for name in ("rank", "size", "ahead", "writes") if name in options}
+        ranks = {
+            name: options.pop(name)
+            for name in ("dp_rank", "dp_size", "max_ahead", "records_bad_rows")
+            if name in options
+        }
         settings = config(train_data=train_data, streaming=True, **({"shuffle_buffer_size": 4} | options))
-        return PairStream(settings, load_tokenizer(settings), seed=3, **ranks)
+        return PairStream(settings, load_tokenizer(settings), **ranks)
 
     make.tokenizer = load_tokenizer(config())
     make.dataset = build_dataset(config(), make.tokenizer, files, "train")
@@ -32,7 +38,7 @@ def numbers(tokenizer, pairs):
 
 
 def test_an_epoch_holds_every_pair_once_with_its_tokens(stream):
-    pairs = list(islice(stream().pairs(), 23))
+    pairs = list(islice(stream().pairs(3), 23))
     seen = numbers(stream.tokenizer, pairs)
     # The last block goes on with the next epoch: 20 pairs are of the first in any case.
     assert len(set(seen[:20])) == 20
@@ -41,12 +47,12 @@ def test_an_epoch_holds_every_pair_once_with_its_tokens(stream):
         assert [list(x) for x in (pair.prompt, pair.chosen, pair.rejected)] == [
             x.tolist() for x in (expected.prompt, expected.chosen, expected.rejected)
         ]
-    assert sorted(numbers(stream.tokenizer, islice(stream(shuffle_buffer_size=23).pairs(), 23))) == list(range(23))
+    assert sorted(numbers(stream.tokenizer, islice(stream(shuffle_buffer_size=23).pairs(3), 23))) == list(range(23))
 
 
 def test_pairs_are_shuffled_within_a_bounded_buffer(stream):
-    assert numbers(stream.tokenizer, islice(stream(shuffle_buffer_size=1).pairs(), 46)) == [*range(23), *range(23)]
-    seen = numbers(stream.tokenizer, islice(stream().pairs(), 20))
+    assert numbers(stream.tokenizer, islice(stream(shuffle_buffer_size=1).pairs(3), 46)) == [*range(23), *range(23)]
+    seen = numbers(stream.tokenizer, islice(stream().pairs(3), 20))
     assert seen != sorted(seen)
     assert [sorted(seen[start : start + 4]) for start in range(0, 20, 4)] == [
         list(range(start, start + 4)) for start in range(0, 20, 4)
@@ -56,7 +62,7 @@ def test_pairs_are_shuffled_within_a_bounded_buffer(stream):
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_share_the_rows(stream, size):
     seen = [
-        numbers(stream.tokenizer, islice(stream(rank=rank, size=size, shuffle_buffer_size=1).pairs(), 7))
+        numbers(stream.tokenizer, islice(stream(dp_rank=rank, dp_size=size, shuffle_buffer_size=1).pairs(3), 7))
         for rank in range(size)
     ]
     assert not set(seen[0]) & set(seen[1])
@@ -67,46 +73,46 @@ def test_ranks_share_the_rows(stream, size):
 @pytest.mark.parametrize("consumed", [0, 1, 4, 7, 18, 23, 40, 101])
 @pytest.mark.parametrize("buffer", [1, 4, 50])
 def test_resume_is_exact(stream, consumed, buffer):
-    straight = stream(shuffle_buffer_size=buffer, ahead=5)
-    pairs = straight.pairs()
+    straight = stream(shuffle_buffer_size=buffer, max_ahead=5)
+    pairs = straight.pairs(3)
     before = list(islice(pairs, consumed + 3))  # Read ahead of what is asked for.
     position = json.loads(json.dumps(straight.position(consumed)))
     expected = numbers(stream.tokenizer, [*before[consumed:], *islice(pairs, 30)])
-    resumed = stream(shuffle_buffer_size=buffer).pairs(consumed, position)
+    resumed = stream(shuffle_buffer_size=buffer).pairs(3, consumed, position)
     assert numbers(stream.tokenizer, islice(resumed, 33)) == expected
 
 
 def test_what_is_held_is_bounded(stream):
-    one = stream(shuffle_buffer_size=2, ahead=6)
-    list(islice(one.pairs(), 200))
-    assert len(one._starts) == 2 + 3
+    one = stream(shuffle_buffer_size=2, max_ahead=6)
+    list(islice(one.pairs(3), 200))
+    assert len(one._block_starts) == 2 + 3
 
 
 def test_bad_rows(stream, config, tmp_path, write_jsonl, caplog):
     good = {"prompt": "the cat", "chosen": "sat", "rejected": "ran"}
     file = write_jsonl(tmp_path / "bad.jsonl", [good, good, good | {"chosen": ""}, good])
     with pytest.raises(BadRow, match=r"bad\.jsonl:3: the chosen response is empty"):
-        list(islice(stream([file]).pairs(), 8))
+        list(islice(stream([file]).pairs(3), 8))
     with pytest.raises(BadRow, match=r"bad\.jsonl:3: the chosen"):
-        list(islice(stream([file], rank=0, size=2, shuffle_buffer_size=1).pairs(), 8))
+        list(islice(stream([file], dp_rank=0, dp_size=2, shuffle_buffer_size=1).pairs(3), 8))
     one = stream([file], bad_rows="skip")
-    assert len(list(islice(one.pairs(), 4))) == 4
+    assert len(list(islice(one.pairs(3), 4))) == 4
     (record,) = [
         json.loads(line) for line in (tmp_path / "cache" / "streamed_bad_rows_0.jsonl").read_text().splitlines()[:1]
     ]
     assert (record["line"], record["reason"]) == (3, "the chosen response is empty")
     assert "left out" in caplog.text
-    list(islice(stream([file], bad_rows="skip", rank=1, writes=False).pairs(), 4))
+    list(islice(stream([file], bad_rows="skip", dp_rank=1, records_bad_rows=False).pairs(3), 4))
     assert not (tmp_path / "cache" / "streamed_bad_rows_1.jsonl").exists()
 
 
 def test_a_stream_without_a_usable_row_is_given_up(stream, tmp_path, write_jsonl, monkeypatch):
-    monkeypatch.setattr("megatron_lpc.data.stream._HOPELESS", 7)
+    monkeypatch.setattr("megatron_lpc.data.stream._MAX_CONSECUTIVE_BAD_ROWS", 7)
     file = write_jsonl(tmp_path / "bad.jsonl", [{"prompt": "a", "chosen": "", "rejected": "b"}])
     with pytest.raises(
-        ValueError, match=r"7 rows in a row cannot be used; the last: .*bad\.jsonl:1: the chosen response is empty"
+        ValueError, match=r"7 rows in succession cannot be used; the last: .*bad\.jsonl:1: the chosen response is empty"
     ):
-        next(stream([file], bad_rows="skip").pairs())
+        next(stream([file], bad_rows="skip").pairs(3))
 
 
 def test_a_broken_source_is_named(stream, tmp_path):
@@ -114,9 +120,9 @@ def test_a_broken_source_is_named(stream, tmp_path):
         '{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": \n', encoding="utf-8"
     )
     with pytest.raises(ValueError, match=r"broken\.jsonl: cannot be read after"):
-        list(islice(stream([str(tmp_path / "broken.jsonl")]).pairs(), 4))
+        list(islice(stream([str(tmp_path / "broken.jsonl")]).pairs(3), 4))
     with pytest.raises(FileNotFoundError, match=r"absent\.jsonl: no such data file"):
-        next(stream([str(tmp_path / "absent.jsonl")]).pairs())
+        next(stream([str(tmp_path / "absent.jsonl")]).pairs(3))
 
 
 def test_a_hub_data_set_is_streamed(monkeypatch):
@@ -128,7 +134,7 @@ def test_a_hub_data_set_is_streamed(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     rows = list(islice(iter(RowReader(["owner/name:test"], 0, 1)), 3))
-    assert [(row.place.line, row.values["prompt"]) for row in rows] == [(1, "a"), (2, "b"), (1, "a")]
+    assert [(row.location.line, row.values["prompt"]) for row in rows] == [(1, "a"), (2, "b"), (1, "a")]
     assert asked[0] == ("owner/name", "test", True)
 
 
@@ -138,7 +144,7 @@ def test_a_hub_data_set_is_streamed(monkeypatch):
 def test_steps_of_ranks_and_their_resume(stream, layout):
     def loader(rank, size, start=None):
         return StreamLoader(
-            stream=stream(rank=rank, size=size, ahead=pairs_ahead(8, size)),
+            stream=stream(dp_rank=rank, dp_size=size, max_ahead=pairs_in_flight(8, size)),
             planner=MicroBatchPlanner(pad_id=0, **layout),
             global_batch_size=8,
             dp_rank=rank,

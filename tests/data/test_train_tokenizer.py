@@ -1,7 +1,7 @@
 import pytest
 
 from megatron_lpc.config.schema import DataConfig
-from megatron_lpc.data.source import Place, Row
+from megatron_lpc.data.source import Location, Row
 from megatron_lpc.data.tokenizer import load_tokenizer
 
 
@@ -46,7 +46,7 @@ def test_text_of_chats_and_texts(train_tokenizer):
         "rejected": "c",
         "other": "d",
     }
-    assert list(train_tokenizer.texts_of(Row(Place("f", 1), values))) == ["c", "a", "b"]
+    assert list(train_tokenizer.texts_of(Row(Location("f", 1), values))) == ["c", "a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -164,5 +164,5 @@ def pair_batches(config: Config, rows: str = "separate", seed: int = 7) -> list[
         batches.append(collate(pairs, samples, samples, pad_id=0, pad_to_multiple=2, **ROWS[rows]))
     if config.parallel.num_virtual_stages_per_pipeline_rank:
         width = max(batch.tokens.size(1) for batch in batches)
-        return [batch.widened(width, pad_id=0) for batch in batches]
+        return [batch.padded_to(width, pad_id=0) for batch in batches]
     return batches
