@@ -23,6 +23,12 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(message)
 
 
+def warn(message: str) -> None:
+    """Print `warning: ...` on standard error, on rank 0 only."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"warning: {message}", file=sys.stderr)
+
+
 @contextmanager
 def reports_errors() -> Iterator[None]:
     """A `UserError` ends the process with its `exit_code` and, on rank 0, one message `error: ...`; others keep their stack trace."""

@@ -25,11 +25,11 @@ def num_microbatches(config: Config, world_size: int) -> int:
 
 
 def head_width(model: ModelConfig) -> int:
-    """Width of one attention head."""
+    """Size of one attention head."""
     return model.kv_channels or model.hidden_size // model.num_attention_heads
 
 
 def padded_vocab_size(config: Config, vocab_size: int) -> int:
-    """Rows of the embedding for a vocabulary of `vocab_size` words."""
+    """Rows of the embedding for `vocab_size` token ids."""
     multiple = config.model.make_vocab_size_divisible_by
     return math.ceil(vocab_size / multiple) * multiple

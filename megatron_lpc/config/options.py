@@ -55,9 +55,9 @@ class Option:
         return getattr(getattr(config, self.section), self.name)
 
 
-def nearest(word: str, candidates: Iterable[str]) -> str:
-    """`; did you mean 'x'?`, or nothing when no candidate resembles `word`."""
-    close = get_close_matches(word, list(candidates), n=1)
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """`; did you mean 'x'?`, or nothing when no candidate resembles `name`."""
+    close = get_close_matches(name, list(candidates), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 

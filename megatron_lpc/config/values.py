@@ -44,31 +44,31 @@ def from_yaml(kind: Any, value: Any) -> Any:
     return value
 
 
-def from_flag(kind: Any, words: list[str]) -> Any:
-    """The words after a flag -> a value of type `kind`: one word, or any number for lists and NAME=FILE pairs.
+def from_flag(kind: Any, arguments: list[str]) -> Any:
+    """The arguments of a flag -> a value of type `kind`: one, or any number for lists and NAME=FILE pairs.
 
     Raises:
-        IllTyped: the words are not of that type.
+        IllTyped: the arguments are not of that type.
     """
     inner, optional = split_optional(kind)
     if inner == list[str]:
-        return words
+        return arguments
     if inner == list[int]:
-        return [_to_int(int, word) for word in words]
+        return [_to_int(int, argument) for argument in arguments]
     if inner == dict[str, str]:
-        return _to_pairs(words)
-    (word,) = words
-    if optional and word == "none":
+        return _to_pairs(arguments)
+    (argument,) = arguments
+    if optional and argument == "none":
         return None
     if inner is int:
-        return _to_int(kind, word)
-    return from_yaml(kind, word)
+        return _to_int(kind, argument)
+    return from_yaml(kind, argument)
 
 
-def _to_int(kind: Any, word: str) -> int:
-    if not _INTEGER.fullmatch(word):
-        raise _ill_typed(kind, word)
-    return int(word)
+def _to_int(kind: Any, argument: str) -> int:
+    if not _INTEGER.fullmatch(argument):
+        raise _ill_typed(kind, argument)
+    return int(argument)
 
 
 def _to_float(kind: Any, value: Any) -> float:
@@ -79,12 +79,12 @@ def _to_float(kind: Any, value: Any) -> float:
     return float(value)
 
 
-def _to_pairs(words: list[str]) -> dict[str, str]:
+def _to_pairs(arguments: list[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
-    for word in words:
-        name, equals, file = word.partition("=")
+    for argument in arguments:
+        name, equals, file = argument.partition("=")
         if not (name and equals and file):
-            raise IllTyped(f"expected NAME=FILE, got '{word}'")
+            raise IllTyped(f"expected NAME=FILE, got '{argument}'")
         if name in pairs:
             raise IllTyped(f"duplicate name '{name}'")
         pairs[name] = file

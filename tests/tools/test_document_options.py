@@ -1,0 +1,53 @@
+"""The reference of options is generated from the schema, and a stale page is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from megatron_lpc.config import all_options
+
+PROGRAM = Path(__file__).parents[2] / "tools" / "document_options.py"
+
+
+@pytest.fixture(scope="module")
+def program() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("document_options", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_in_the_repository_is_current(program):
+    program.main(["--check"])
+
+
+def test_a_stale_or_missing_page_is_refused(program, tmp_path, capsys):
+    path = tmp_path / "configuration.md"
+    for _ in range(2):
+        with pytest.raises(SystemExit) as exit_:
+            program.main(["--check", "--page", str(path)])
+        assert exit_.value.code == 1
+        assert "run `python tools/document_options.py`" in capsys.readouterr().err
+        path.write_text(program.page().replace("Peak learning rate", "Learning rate"))
+    program.main(["--page", str(path)])
+    program.main(["--check", "--page", str(path)])
+
+
+def test_every_option_has_a_row_with_all_that_is_known_of_it(program):
+    rows = [line for line in program.page().splitlines() if line.startswith("| `")]
+    assert [row.split("`")[1] for row in rows] == list(all_options())
+    by_name = {row.split("`")[1]: row for row in rows}
+    for name, text in {
+        "num_layers": "| `--num-layers` | `int` | `4` | `[1, inf)` | backbone weights |  | `num_hidden_layers` |",
+        "bf16": "| `--[no-]bf16` | `bool` | `false` |",
+        "train_data": "| `list[str]` | `[]` |",
+        "recompute_method": "| `uniform`, `block` or none | `none` |  | run | without --recompute-granularity full |",
+        "kl_free_bits": "with --latent-mode none; with --latent-mode continuous: no noise, no KL; with --kl-weight 0",
+    }.items():
+        assert text in by_name[name]
