@@ -1,55 +1,40 @@
-"""Ways to a preference loss: ours by algorithm, PyTorch's, and those of other libraries, which are left out where they do not run.
+"""Ways to a preference loss: `pair_logps` by algorithm, PyTorch's, and those of other libraries.
 
-A provider takes a case and returns a step without arguments, which returns the loss. Providers of `OTHER_JOBS` need not return the same
-loss: cross entropies are means over rows, and Liger's DPO averages over responses in some versions. Their products are the same.
+A provider takes a case and returns a step. Providers of `OTHER_LOSSES` need not return the same loss: cross entropies
+are means over tokens, and Liger's DPO averages over responses in some versions. Their matrix products are the same.
 """
 
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 from lpc_kernels import Algorithm, pair_logps
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.kernels.pair_case import BETA, PairCase, PairInputs, draw
-
-Step = Callable[[], Tensor]
-
-
-class Unavailable(Exception):
-    """Why a provider cannot run here."""
-
-
-def _step(case: PairCase, inputs: PairInputs, loss: Callable[[PairInputs], Tensor]) -> Step:
-    wanted = [x for x in (inputs.hidden, inputs.weight, inputs.z) if x.requires_grad]
-
-    def step() -> Tensor:
-        with torch.set_grad_enabled(case.direction == "training"):
-            value = loss(inputs)
-        if wanted:
-            torch.autograd.grad(value, wanted)
-        return value.detach()
-
-    return step
+from benchmarks.kernels import library_providers
+from benchmarks.kernels.pair_case import PairCase
+from benchmarks.kernels.pair_inputs import BETA, PairInputs, draw
+from benchmarks.kernels.pair_step import pair_step
+from benchmarks.kernels.step import Step, Unavailable
 
 
 def _ours(algorithm: Algorithm) -> Callable[[PairCase], Step]:
-    def provider(case: PairCase) -> Step:
-        def pair_loss(logps: Tensor, pairs: Tensor) -> Tensor:
-            return -functional.logsigmoid(BETA * (logps[:, 0] - logps[:, 1])).sum(0)
+    """`pair_logps` with an algorithm, on the loss tokens only."""
 
+    def pair_loss(logps: Tensor, pairs: Tensor) -> Tensor:
+        return -functional.logsigmoid(BETA * (logps[:, 0] - logps[:, 1])).sum(0)
+
+    def provider(case: PairCase) -> Step:
         def loss(x: PairInputs) -> Tensor:
-            rows = x.real.nonzero()[:, 0]
+            loss_index = x.real.nonzero()[:, 0]
             result = pair_logps(
-                x.hidden.index_select(0, rows),
-                x.weight,
-                x.targets[rows],
-                x.segments[rows],
+                x.hidden.index_select(0, loss_index),
+                x.lm_head_weight,
+                x.targets[loss_index],
+                x.segment_ids[loss_index],
                 2 * case.pairs,
                 z=x.z,
                 pair_loss=pair_loss,
@@ -59,29 +44,32 @@ def _ours(algorithm: Algorithm) -> Callable[[PairCase], Step]:
             assert result is not None
             return result / case.pairs
 
-        return _step(case, draw(case, train_head=algorithm != "frozen"), loss)
+        return pair_step(case, draw(case, train_head=algorithm != "frozen"), loss)
 
     return provider
 
 
-def _plain(x: PairInputs) -> Tensor:
-    return x.loss(torch.stack([_logps(x.shifted(latent), x.weight, x.targets) for latent in range(x.z.size(0))]))
+def _plain_loss(x: PairInputs) -> Tensor:
+    logps = [_plain_logps(hidden, x.lm_head_weight, x.targets) for hidden in x.each_shifted()]
+    return x.loss(torch.stack(logps))
 
 
-def _logps(rows: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    return (rows @ weight.t()).float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
+def _plain_logps(hidden: Tensor, lm_head_weight: Tensor, targets: Tensor) -> Tensor:
+    """[N] log-probs of the targets, by way of all logits."""
+    logits = hidden @ lm_head_weight.t()
+    return logits.float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
 
 
 def _pytorch(case: PairCase) -> Step:
-    return _step(case, draw(case), _plain)
+    return pair_step(case, draw(case), _plain_loss)
 
 
 def _compile(case: PairCase) -> Step:
     if case.device == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
         raise Unavailable("torch.compile needs a C++ compiler on CPU")
-    # Of other sizes it has compiled some, and would give up after a few more.
+    # It has compiled for other sizes before, and would give up after a few more.
     torch.compiler.reset()
-    return _step(case, draw(case), torch.compile(_plain, dynamic=False))
+    return pair_step(case, draw(case), torch.compile(_plain_loss, dynamic=False))
 
 
 def _linear_cross_entropy(case: PairCase) -> Step:
@@ -90,77 +78,13 @@ def _linear_cross_entropy(case: PairCase) -> Step:
     options = torch.nn.LinearCrossEntropyOptions()
 
     def loss(x: PairInputs) -> Tensor:
-        each = (x.shifted(latent) for latent in range(x.z.size(0)))
-        cost = [
-            functional.linear_cross_entropy(rows, x.weight, x.labels, reduction="none", options=options)
-            for rows in each
+        cross_entropies = [
+            functional.linear_cross_entropy(hidden, x.lm_head_weight, x.labels, reduction="none", options=options)
+            for hidden in x.each_shifted()
         ]
-        return x.loss(-torch.stack(cost).float())
+        return x.loss(-torch.stack(cross_entropies).float())
 
-    return _step(case, draw(case), loss)
-
-
-def _megatron(case: PairCase) -> Step:
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            from megatron.core import parallel_state
-            from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
-    except ImportError as error:
-        raise Unavailable(f"megatron-core: {error}") from error
-    if not dist.is_initialized():
-        dist.init_process_group(
-            "gloo" if case.device == "cpu" else "nccl", store=dist.HashStore(), rank=0, world_size=1
-        )
-    if not parallel_state.model_parallel_is_initialized():
-        parallel_state.initialize_model_parallel()
-
-    def loss(x: PairInputs) -> Tensor:
-        each = (x.shifted(latent) for latent in range(x.z.size(0)))
-        return x.loss(
-            -torch.stack([vocab_parallel_cross_entropy((rows @ x.weight.t()).float(), x.targets) for rows in each])
-        )
-
-    return _step(case, draw(case), loss)
-
-
-def _liger_dpo(case: PairCase) -> Step:
-    try:
-        from liger_kernel.chunked_loss import LigerFusedLinearDPOLoss
-    except ImportError as error:
-        raise Unavailable(f"Liger-Kernel: {error}") from error
-    fused = LigerFusedLinearDPOLoss(beta=BETA, use_ref_model=False)
-
-    def loss(x: PairInputs) -> Tensor:
-        labels = x.labels.view(2 * case.pairs, -1)
-        each = (x.shifted(latent).view(*labels.shape, -1) for latent in range(x.z.size(0)))
-        return torch.stack([fused(x.weight, rows, labels)[0] for rows in each]).sum()
-
-    return _step(case, draw(case), loss)
-
-
-def _liger_ce(case: PairCase) -> Step:
-    try:
-        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
-    except ImportError as error:
-        raise Unavailable(f"Liger-Kernel: {error}") from error
-    fused = LigerFusedLinearCrossEntropyLoss()
-    return _step(case, draw(case), lambda x: _sum_over_latents(x, lambda rows: fused(x.weight, rows, x.labels)))
-
-
-def _quack(case: PairCase) -> Step:
-    try:
-        from quack.linear_cross_entropy import chunked_linear_cross_entropy
-    except ImportError as error:
-        raise Unavailable(f"QuACK: {error}") from error
-    return _step(
-        case,
-        draw(case),
-        lambda x: _sum_over_latents(x, lambda rows: chunked_linear_cross_entropy(rows, x.weight, x.labels)),
-    )
-
-
-def _sum_over_latents(x: PairInputs, loss: Callable[[Tensor], Tensor]) -> Tensor:
-    return torch.stack([loss(x.shifted(latent)) for latent in range(x.z.size(0))]).sum()
+    return pair_step(case, draw(case), loss)
 
 
 PROVIDERS: dict[str, Callable[[PairCase], Step]] = {
@@ -170,9 +94,10 @@ PROVIDERS: dict[str, Callable[[PairCase], Step]] = {
     "frozen": _ours("frozen"),
     "compile": _compile,
     "linear_cross_entropy": _linear_cross_entropy,
-    "megatron": _megatron,
-    "liger_dpo": _liger_dpo,
-    "liger_ce": _liger_ce,
-    "quack": _quack,
+    "megatron": library_providers.megatron,
+    "liger_dpo": library_providers.liger_dpo,
+    "liger_ce": library_providers.liger_ce,
+    "quack": library_providers.quack,
 }
-OTHER_JOBS = ("liger_dpo", "liger_ce", "quack")
+OTHER_LOSSES = ("liger_dpo", "liger_ce", "quack")
+"""Providers whose loss is another one."""
