@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
-# All that one GPU can tell: the kernels' tests, what the compiler makes of them, times and memory beside other libraries; and, where
-# preference pairs are given, training beside TRL: bash benchmarks/run_gpu.sh [PAIRS]
+# All that one GPU can tell: the kernels' tests, what the compiler makes of them, times and memory beside other libraries;
+# and, where preference pairs are given, training beside TRL.
+#
+#     bash benchmarks/run_gpu.sh [PAIRS]
+#
 # Results go to benchmarks/results/GPU. PYTHON=... takes that Python, with the project installed; without it .venv is made.
 set -euo pipefail
 pairs=""
@@ -29,11 +32,13 @@ pair_logps() {
     "$PYTHON" -m benchmarks.kernels pair_logps --chunk-size 4096 --output "$results/$name" "$@"
 }
 pair_logps models --model llama-3-8b llama-3-70b qwen-3-8b gemma-2-9b --latents 1 2 4
-pair_logps rows --model llama-3-8b --rows 1024 2048 4096 16384 32768
+pair_logps tokens --model llama-3-8b --tokens 1024 2048 4096 16384 32768
 pair_logps masked --model llama-3-8b --masked 0 0.3 0.5 0.7
 pair_logps shards --model llama-3-70b --tp 1 2 4 8
-pair_logps scoring --model llama-3-8b llama-3-70b qwen-3-8b gemma-2-9b --direction scoring --providers pytorch recompute compile linear_cross_entropy megatron
-"$PYTHON" -m benchmarks.kernels gumbel_mix --pairs 16 256 --codes 64 1024 --width 4096 8192 --output "$results/gumbel_mix"
+pair_logps scoring --model llama-3-8b llama-3-70b qwen-3-8b gemma-2-9b --direction scoring \
+    --providers pytorch recompute compile linear_cross_entropy megatron
+"$PYTHON" -m benchmarks.kernels gumbel_mix --pairs 16 256 --codes 64 1024 --hidden-size 4096 8192 \
+    --output "$results/gumbel_mix"
 
 [ -n "$pairs" ] || exit 0
 train() {
