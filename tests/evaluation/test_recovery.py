@@ -33,7 +33,7 @@ def test_codes_find_the_annotators(make_world, evaluation, tmp_path):
     codes, plain = reports["lpc"]["disagree"], reports["plain"]["disagree"]["metrics"]["none"]
     assert codes["information"]["bits"] >= 0.8
     assert codes["information"]["maximum"] == pytest.approx(1.0)
-    assert codes["support"]["held_out"] == codes["pairs"] == 300
+    assert codes["support"]["query_pairs"] == codes["pairs"] == 300
     assert codes["support"]["accuracy"]["support"] >= plain["rewards/accuracies"] + 0.3
     for name in ("plain", "lpc"):  # What all agree on is learnt either way.
         assert min(metrics["rewards/accuracies"] for metrics in reports[name]["agree"]["metrics"].values()) > 0.9, (
