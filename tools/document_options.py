@@ -23,22 +23,25 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 INTRODUCTION = """\
 # Configuration reference
 
-Every option of a run. This page is generated from `megatron_lpc/config/schema/` by `python tools/document_options.py`; do not
-edit it by hand.
+Every option of a run. This page is generated from `megatron_lpc/config/schema/` by `python tools/document_options.py`;
+do not edit it by hand.
 
-An option is a key in its section of a YAML file, or a flag: `micro_batch_size` under `training:` is `--micro-batch-size`. A flag
-beats the file, and the file beats the default. A boolean is switched by `--bf16` and `--no-bf16`.
+An option is a key in its section of a YAML file, or a flag: `micro_batch_size` under `training:` is
+`--micro-batch-size`. A flag beats the file, and the file beats the default. A boolean is switched by `--bf16` and
+`--no-bf16`.
 
 ## How a file and flags go together
 
-- **To unset what the file sets**, give the flag the value `default`: `--kl-weight default` is the default of the table below,
-  whatever the file says (a file of that name is `./default`). Options of which the type says "or none" take `none`:
-  `--train-iters none`. Options that take several values are empty without any: `--valid-data`.
-- **One file serves a run and its baseline.** Options of the file that a flag leaves without effect, such as `kl_weight` beside
-  `--latent-mode none`, are listed in one warning and ignored: the printed and the saved configuration have their defaults.
-- **Options without effect are refused** when they are typed as a flag, or when they have no effect in the file by itself.
-  The column "No effect" says when. An option at its default is never refused.
-- Options that contradict each other, the number of processes or the device are refused at the start, all in one message.
+- **To unset what the file sets**, give the flag the value `default`: `--kl-weight default` is the default of the table
+  below, whatever the file says (a file of that name is `./default`). Options of which the type says "or none" take
+  `none`: `--train-iters none`. Options that take several values are empty without any: `--valid-data`.
+- **One file serves a run and its baseline.** Options of the file that a flag leaves without effect, such as
+  `kl_weight` beside `--latent-mode none`, are listed in one warning and ignored: the printed and the saved
+  configuration have their defaults.
+- **Options without effect are refused** when they are typed as a flag, or when they have no effect in the file by
+  itself. The column "No effect" says when. An option at its default is never refused.
+- Options that contradict each other, the number of processes or the device are refused at the start, all in one
+  message.
 
 ## What the columns say
 

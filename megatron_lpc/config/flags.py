@@ -15,9 +15,9 @@ from megatron_lpc.config.values import IllTyped, from_flag
 DEFAULT = "default"
 """As the value of a flag: the default of the option, whatever the file says. A file of this name is `./default`."""
 
-_EPILOG = f"""To unset what the file sets: `--flag {DEFAULT}` is the option's default, `--flag none` unsets an option that
-may be unset, a flag that takes several values is empty without any, and `--no-flag` switches off. Options of the file that
-flags leave without effect are listed in one warning and ignored."""
+_EPILOG = f"""To unset what the file sets: `--flag {DEFAULT}` is the option's default, `--flag none` unsets an option
+that may be unset, a flag that takes several values is empty without any, and `--no-flag` switches off. Options of the
+file that flags leave without effect are listed in one warning and ignored."""
 
 
 def read_flags(arguments: Sequence[str], prog: str) -> tuple[Path | None, dict[str, Any]]:

@@ -2,8 +2,8 @@
 
     python -m megatron_lpc.train --config run.yaml --micro-batch-size 2 --no-bf16 --valid-data all=valid.jsonl
 
-A file has the sections of the schema as its top-level keys. One file serves a run and its baseline: options of the file that a
-flag leaves without effect (`--latent-mode none`) are listed in one warning and go back to their defaults.
+A file has the sections of the schema as its top-level keys. One file serves a run and its baseline: options of the
+file that a flag leaves without effect (`--latent-mode none`) are listed in one warning and go back to their defaults.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def load_yaml(path: str | Path) -> Config:
 
 
 def _reset_idle(config: Config, kept: set[str]) -> tuple[Config, list[str]]:
-    """The configuration with its options without effect at their defaults, other than `kept`, and a sentence for each."""
+    """The configuration with options without effect (other than `kept`) at their defaults; a sentence for each."""
     found = [(option, rule) for option, rule in find_idle(config) if option.name not in kept]
     sentences = [
         f"{option.name} = {shown(option.value(config))}: has no effect {rule.reason}" for option, rule in found

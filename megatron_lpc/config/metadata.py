@@ -1,7 +1,7 @@
 """What stands beside a field of the schema: its range, its role, when it has no effect, and what it mirrors.
 
-Everything that treats options differently derives its list from here: the ranges, the rules for options without effect, the check
-of a resumed run, conversion, evaluation, and `docs/configuration.md`.
+Everything that treats options differently derives its list from here: the ranges, the rules for options without
+effect, the check of a resumed run, conversion, evaluation, and `docs/configuration.md`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _INTERVAL = re.compile(r"[\[(]-?[\d.]+, (-?[\d.]+|inf)[\])]")
 
 
 class Role(Enum):
-    """What an option belongs to. Weights can be read only with the options of their role that they were written with."""
+    """What an option belongs to. Weights are read with the same options of their role that they were written with."""
 
     BACKBONE = "backbone weights"
     """Shape or meaning of the backbone's weights."""
@@ -65,7 +65,10 @@ def option(
     hf_rule: str | None = None,
     evaluation: bool = False,
 ) -> T:
-    """A field of a section: `num_layers: int = option(4, range="[1, inf)", role=Role.BACKBONE)`, its help sentence under it.
+    """A field of a section, with its help sentence under it.
+
+        num_layers: int = option(4, range="[1, inf)", role=Role.BACKBONE)
+        \"""Transformer layers, over all pipeline stages.\"""
 
     Args:
         default: its value when neither the file nor a flag sets it.
@@ -74,7 +77,7 @@ def option(
         idle: rules under which it has no effect. Several may apply; the first of them is the one reported.
         hf_setting: setting of config.json that has the same value; conversion copies it.
         hf_rule: how config.json or the model family expresses it, where that is not one setting of the same value.
-        evaluation: `megatron_lpc.evaluate` reads it. Needed for the role `RUN` only: options of weights are always read.
+        evaluation: `megatron_lpc.evaluate` reads it. For the role `RUN`; options of weights are always read.
 
     Raises:
         ValueError: `range` is not an interval.

@@ -71,8 +71,8 @@ def all_options(config_class: type = Config) -> dict[str, Option]:
     """Option name -> option, in the order of the schema.
 
     Raises:
-        TypeError: a section is not a dataclass, two sections share an option's name, or an option has no help sentence, no role, or
-            numbers without a range.
+        TypeError: a section is not a dataclass, two sections share an option's name, or an option has no help
+            sentence, no role, or numbers without a range.
     """
     table: dict[str, Option] = {}
     for section, section_class in sections(config_class).items():

@@ -1,8 +1,7 @@
-"""The resolved options of a run, shown and kept: what was asked for and every default beside it."""
+"""The resolved options of a run, printed and saved: what the user set, and every default."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,10 +12,14 @@ from rich.text import Text
 
 from megatron_lpc.config.options import changed_options, sections, shown
 from megatron_lpc.config.schema import Config
+from megatron_lpc.files import write_text
 
 
 def print_config(config: Config, console: Console | None = None) -> None:
-    """Print every option, a row a section; those that differ from their default come in bold with a star. For one rank only."""
+    """Print every option, one row per section; those that differ from their default are bold with a star.
+
+    To be called on one rank.
+    """
     changed = changed_options(config)
     table = Table(
         title="configuration (* differs from the default)", title_justify="left", show_header=False, show_lines=True
@@ -33,9 +36,4 @@ def print_config(config: Config, console: Console | None = None) -> None:
 
 def save_resolved(config: Config, path: str | Path) -> None:
     """Write all options as YAML that `load_yaml` turns into an equal `Config`. The file appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))

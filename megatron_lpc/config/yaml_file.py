@@ -1,4 +1,4 @@
-"""The YAML file of a run: one mapping per section. Whatever is not an option, or not of an option's type, is an error."""
+"""The YAML file of a run: one mapping per section. What is not an option, or not of its option's type, is an error."""
 
 from __future__ import annotations
 

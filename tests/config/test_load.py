@@ -1,10 +1,8 @@
 """From command line and YAML to a `Config`."""
 
-from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import pytest
-import yaml
 
 from megatron_lpc.config import (
     Config,
@@ -15,10 +13,8 @@ from megatron_lpc.config import (
     TrainingConfig,
     load_yaml,
     parse_args,
-    save_resolved,
 )
-from megatron_lpc.config.metadata import Role, option
-from megatron_lpc.config.options import all_options, sections
+from megatron_lpc.config.options import all_options
 
 
 @pytest.fixture
@@ -191,126 +187,3 @@ def test_help_shows_every_option_with_its_sentence(capsys):
     for each in all_options().values():
         assert each.flag in shown
         assert " ".join(each.help.split()).replace("- ", "-")[:30] in shown.replace("- ", "-")
-
-
-def test_every_field_of_the_schema_is_an_option():
-    names = [f.name for section in sections().values() for f in fields(section)]
-    assert list(all_options()) == names
-
-
-def test_a_saved_configuration_loads_back(tmp_path):
-    argv = [
-        "--lr",
-        "5e-7",
-        "--adam-eps",
-        "1e-12",
-        "--train-data",
-        "ü.jsonl",
-        "[x]",
-        "--valid-data",
-        "no=yes",
-        "--sliding-window",
-        "3",
-    ]
-    config = parse_args(
-        [
-            *argv,
-            "--save",
-            "none",
-            "--tokenizer-model",
-            "5e-7",
-            "--group-column",
-            "on",
-            "--latent-mode",
-            "none",
-            "--bf16",
-        ]
-    )
-    path = tmp_path / "new" / "config.yaml"
-    save_resolved(config, path)
-    assert load_yaml(path) == config
-    assert set(yaml.safe_load(path.read_text())) == set(sections())
-    save_resolved(replace(config, loss=LossConfig(beta=0.5)), path)
-    assert load_yaml(path).loss.beta == 0.5
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_failed_save_leaves_the_older_file(tmp_path, monkeypatch):
-    path = tmp_path / "config.yaml"
-    save_resolved(Config(), path)
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(OSError, match="full"):
-        save_resolved(Config(loss=LossConfig(beta=0.5)), path)
-    assert load_yaml(path) == Config()
-
-
-@dataclass(kw_only=True)
-class _First:
-    lr: float = option(1.0, range="[0, inf)", role=Role.RUN)
-    """Rate."""
-
-
-@dataclass(kw_only=True)
-class _Second:
-    seed: int = option(0, range="[0, inf)", role=Role.RUN)
-    """Seed."""
-    lr: float = option(1.0, range="[0, inf)", role=Role.RUN)
-    """Rate."""
-
-
-@dataclass(kw_only=True)
-class _Silent:
-    seed: int = option(0, range="[0, inf)", role=Role.RUN)
-
-
-@dataclass(kw_only=True)
-class _Bare:
-    seed: int = 0
-    """Seed."""
-
-
-@dataclass(kw_only=True)
-class _Endless:
-    seed: int = option(0, role=Role.RUN)
-    """Seed."""
-
-
-@dataclass(kw_only=True)
-class _SharedName:
-    first: _First = field(default_factory=_First)
-    second: _Second = field(default_factory=_Second)
-
-
-@dataclass(kw_only=True)
-class _NoSentence:
-    silent: _Silent = field(default_factory=_Silent)
-
-
-@dataclass(kw_only=True)
-class _NoRole:
-    bare: _Bare = field(default_factory=_Bare)
-
-
-@dataclass(kw_only=True)
-class _NoRange:
-    endless: _Endless = field(default_factory=_Endless)
-
-
-@dataclass(kw_only=True)
-class _NoSection:
-    seed: int = 0
-
-
-@pytest.mark.parametrize(
-    ("schema", "message"),
-    [
-        (_SharedName, "option 'lr' is in two sections: 'first' and 'second'"),
-        (_NoSentence, "option 'seed' of section 'silent' has no sentence under it"),
-        (_NoRole, "option 'seed' of section 'bare' has no role"),
-        (_NoRange, "option 'seed' of section 'endless' must have a range"),
-        (_NoSection, "section 'seed' of _NoSection is not a dataclass"),
-    ],
-)
-def test_a_schema_that_would_be_ambiguous_is_refused(schema, message):
-    with pytest.raises(TypeError, match=message):
-        all_options(schema)

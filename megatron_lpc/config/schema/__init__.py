@@ -1,8 +1,9 @@
 """Every option of a run, each owned by exactly one section.
 
-A section is a keyword-only dataclass. The name of a field is its YAML key, and its flag with dashes (`--micro-batch-size`),
-so no two sections may share a name. The sentence under a field is the flag's help text; what else is known of the option
-stands beside it as the arguments of `option` (`megatron_lpc/config/metadata.py`).
+A section is a keyword-only dataclass. The name of a field is its YAML key, and its flag with dashes
+(`--micro-batch-size`), so no two sections may share a name. The sentence under a field is the flag's help text; what
+else is known of the option stands beside it as the arguments of `option` (`megatron_lpc/config/metadata.py`).
+
 Names follow Megatron-LM where it has the option, TRL and Hugging Face where it does not.
 """
 

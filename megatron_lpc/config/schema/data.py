@@ -61,4 +61,4 @@ class DataConfig:
     """Folder of the tokenized, memory-mapped copies."""
 
     group_column: str | None = option(None, role=Role.RUN, evaluation=True)
-    """Column that names the group of a pair (its annotator or source), for support evaluation; the model never sees it."""
+    """Column with the group of a pair (its annotator or source), for support evaluation; the model never sees it."""

@@ -28,7 +28,7 @@ class LoggingConfig:
     """Also log to this Weights & Biases project (needs the package `wandb`)."""
 
     peak_tflops: float | None = option(None, range="(0, inf)", role=Role.RUN)
-    """Peak TFLOP/s of one device for `mfu`; when unset, known for common GPUs and measured by a matrix product on CPU."""
+    """Peak TFLOP/s of one device for `mfu`; when unset, known for common GPUs and measured on CPU."""
 
     rank_log_dir: str | None = option(None, role=Role.RUN, evaluation=True)
     """Folder to which each rank also writes what it prints, in a file of its own."""

@@ -49,7 +49,7 @@ class LossConfig:
     """dpo and ipo: a frozen copy in the same parallel layout, or log-probs from `reference_cache`."""
 
     reference_cache: str | None = option(None, role=Role.RUN, idle=(NO_REFERENCE, REFERENCE_NOT_PRECOMPUTED))
-    """Folder written by `python -m megatron_lpc.precompute_reference`: one file per data set, training and validation."""
+    """Folder written by `python -m megatron_lpc.precompute_reference`, one file per data set."""
 
     reference_load: str | None = option(None, role=Role.RUN, idle=NO_REFERENCE, evaluation=True)
     """Checkpoint of the reference; the weights that training starts from when unset."""
@@ -68,8 +68,8 @@ class LossConfig:
         evaluation=True,
     )
     """How the log-probs of a pair and their gradients are computed. `pairwise`: in one pass, from the logits of whole
-    pairs. `recompute`: the backward pass computes the logits again. `frozen`: without a gradient of the LM head. `auto`:
-    `pairwise`, unless a pair has more loss tokens than `logps_chunk_size`."""
+    pairs. `recompute`: the backward pass computes the logits again. `frozen`: without a gradient of the LM head.
+    `auto`: `pairwise`, unless a pair has more loss tokens than `logps_chunk_size`."""
 
     logps_chunk_size: int = option(1024, range="[1, inf)", role=Role.RUN, evaluation=True)
     """Loss tokens whose logits are in memory at one time."""

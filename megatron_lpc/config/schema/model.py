@@ -85,7 +85,7 @@ class ModelConfig:
     """Vocabulary size, without padding; the tokenizer's when unset."""
 
     make_vocab_size_divisible_by: int = option(128, range="[1, inf)", role=Role.RUN, evaluation=True)
-    """The vocabulary is padded to a multiple of this, for every tensor parallel size; padding never gets probability."""
+    """The vocabulary is padded to a multiple of this for every tensor parallel size; padding gets no probability."""
 
     norm_epsilon: float = option(1e-5, range="(0, inf)", role=Role.BACKBONE, hf_setting="rms_norm_eps")
     """Added to the variance in RMSNorm."""

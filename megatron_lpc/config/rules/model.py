@@ -1,0 +1,70 @@
+"""Rules of the model's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from megatron_lpc.config.derived import head_width, padded_vocab_size
+from megatron_lpc.config.schema import Config
+
+
+def attention(config: Config) -> Iterator[str]:
+    model = config.model
+    heads = model.num_attention_heads
+    groups = model.num_query_groups or heads
+    if model.kv_channels is None and model.hidden_size % heads:
+        yield (
+            f"--hidden-size {model.hidden_size}: must be a multiple of --num-attention-heads {heads}, "
+            "or set --kv-channels"
+        )
+    if heads % groups:
+        yield f"--num-query-groups {groups}: must divide --num-attention-heads {heads}"
+    width = head_width(model)
+    rotated = int(width * model.rotary_percent)
+    if rotated < 2 or rotated % 2:
+        yield (
+            f"--rotary-percent {model.rotary_percent}: rotates {rotated} of the {width} channels of a head, and "
+            "channels are rotated in pairs; choose a fraction (or --kv-channels) that gives an even number"
+        )
+
+
+def experts(config: Config) -> Iterator[str]:
+    model = config.model
+    parallel = config.parallel
+    tensor = parallel.tensor_model_parallel_size
+    if model.num_experts is None:
+        return
+    if model.moe_router_topk > model.num_experts:
+        yield f"--moe-router-topk {model.moe_router_topk}: exceeds --num-experts {model.num_experts}; lower it"
+    if model.moe_router_topk == 1 and not model.moe_router_pre_softmax:
+        yield (
+            "--moe-router-topk 1: a softmax over one chosen expert gives the router no gradient; "
+            "add --moe-router-pre-softmax"
+        )
+    if tensor > 1 and not parallel.sequence_parallel:
+        yield (
+            f"--num-experts {model.num_experts}: megatron-core trains experts under "
+            f"--tensor-model-parallel-size {tensor} only with --sequence-parallel; add it"
+        )
+    if model.transformer_impl == "transformer_engine":
+        yield (
+            f"--num-experts {model.num_experts}: experts are built from the portable layers only; "
+            "set --transformer-impl local"
+        )
+
+
+def vocabulary(config: Config, tokenizer_vocab_size: int) -> Iterator[str]:
+    model = config.model
+    tensor = config.parallel.tensor_model_parallel_size
+    vocab_size = model.vocab_size or tokenizer_vocab_size
+    padded = padded_vocab_size(config, vocab_size)
+    if vocab_size < tokenizer_vocab_size:
+        yield (
+            f"--vocab-size {vocab_size}: the tokenizer has {tokenizer_vocab_size} token ids; "
+            "raise it, or leave it unset"
+        )
+    if padded % tensor:
+        yield (
+            f"--tensor-model-parallel-size {tensor}: does not divide the padded vocabulary size {padded}; "
+            f"make --make-vocab-size-divisible-by {model.make_vocab_size_divisible_by} a multiple of {tensor}"
+        )

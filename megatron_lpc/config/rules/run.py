@@ -1,0 +1,125 @@
+"""Rules of data, objective, device, and of what a run leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from megatron_lpc.config.schema import Config
+
+
+def files(config: Config) -> Iterator[str]:
+    if not config.data.train_data:
+        yield "--train-data: is empty; name at least one file"
+    if not config.data.tokenizer_model:
+        yield "--tokenizer-model: is empty; name a tokenizer's folder or file"
+    if config.checkpoint.load == "auto" and config.checkpoint.save is None:
+        yield "--load auto: resumes from --save, which is unset; set it"
+
+
+def streaming(config: Config) -> Iterator[str]:
+    if not config.data.streaming:
+        return
+    if config.training.train_iters is None:
+        yield "--streaming: the length of a stream is not known; set --train-iters"
+    if config.loss.reference == "precomputed":
+        yield (
+            "--streaming: streamed pairs have no example index under which a cache could keep log-probs; "
+            "set --reference online"
+        )
+
+
+def lengths(config: Config) -> Iterator[str]:
+    data = config.data
+    positions = config.model.max_position_embeddings
+    if data.max_length > positions:
+        yield (
+            f"--max-length {data.max_length}: exceeds --max-position-embeddings {positions}; "
+            "lower the one, or raise the other"
+        )
+    if data.max_prompt_length is not None and data.max_prompt_length >= data.max_length:
+        yield (
+            f"--max-prompt-length {data.max_prompt_length}: leaves no room for a response within "
+            f"--max-length {data.max_length}"
+        )
+
+
+def packing(config: Config) -> Iterator[str]:
+    data = config.data
+    tensor = config.parallel.tensor_model_parallel_size
+    entropy = config.latent.usage_entropy_weight
+    if data.pack_to is not None and config.parallel.sequence_parallel and data.pack_to % tensor:
+        yield (
+            f"--pack-to {data.pack_to}: --sequence-parallel splits sequences over "
+            f"--tensor-model-parallel-size {tensor}; make it a multiple of that"
+        )
+    if data.share_prompt and config.model.transformer_impl == "transformer_engine":
+        yield (
+            "--share-prompt: TransformerEngine's attention takes no such mask; set --transformer-impl local, "
+            "or drop it and use --pack-to, which packs separate sequences"
+        )
+    if entropy and data.pack_to is not None:
+        yield (
+            f"--usage-entropy-weight {entropy}: depends on which pairs share a micro-batch, and --pack-to chooses them "
+            "by length; drop one of the two"
+        )
+
+
+def objective(config: Config) -> Iterator[str]:
+    loss = config.loss
+    latent_mode = config.latent.latent_mode
+    if loss.logps_algorithm == "frozen":
+        yield (
+            "--logps-algorithm frozen: computes no gradient of the LM head, and training trains it; "
+            "set auto, pairwise or recompute"
+        )
+    if loss.loss_type == "sft" and latent_mode != "none":
+        yield f"--latent-mode {latent_mode}: --loss-type sft has no pair to compare; set --latent-mode none"
+    has_reference = loss.loss_type in ("dpo", "ipo")
+    if has_reference and loss.reference == "precomputed" and loss.reference_cache is None:
+        yield (
+            "--reference precomputed: needs --reference-cache; "
+            "write it with `python -m megatron_lpc.precompute_reference`"
+        )
+
+
+def learning_rates(config: Config) -> Iterator[str]:
+    training = config.training
+    if training.lr_decay_style == "constant":
+        return
+    for flag, rate in (("--lr", training.lr), ("--latent-lr", training.latent_lr)):
+        if rate is not None and training.min_lr > rate:
+            yield f"--min-lr {training.min_lr}: exceeds {flag} {rate}; a decay ends below its start"
+
+
+def device_support(config: Config, device: str) -> Iterator[str]:
+    """`device`: `cpu`, `cuda`, or `auto` where it is not known yet."""
+    is_local = config.model.transformer_impl == "local"
+    dropout = config.model.attention_dropout
+    needs_mask = config.data.share_prompt or config.data.pack_to is not None
+    if not is_local and device == "cpu":
+        yield "--transformer-impl transformer_engine: TransformerEngine runs on GPUs only; set --transformer-impl local"
+    if needs_mask and dropout and is_local and device == "cuda":
+        yield (
+            f"--attention-dropout {dropout}: FlexAttention, which --share-prompt and --pack-to need on a GPU, "
+            "has no dropout; set it to 0"
+        )
+    if config.logging.record_memory_history and device == "cpu":
+        yield "--record-memory-history: PyTorch records its CUDA allocator only; drop it on a CPU"
+
+
+def profiling(config: Config, world_size: int) -> Iterator[str]:
+    logging = config.logging
+    if not logging.profile:
+        return
+    if config.checkpoint.save is None:
+        yield "--profile: writes its traces under --save, which is unset; set it"
+    if logging.profile_step_end <= logging.profile_step_start:
+        yield (
+            f"--profile-step-end {logging.profile_step_end}: must be above "
+            f"--profile-step-start {logging.profile_step_start}"
+        )
+    if not logging.profile_ranks:
+        yield "--profile-ranks: is empty; name at least one rank, or drop --profile"
+    for rank in logging.profile_ranks:
+        if rank >= world_size:
+            yield f"--profile-ranks {rank}: the run has {world_size} processes, with ranks from 0"

@@ -1,0 +1,248 @@
+"""Rules between options: each is broken once, and what is right passes."""
+
+import pytest
+
+from megatron_lpc.config import ConfigError, validate, validate_vocab
+
+
+@pytest.mark.parametrize(
+    ("flags", "world_size"),
+    [
+        ("", 1),
+        ("", 8),
+        ("--tensor-model-parallel-size 2 --sequence-parallel --pipeline-model-parallel-size 2", 8),
+        ("--pipeline-model-parallel-size 2 --num-virtual-stages-per-pipeline-rank 2 --global-batch-size 16", 2),
+        ("--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather", 4),
+        ("--recompute-granularity selective", 1),
+        ("--recompute-granularity full --recompute-method uniform --recompute-num-layers 2", 1),
+        ("--recompute-granularity full --recompute-method block --recompute-num-layers 3", 1),
+        ("--hidden-size 100 --num-attention-heads 4 --kv-channels 32 --num-query-groups 2", 1),
+        ("--loss-type sft --latent-mode none", 1),
+        ("--loss-type simpo --simpo-gamma 1 --latent-mode none", 1),
+        ("--loss-type ipo --no-ipo-length-average --rpo-alpha 0.1 --reference-load r --reference-offload", 1),
+        ("--loss-type dpo --label-smoothing 0.1 --robust --reference precomputed --reference-cache f", 1),
+        ("--latent-mode continuous --codebook-size 8 --posterior-input bilinear --latent-lr 1e-4", 1),
+        (
+            "--gumbel-tau 2 --gumbel-tau-final 0.5 --gumbel-tau-schedule exponential "
+            "--kl-warmup-iters 5 --kl-free-bits 1",
+            1,
+        ),
+        (
+            "--save out --load auto --keep-last 2 --save-interval 10 --async-save "
+            "--valid-data a=b --eval-interval 3 --eval-iters 2",
+            1,
+        ),
+        ("--max-length 64 --max-prompt-length 63 --max-position-embeddings 64", 1),
+        ("--lr 1e-3 --min-lr 1e-3 --train-iters 3", 1),
+        ("--logps-algorithm pairwise --logps-chunk-size 64", 1),
+        ("--share-prompt --micro-batch-size 2", 1),
+        ("--streaming --train-iters 5 --shuffle-buffer-size 100 --pack-to 4096", 1),
+        ("--share-prompt --pack-to 4096 --global-batch-size 30", 2),
+        ("--pack-to 4096 --tensor-model-parallel-size 2 --sequence-parallel", 4),
+        ("--use-rope-scaling --rope-scaling-factor 32", 1),
+        (
+            "--num-experts 4 --moe-router-topk 4 --tensor-model-parallel-size 2 --sequence-parallel "
+            "--pipeline-model-parallel-size 2",
+            4,
+        ),
+        ("--num-experts 4 --moe-router-topk 1 --moe-router-pre-softmax", 1),
+        ("--profile --save out --profile-step-start 0 --profile-step-end 1 --profile-ranks 0 3", 4),
+        ("--record-memory-history --memory-snapshot-path memory.pickle", 1),
+        ("--deterministic --exit-interval 5 --exit-duration-in-mins 60 --rank-log-dir logs", 1),
+    ],
+)
+def test_what_fits_together_passes(config_of, flags, world_size):
+    validate(config_of(flags), world_size)
+
+
+@pytest.mark.parametrize(
+    ("flags", "world_size", "message"),
+    [
+        ("--hidden-size 100", 1, "--hidden-size 100: must be a multiple of --num-attention-heads 8"),
+        ("--num-query-groups 3", 1, "--num-query-groups 3: must divide --num-attention-heads 8"),
+        ("--num-experts 4 --moe-router-topk 5", 1, "--moe-router-topk 5: exceeds --num-experts 4"),
+        (
+            "--num-experts 4 --moe-router-topk 1",
+            1,
+            "--moe-router-topk 1: a softmax over one chosen expert gives the router no gradient",
+        ),
+        (
+            "--num-experts 4 --tensor-model-parallel-size 2",
+            2,
+            "under --tensor-model-parallel-size 2 only with --sequence-parallel",
+        ),
+        ("--num-experts 4 --transformer-impl transformer_engine", 1, "experts are built from the portable layers only"),
+        ("--rotary-percent 0.1", 1, "--rotary-percent 0.1: rotates 3 of the 32 channels of a head"),
+        ("--rotary-percent 0.01", 1, "--rotary-percent 0.01: rotates 0 of the 32 channels of a head"),
+        ("--tensor-model-parallel-size 2", 3, "3 processes: must be a multiple of --tensor-model-parallel-size 2"),
+        ("--pipeline-model-parallel-size 4", 2, "2 processes: must be a multiple of"),
+        ("--tensor-model-parallel-size 16", 16, "--tensor-model-parallel-size 16: must divide --num-attention-heads 8"),
+        (
+            "--tensor-model-parallel-size 4 --num-query-groups 2",
+            4,
+            "--tensor-model-parallel-size 4: must divide --num-query-groups 2",
+        ),
+        ("--tensor-model-parallel-size 2 --hidden-size 129 --kv-channels 32", 2, "2: must divide --hidden-size 129"),
+        ("--tensor-model-parallel-size 2 --ffn-hidden-size 129", 2, "2: must divide --ffn-hidden-size 129"),
+        (
+            "--pipeline-model-parallel-size 3",
+            3,
+            "--num-layers 4: must be a multiple of --pipeline-model-parallel-size 3",
+        ),
+        (
+            "--pipeline-model-parallel-size 2 --num-virtual-stages-per-pipeline-rank 3",
+            2,
+            "--num-layers 4: must be a multiple of --pipeline-model-parallel-size 2 "
+            "x --num-virtual-stages-per-pipeline-rank 3",
+        ),
+        ("--num-virtual-stages-per-pipeline-rank 2", 1, "needs --pipeline-model-parallel-size above 1"),
+        (
+            "--pipeline-model-parallel-size 2 --num-virtual-stages-per-pipeline-rank 2 --global-batch-size 12",
+            2,
+            "--pipeline-model-parallel-size 2; --global-batch-size 12 gives 3 to each rank",
+        ),
+        ("--sequence-parallel", 1, "--sequence-parallel: splits over tensor parallel ranks"),
+        (
+            "--overlap-param-gather --use-distributed-optimizer",
+            1,
+            "--overlap-param-gather: needs --use-distributed-optimizer and",
+        ),
+        (
+            "--overlap-param-gather --overlap-grad-reduce",
+            1,
+            "--overlap-param-gather: needs --use-distributed-optimizer and",
+        ),
+        (
+            "--recompute-granularity full --recompute-method block",
+            1,
+            "needs --recompute-method and --recompute-num-layers",
+        ),
+        (
+            "--recompute-granularity full --recompute-num-layers 1",
+            1,
+            "needs --recompute-method and --recompute-num-layers",
+        ),
+        (
+            "--recompute-granularity full --recompute-method block --recompute-num-layers 3 "
+            "--pipeline-model-parallel-size 2",
+            2,
+            "--recompute-num-layers 3: a stage holds only 2 layers",
+        ),
+        (
+            "--recompute-granularity full --recompute-method uniform --recompute-num-layers 3",
+            1,
+            "must divide the 4 layers of a stage",
+        ),
+        (
+            "--global-batch-size 30",
+            1,
+            "--global-batch-size 30: must be a multiple of --micro-batch-size 4 x 1 data parallel copies = 4",
+        ),
+        (
+            "--global-batch-size 12",
+            2,
+            "--global-batch-size 12: must be a multiple of --micro-batch-size 4 x 2 data parallel copies = 8",
+        ),
+        ("--train-data", 1, "--train-data: is empty"),
+        ("--tokenizer-model=", 1, "--tokenizer-model: is empty"),
+        ("--max-length 4096", 1, "--max-length 4096: exceeds --max-position-embeddings 2048"),
+        (
+            "--pack-to 1001 --tensor-model-parallel-size 2 --sequence-parallel",
+            2,
+            "--pack-to 1001: --sequence-parallel splits sequences over --tensor-model-parallel-size 2; "
+            "make it a multiple of that",
+        ),
+        (
+            "--pack-to 1000",
+            3,
+            "--global-batch-size 32: with --pack-to it must be a multiple of 3, the fewest sequences per step",
+        ),
+        (
+            "--pack-to 1000 --pipeline-model-parallel-size 2 --num-virtual-stages-per-pipeline-rank 2 "
+            "--global-batch-size 6",
+            8,
+            "--global-batch-size 6: with --pack-to it must be a multiple of 8",
+        ),
+        ("--streaming", 1, "--streaming: the length of a stream is not known; set --train-iters"),
+        (
+            "--streaming --train-iters 5 --reference precomputed --reference-cache c",
+            1,
+            "--streaming: streamed pairs have no example index",
+        ),
+        (
+            "--pack-to 1000 --usage-entropy-weight 0.1",
+            1,
+            "--usage-entropy-weight 0.1: depends on which pairs share a micro-batch, and --pack-to",
+        ),
+        (
+            "--max-prompt-length 512",
+            1,
+            "--max-prompt-length 512: leaves no room for a response within --max-length 512",
+        ),
+        (
+            "--logps-algorithm frozen",
+            1,
+            "--logps-algorithm frozen: computes no gradient of the LM head, and training trains it",
+        ),
+        ("--loss-type sft", 1, "--latent-mode lpc: --loss-type sft has no pair to compare; set --latent-mode none"),
+        (
+            "--loss-type sft --latent-mode continuous",
+            1,
+            "--latent-mode continuous: --loss-type sft has no pair to compare",
+        ),
+        ("--reference precomputed", 1, "--reference precomputed: needs --reference-cache"),
+        ("--lr 1e-5 --min-lr 1e-4", 1, "--min-lr 0.0001: exceeds --lr 1e-05"),
+        ("--lr 1e-3 --min-lr 1e-4 --latent-lr 1e-5", 1, "--min-lr 0.0001: exceeds --latent-lr 1e-05"),
+        ("--load auto", 1, "--load auto: resumes from --save, which is unset"),
+        ("--profile", 1, "--profile: writes its traces under --save, which is unset"),
+        (
+            "--profile --save out --profile-step-start 5 --profile-step-end 5",
+            1,
+            "--profile-step-end 5: must be above --profile-step-start 5",
+        ),
+        ("--profile --save out --profile-ranks 0 2", 2, "--profile-ranks 2: the run has 2 processes"),
+        ("--profile --save out --profile-ranks", 1, "--profile-ranks: is empty"),
+        ("--record-memory-history --device cpu", 1, "--record-memory-history: PyTorch records its CUDA allocator only"),
+        (
+            "--transformer-impl transformer_engine --device cpu",
+            1,
+            "--transformer-impl transformer_engine: TransformerEngine runs on GPUs only",
+        ),
+    ],
+)
+def test_each_contradiction_is_refused(problems, flags, world_size, message):
+    assert any(message in line for line in problems(flags, world_size))
+
+
+def test_all_problems_are_reported_at_once(problems):
+    assert len(problems("--sequence-parallel --max-length 4096 --robust --global-batch-size 3")) == 4
+
+
+def test_the_rule_of_transformer_engine_looks_at_the_device_that_was_chosen(config_of, problems):
+    validate(config_of("--transformer-impl transformer_engine"), 1, "cuda")
+    assert "GPUs only" in problems("--transformer-impl transformer_engine", device_type="cpu")[0]
+
+
+def test_what_the_attention_of_a_device_cannot_do_is_refused(config_of, problems):
+    for flags in ("--share-prompt", "--pack-to 1000"):
+        validate(config_of(f"{flags} --attention-dropout 0.1"), 1, "cpu")
+        assert (
+            "--attention-dropout 0.1: FlexAttention, which"
+            in problems(f"{flags} --attention-dropout 0.1", device_type="cuda")[0]
+        )
+    validate(config_of("--pack-to 1000 --transformer-impl transformer_engine --attention-dropout 0.1"), 1, "cuda")
+    problems = problems("--share-prompt --transformer-impl transformer_engine", device_type="cuda")
+    assert problems[0].startswith("--share-prompt: TransformerEngine's attention takes no such mask")
+
+
+def test_vocabulary(config_of):
+    config = config_of("--tensor-model-parallel-size 2 --vocab-size 1000")
+    validate_vocab(config, 1000)
+    with pytest.raises(ConfigError, match="--vocab-size 1000: the tokenizer has 1001 token ids"):
+        validate_vocab(config, 1001)
+    config = config_of("--tensor-model-parallel-size 2 --make-vocab-size-divisible-by 5")
+    validate_vocab(config, 9)
+    with pytest.raises(
+        ConfigError, match="--tensor-model-parallel-size 2: does not divide the padded vocabulary size 15"
+    ):
+        validate_vocab(config, 11)
