@@ -1,22 +1,23 @@
-"""Last evaluation of one or several runs as a table.
+"""The last evaluation of one or several runs as a table.
 
     python tools/compare_runs.py plain=runs/quickstart/plain lpc=runs/quickstart/lpc
 
-A held-out set and the latent under which it was judged, KL(q || p) in nats a pair, and the codes that are some pair's most probable.
-A run is a `metrics.jsonl` or the folder that holds one, with a label before it if wanted. `--output FILE.md` writes the table too.
+The columns name the held-out set and the latent under which it was evaluated, KL(q || p) in nats per pair, and how many
+codes are the most probable one of some pair. A run is a `metrics.jsonl` or the folder that holds one, with a label
+before it if wanted. `--output FILE.md` writes the table too.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from megatron_lpc.terminal import wide_console
+from megatron_lpc.command_line import ArgumentParser, UserError, reports_errors
+from megatron_lpc.files import write_text
+from megatron_lpc.terminal import markdown_table, wide_console
 from megatron_lpc.training.metrics_file import METRICS_FILE, read_metrics
 
 COLUMNS = {
@@ -29,62 +30,62 @@ COLUMNS = {
 }
 
 
+HEADINGS = ["run", "held out", "step", *(title for title, _ in COLUMNS.values())]
+
+
 def last_evaluations(runs: dict[str, Path]) -> list[list[str]]:
-    """Rows (run, evaluated, step, and a cell for each of `COLUMNS`), the newest evaluation of each name.
+    """Rows (run, evaluated, step, and a cell for each of `COLUMNS`), the latest evaluation of each name.
 
     Raises:
-        FileNotFoundError, ValueError: a file is not there, is not of metrics, or holds no evaluation.
+        FileNotFoundError, ValueError: a file does not exist, or is not of metrics.
+        UserError: a file holds no evaluation.
     """
     rows = []
     for label, path in runs.items():
-        newest: dict[str, dict[str, Any]] = {
-            line["evaluation"]: line for line in read_metrics(path) if "evaluation" in line
-        }
-        if not newest:
-            raise ValueError(f"{path}: holds no evaluation; give the run --valid-data NAME=FILE")
-        for name, line in newest.items():
-            cells = [form.format(line[metric]) if metric in line else "" for metric, (_, form) in COLUMNS.items()]
-            rows.append([label, name, str(line["iteration"]), *cells])
+        evaluations = [line for line in read_metrics(path) if "evaluation" in line]
+        if not evaluations:
+            raise UserError(f"{path}: holds no evaluation; give the run --valid-data NAME=FILE")
+        latest = {line["evaluation"]: line for line in evaluations}
+        rows += [_row(label, name, line) for name, line in latest.items()]
     return rows
 
 
-def markdown(rows: list[list[str]]) -> str:
-    """The table as Markdown."""
-    lines = [_header(), ["---"] * len(_header()), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _header() -> list[str]:
-    return ["run", "held out", "step", *(title for title, _ in COLUMNS.values())]
+def _row(label: str, name: str, line: dict[str, Any]) -> list[str]:
+    cells = [form.format(line[metric]) if metric in line else "" for metric, (_, form) in COLUMNS.items()]
+    return [label, name, str(line["iteration"]), *cells]
 
 
 def _named(argument: str) -> tuple[str, Path]:
-    label, equals, path = argument.rpartition("=")
-    file = Path(path)
-    return (label if equals else file.name), file / METRICS_FILE if file.is_dir() else file
+    """Label and metrics file of an argument `[LABEL=]RUN`."""
+    label, equals, place = argument.rpartition("=")
+    path = Path(place)
+    file = path / METRICS_FILE if path.is_dir() else path
+    return (label if equals else path.name), file
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with 2 and one line when a run cannot be read."""
-    parser = argparse.ArgumentParser(description="Last evaluation of runs as a table.")
-    parser.add_argument("runs", nargs="+", metavar="[LABEL=]RUN", type=_named)
-    parser.add_argument("--output", type=Path, help="Markdown file to write as well")
-    arguments = parser.parse_args(argv)
-    try:
-        rows = last_evaluations(dict(arguments.runs))
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+def _print_table(rows: list[list[str]]) -> None:
     table = Table()
-    for heading in _header():
+    for heading in HEADINGS:
         table.add_column(heading, no_wrap=True)
     for row in rows:
         table.add_row(*row)
     wide_console().print(table)
-    if arguments.output:
-        partial = arguments.output.with_suffix(".tmp")
-        partial.write_text(markdown(rows), encoding="utf-8")
-        partial.replace(arguments.output)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line; exits with 2 and one message when a run cannot be read."""
+    with reports_errors():
+        parser = ArgumentParser(description="The last evaluation of runs as a table.")
+        parser.add_argument("runs", nargs="+", metavar="[LABEL=]RUN", type=_named)
+        parser.add_argument("--output", type=Path, help="Markdown file to write as well")
+        arguments = parser.parse_args(argv)
+        try:
+            rows = last_evaluations(dict(arguments.runs))
+        except (OSError, ValueError) as error:
+            raise UserError(str(error)) from error
+        _print_table(rows)
+        if arguments.output:
+            write_text(arguments.output, markdown_table(HEADINGS, rows, left=2))
 
 
 if __name__ == "__main__":

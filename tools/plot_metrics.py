@@ -2,20 +2,17 @@
 
     python tools/plot_metrics.py plain=out/plain lpc=out/lpc --output curves.png
 
-A run is a `metrics.jsonl` or the folder that holds one, with a label before it if wanted; without one the folder's name labels it.
-Training is a smoothed line over its faint raw values, each evaluation a dashed line with dots.
+A run is a `metrics.jsonl` or the folder that holds one, with a label before it if wanted; without one the folder's name
+labels it. Training is a smoothed line over its faint raw values, each evaluation a dashed line with dots.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import os
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
@@ -23,58 +20,75 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from megatron_lpc.command_line import ArgumentParser, UserError, reports_errors
+from megatron_lpc.files import whole_file
 from megatron_lpc.training.metrics_file import METRICS_FILE, read_metrics
 
 PANELS = {
     "loss": "loss",
     "rewards/margins": "reward margin",
     "rewards/accuracies": "preference accuracy",
-    "lpc/kl": "KL(q || p), nats a pair",
+    "lpc/kl": "KL(q || p), nats per pair",
     "lpc/perplexity": "code usage perplexity",
     "lpc/active_codes": "active codes",
 }
 
 Curve = list[tuple[int, float]]
-"""(iteration, value), one point an iteration, ascending."""
+"""(iteration, value), one point per iteration, ascending."""
 Curves = dict[tuple[str, str | None, str], Curve]
 """(run, evaluation or None for training, metric) -> its curve."""
 
 
 def plot_metrics(runs: dict[str, Path], output: Path) -> None:
-    """Draw the metrics files `runs` (label -> file) into the PNG `output`. Panels for which no run has a value are left out.
+    """Draw the metrics files `runs` (label -> file) into the PNG `output`, in a panel per metric that a run has.
 
     Raises:
-        FileNotFoundError: a metrics file does not exist.
-        ValueError: a file is not of metrics, or no file has anything to draw.
+        FileNotFoundError, ValueError: a file does not exist, or is not of metrics.
+        UserError: no file has anything to draw.
     """
     curves = _collect(runs)
     panels = [metric for metric in PANELS if any(metric == key[2] for key in curves)]
     if not panels:
-        raise ValueError(f"nothing to draw: {', '.join(map(str, runs.values()))} have none of {', '.join(PANELS)}")
+        files = ", ".join(map(str, runs.values()))
+        raise UserError(f"nothing to draw: {files} have none of {', '.join(PANELS)}")
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure, grid = plt.subplots(rows, columns, figsize=(5 * columns, 3.4 * rows), squeeze=False, layout="constrained")
-    lines = sorted({key[:2] for key in curves}, key=lambda line: (list(runs).index(line[0]), line[1] or ""))
     for axes, metric in zip(grid.flat, panels, strict=False):
-        axes.set(title=PANELS[metric], xlabel="step")
-        axes.grid(alpha=0.3)
-        for number, (run, evaluation) in enumerate(lines):
-            if curve := curves.get((run, evaluation, metric)):
-                _draw(axes, curve, run, evaluation, f"C{number % 10}")
+        _draw_panel(axes, metric, curves, list(runs))
     for axes in grid.flat[len(panels) :]:
         axes.remove()
-    handles = {
-        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), frameon=False
-    )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, format="png", dpi=120)
+    _draw_legend(figure)
+    with whole_file(output) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
     plt.close(figure)
-    os.replace(temporary, output)
+
+
+def _draw_legend(figure: Figure) -> None:
+    """One legend for all panels."""
+    labelled = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes]
+    handles = {label: handle for panel in labelled for handle, label in panel}
+    columns = min(4, len(handles))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _draw_panel(axes: Axes, metric: str, curves: Curves, runs: list[str]) -> None:
+    """All curves of one metric. A run and its evaluations keep their colors from panel to panel."""
+    axes.set(title=PANELS[metric], xlabel="step")
+    axes.grid(alpha=0.3)
+    lines = sorted({(run, evaluation) for run, evaluation, _ in curves}, key=lambda line: _rank(line, runs))
+    for number, (run, evaluation) in enumerate(lines):
+        curve = curves.get((run, evaluation, metric))
+        if curve:
+            _draw(axes, curve, run, evaluation, f"C{number % 10}")
+
+
+def _rank(line: tuple[str, str | None], runs: list[str]) -> tuple[int, str]:
+    """Runs as given, the training of each before its evaluations."""
+    run, evaluation = line
+    return runs.index(run), evaluation or ""
 
 
 def _collect(runs: dict[str, Path]) -> Curves:
@@ -96,7 +110,10 @@ def _draw(axes: Axes, curve: Curve, run: str, evaluation: str | None, color: str
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """Mean of the values around each, over about a twentieth of the curve. The window narrows at the ends, and passes over NaN."""
+    """Mean of the values around each, over about a twentieth of the curve.
+
+    The window narrows at the ends, and passes over NaN.
+    """
     reach = len(values) // 40
     smooth = []
     for place in range(len(values)):
@@ -114,24 +131,24 @@ def _named_runs(arguments: Iterable[str]) -> dict[str, Path]:
         path = path / METRICS_FILE if path.is_dir() else path
         label = label or path.resolve().parent.name
         if label in runs:
-            raise ValueError(f"two runs are called '{label}'; tell them apart with LABEL=PATH")
+            raise UserError(f"two runs are called '{label}'; tell them apart with LABEL=PATH")
         runs[label] = path
     return runs
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", metavar="[LABEL=]PATH", help="metrics.jsonl, or the folder that holds it")
-    parser.add_argument("--output", type=Path, default=Path("curves.png"), help="PNG to write (default: %(default)s)")
-    arguments: Any = parser.parse_args(argv)
-    try:
-        plot_metrics(_named_runs(arguments.runs), arguments.output)
-    except (OSError, ValueError) as error:
-        print(f"plot_metrics: {error}", file=sys.stderr)
-        return 1
-    print(f"wrote {arguments.output}")
-    return 0
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line; exits with 2 and one message when a run cannot be read or drawn."""
+    with reports_errors():
+        parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("runs", nargs="+", metavar="[LABEL=]PATH", help="metrics.jsonl, or its folder")
+        parser.add_argument("--output", type=Path, default=Path("curves.png"), help="PNG to write (%(default)s)")
+        arguments = parser.parse_args(argv)
+        try:
+            plot_metrics(_named_runs(arguments.runs), arguments.output)
+        except (OSError, ValueError) as error:
+            raise UserError(str(error)) from error
+        print(f"wrote {arguments.output}")
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

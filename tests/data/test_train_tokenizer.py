@@ -26,7 +26,7 @@ def test_the_same_input_gives_the_same_model(train_tokenizer, source, tmp_path, 
             "--symbols",
             "[INST]",
         ]
-        assert train_tokenizer.main(arguments) == 0
+        train_tokenizer.main(arguments)
         assert f"Wrote {tmp_path / name}.model" in capsys.readouterr().out
         models.append((tmp_path / f"{name}.model").read_bytes())
     assert models[0] == models[1]
@@ -61,8 +61,8 @@ def test_text_of_chats_and_texts(train_tokenizer):
 )
 def test_errors(train_tokenizer, tmp_path, write_jsonl, capfd, rows, vocab_size, message):
     data = str(tmp_path / "missing.jsonl") if rows is None else write_jsonl(tmp_path / "d.jsonl", rows)
-    assert (
-        train_tokenizer.main(["--input", data, "--output", str(tmp_path / "t"), "--vocab-size", str(vocab_size)]) == 1
-    )
+    with pytest.raises(SystemExit) as stop:
+        train_tokenizer.main(["--input", data, "--output", str(tmp_path / "t"), "--vocab-size", str(vocab_size)])
+    assert stop.value.code == 2
     assert message in capfd.readouterr().err
     assert not list(tmp_path.glob("*t.model*"))

@@ -37,7 +37,7 @@ def both_labels(pairs: list[Any]) -> dict[str, list[Any]]:
     return by_prompt
 
 
-def test_opposite_annotators_judge_the_same_two_responses(tool: ModuleType) -> None:
+def test_opposite_annotators_label_the_same_two_responses(tool: ModuleType) -> None:
     pairs = tool.make_pairs(tool.Recipe(**small()))["train"]
     for ada, ben in both_labels(pairs).values():
         assert {ada.annotator, ben.annotator} == {"ada", "ben"}
@@ -98,7 +98,7 @@ def test_a_mark_names_the_annotator(tool: ModuleType) -> None:
         assert pair.prompt.startswith(f"for {pair.annotator} : ") == pair.marked
 
 
-def test_a_flipped_label_is_turned_round(tool: ModuleType) -> None:
+def test_a_flipped_label_prefers_the_other_response(tool: ModuleType) -> None:
     pairs = tool.make_pairs(tool.Recipe(**small(label_noise=0.25)))["train"]
     wrong = [pair for pair in pairs if pair.factor == "quality" and pair.pole == "garbled"]
     assert wrong == [pair for pair in pairs if pair.factor == "quality" and pair.flipped]
@@ -139,11 +139,11 @@ def test_divided_tastes_go_by_majority_then_by_the_first(
 
 def test_opposite_annotators_never_agree_on_taste_with_eight_of_them(tool: ModuleType) -> None:
     pairs = tool.make_pairs(tool.Recipe(**small(num_annotators=8)))["train"]
-    for judged in both_labels(pairs).values():
-        chosen = {pair.annotator: pair.chosen for pair in judged}
-        assert len(judged) == 8
+    for labelled in both_labels(pairs).values():
+        chosen = {pair.annotator: pair.chosen for pair in labelled}
+        assert len(labelled) == 8
         for one, other in zip(tool.ANNOTATORS[::2], tool.ANNOTATORS[1::2], strict=True):
-            assert (chosen[one] == chosen[other]) == (judged[0].factor == "quality")
+            assert (chosen[one] == chosen[other]) == (labelled[0].factor == "quality")
 
 
 def test_files_are_the_same_each_time_and_differ_by_seed(

@@ -44,11 +44,11 @@ def test_runs_and_evaluations_are_drawn_with_their_labels(tmp_path, figures):
         [{"iteration": 1, "loss": 0.9, "lpc/kl": 0.1}, {"iteration": 1, "evaluation": "held_out/prior", "loss": 0.8}],
     )
     output = tmp_path / "new" / "curves.png"
-    assert plot.main([f"baseline={tmp_path / 'plain'}", str(lpc), "--output", str(output)]) == 0
+    plot.main([f"baseline={tmp_path / 'plain'}", str(lpc), "--output", str(output)])
     assert output.read_bytes().startswith(b"\x89PNG")
     assert list(output.parent.iterdir()) == [output]
     figure = figures()
-    assert [axes.get_title() for axes in figure.axes] == ["loss", "KL(q || p), nats a pair"]
+    assert [axes.get_title() for axes in figure.axes] == ["loss", "KL(q || p), nats per pair"]
     drawn = {
         line.get_label(): list(map(float, line.get_ydata()))
         for line in figure.axes[0].lines
@@ -73,15 +73,17 @@ def test_a_later_line_of_the_same_step_counts(tmp_path):
 
 
 def test_what_cannot_be_drawn_is_told(tmp_path, capsys):
-    assert plot.main([str(tmp_path / "absent.jsonl")]) == 1
-    assert "absent.jsonl" in capsys.readouterr().err
+    def error_of(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            plot.main(list(arguments))
+        assert stop.value.code == 2
+        return capsys.readouterr().err
+
+    assert "absent.jsonl" in error_of(str(tmp_path / "absent.jsonl"))
     empty = _write(tmp_path / "empty", [{"iteration": 1, "lr": 1.0}])
-    assert plot.main([str(empty), "--output", str(tmp_path / "x.png")]) == 1
-    assert "nothing to draw" in capsys.readouterr().err
+    assert "nothing to draw" in error_of(str(empty), "--output", str(tmp_path / "x.png"))
     broken = tmp_path / "broken.jsonl"
     broken.write_text("x\n")
-    assert plot.main([str(broken)]) == 1
-    assert "broken.jsonl:1: not a line of metrics" in capsys.readouterr().err
-    assert plot.main([str(empty), str(empty.parent)]) == 1
-    assert "two runs are called 'empty'" in capsys.readouterr().err
+    assert "broken.jsonl:1: not a line of metrics" in error_of(str(broken))
+    assert "two runs are called 'empty'" in error_of(str(empty), str(empty.parent))
     assert not (tmp_path / "x.png").exists()
