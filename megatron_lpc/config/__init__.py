@@ -17,6 +17,8 @@ from megatron_lpc.config.options import (
     options_of_evaluation,
     options_with_role,
     shown,
+    training_only_options,
+    with_defaults,
     with_options,
 )
 from megatron_lpc.config.resolved import print_config, save_resolved
@@ -60,7 +62,9 @@ __all__ = [
     "print_config",
     "save_resolved",
     "shown",
+    "training_only_options",
     "validate",
     "validate_vocab",
+    "with_defaults",
     "with_options",
 ]

@@ -8,7 +8,6 @@ file that a flag leaves without effect (`--latent-mode none`) are listed in one 
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from megatron_lpc.command_line import warn
 from megatron_lpc.config.flags import read_flags
 from megatron_lpc.config.idle import find_idle
-from megatron_lpc.config.options import all_options, sections, shown, with_options
+from megatron_lpc.config.options import all_options, sections, shown, with_defaults
 from megatron_lpc.config.schema import Config
 from megatron_lpc.config.yaml_file import read_yaml
 
@@ -56,8 +55,7 @@ def _reset_idle(config: Config, kept: set[str]) -> tuple[Config, list[str]]:
     sentences = [
         f"{option.name} = {shown(option.value(config))}: has no effect {rule.reason}" for option, rule in found
     ]
-    defaults = {option.name: copy.copy(option.default) for option, _ in found}
-    return with_options(config, **defaults), sentences
+    return with_defaults(config, [option.name for option, _ in found]), sentences
 
 
 def _build_config(values: dict[str, Any]) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import inspect
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ from megatron_lpc.config.schema import Config
 
 
 class ConfigError(UserError, ValueError):
-    """The options of a run are wrong; the message is meant for the person who wrote them."""
+    """The options of a run are wrong; the message is meant for the user."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +119,12 @@ def options_of_evaluation() -> list[str]:
     return [option.name for option in all_options().values() if option.metadata.evaluation]
 
 
+def training_only_options(section: str) -> list[str]:
+    """Names of the options of a section that `megatron_lpc.evaluate` does not read, in the order of the schema."""
+    options = all_options().values()
+    return [option.name for option in options if option.section == section and not option.metadata.evaluation]
+
+
 def options_of_conversion() -> list[str]:
     """Names of the options that a model's config.json or family determines, in the order of the schema."""
     return [option.name for option in all_options().values() if option.metadata.hf_setting or option.metadata.hf_rule]
@@ -146,11 +153,21 @@ def with_options(config: Config, **values: Any) -> Config:
     by_section: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         by_section.setdefault(all_options()[name].section, {})[name] = value
-    return replace(config, **{section: replace(getattr(config, section), **own) for section, own in by_section.items()})
+    changed = {section: replace(getattr(config, section), **own) for section, own in by_section.items()}
+    return replace(config, **changed)
+
+
+def with_defaults(config: Config, names: Iterable[str]) -> Config:
+    """The same configuration with these options at their defaults.
+
+    Raises:
+        KeyError: there is no such option.
+    """
+    return with_options(config, **{name: copy.copy(all_options()[name].default) for name in names})
 
 
 def shown(value: object) -> str:
-    """A value as a person writes it."""
+    """A value as the user writes it."""
     if value is None:
         return "none"
     return str(value).lower() if isinstance(value, bool) else str(value)

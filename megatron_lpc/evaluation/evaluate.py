@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from megatron_lpc.config import Config, ConfigError, with_options
+from megatron_lpc.config import Config, ConfigError, training_only_options, with_defaults, with_options
 from megatron_lpc.data.dataset import PairDataset
 from megatron_lpc.evaluation.checkpoint_scorer import CheckpointScorer
 from megatron_lpc.evaluation.information import mutual_information
@@ -32,6 +32,8 @@ def evaluate(config: Config, support: SupportOptions) -> dict[str, Report]:
     """
     # Validation asks for the training data of a run. An evaluation has none but what it evaluates.
     config = with_options(config, train_data=list(config.data.valid_data.values()))
+    # Profiling belongs to the run: its ranks and its device need not be there.
+    config = with_defaults(config, training_only_options("logging"))
     platform = start_distributed(config)
     scorer = CheckpointScorer(config, platform)
     group_latents = None

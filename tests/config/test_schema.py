@@ -11,6 +11,7 @@ from megatron_lpc.config import (
     options_of_conversion,
     options_of_evaluation,
     options_with_role,
+    training_only_options,
 )
 from megatron_lpc.config.metadata import option
 from megatron_lpc.config.options import all_options, sections
@@ -55,6 +56,7 @@ def test_evaluation_reads_all_options_of_weights_and_none_of_the_optimizer():
     read = options_of_evaluation()
     assert {*options_with_role(Role.BACKBONE, Role.HEAD)} <= set(read)
     assert {"valid_data", "loss_type", "load", "bf16", "seed"} <= set(read)
+    assert "profile" in training_only_options("logging")
     assert not {"train_data", "lr", "save", "reference_cache", "attention_dropout", "kl_weight"} & set(read)
 
 

@@ -9,6 +9,7 @@ from megatron_lpc.config.schema import Config
 
 
 def attention(config: Config) -> Iterator[str]:
+    """Heads and the channels that are rotated."""
     model = config.model
     heads = model.num_attention_heads
     groups = model.num_query_groups or heads
@@ -29,6 +30,7 @@ def attention(config: Config) -> Iterator[str]:
 
 
 def experts(config: Config) -> Iterator[str]:
+    """Mixture of experts."""
     model = config.model
     parallel = config.parallel
     tensor = parallel.tensor_model_parallel_size
@@ -54,6 +56,7 @@ def experts(config: Config) -> Iterator[str]:
 
 
 def vocabulary(config: Config, tokenizer_vocab_size: int) -> Iterator[str]:
+    """The vocabulary; `tokenizer_vocab_size` token ids, special ones included."""
     model = config.model
     tensor = config.parallel.tensor_model_parallel_size
     vocab_size = model.vocab_size or tokenizer_vocab_size

@@ -9,6 +9,7 @@ from megatron_lpc.config.schema import Config
 
 
 def processes(config: Config, world_size: int) -> Iterator[str]:
+    """The number of processes."""
     parallel = config.parallel
     size = model_parallel_size(config)
     if world_size % size:
@@ -21,6 +22,7 @@ def processes(config: Config, world_size: int) -> Iterator[str]:
 
 
 def tensor_parallel(config: Config) -> Iterator[str]:
+    """What tensor parallel ranks split."""
     model = config.model
     parallel = config.parallel
     tensor = parallel.tensor_model_parallel_size
@@ -41,6 +43,7 @@ def tensor_parallel(config: Config) -> Iterator[str]:
 
 
 def pipeline_parallel(config: Config) -> Iterator[str]:
+    """Layers over pipeline stages."""
     pipeline = config.parallel.pipeline_model_parallel_size
     virtual = config.parallel.num_virtual_stages_per_pipeline_rank
     layers = config.model.num_layers
@@ -55,6 +58,7 @@ def pipeline_parallel(config: Config) -> Iterator[str]:
 
 
 def overlap(config: Config) -> Iterator[str]:
+    """Communication overlapped with computation."""
     parallel = config.parallel
     if parallel.overlap_param_gather and not (parallel.use_distributed_optimizer and parallel.overlap_grad_reduce):
         yield (
@@ -63,6 +67,7 @@ def overlap(config: Config) -> Iterator[str]:
 
 
 def recompute(config: Config) -> Iterator[str]:
+    """Activation recomputation."""
     parallel = config.parallel
     layers = parallel.recompute_num_layers
     if parallel.recompute_granularity != "full":
@@ -83,6 +88,7 @@ def recompute(config: Config) -> Iterator[str]:
 
 
 def batches(config: Config, world_size: int) -> Iterator[str]:
+    """The global batch over data parallel ranks and micro-batches."""
     if world_size % model_parallel_size(config):
         return
     if config.data.pack_to is not None:

@@ -8,6 +8,7 @@ from megatron_lpc.config.schema import Config
 
 
 def files(config: Config) -> Iterator[str]:
+    """Files that must be named."""
     if not config.data.train_data:
         yield "--train-data: is empty; name at least one file"
     if not config.data.tokenizer_model:
@@ -17,6 +18,7 @@ def files(config: Config) -> Iterator[str]:
 
 
 def streaming(config: Config) -> Iterator[str]:
+    """Streamed training data."""
     if not config.data.streaming:
         return
     if config.training.train_iters is None:
@@ -29,6 +31,7 @@ def streaming(config: Config) -> Iterator[str]:
 
 
 def lengths(config: Config) -> Iterator[str]:
+    """Lengths of sequences and prompts."""
     data = config.data
     positions = config.model.max_position_embeddings
     if data.max_length > positions:
@@ -44,6 +47,7 @@ def lengths(config: Config) -> Iterator[str]:
 
 
 def packing(config: Config) -> Iterator[str]:
+    """Packed sequences and shared prompts."""
     data = config.data
     tensor = config.parallel.tensor_model_parallel_size
     entropy = config.latent.usage_entropy_weight
@@ -65,6 +69,7 @@ def packing(config: Config) -> Iterator[str]:
 
 
 def objective(config: Config) -> Iterator[str]:
+    """The objective and its reference."""
     loss = config.loss
     latent_mode = config.latent.latent_mode
     if loss.logps_algorithm == "frozen":
@@ -83,6 +88,7 @@ def objective(config: Config) -> Iterator[str]:
 
 
 def learning_rates(config: Config) -> Iterator[str]:
+    """The LR schedule."""
     training = config.training
     if training.lr_decay_style == "constant":
         return
@@ -92,7 +98,7 @@ def learning_rates(config: Config) -> Iterator[str]:
 
 
 def device_support(config: Config, device: str) -> Iterator[str]:
-    """`device`: `cpu`, `cuda`, or `auto` where it is not known yet."""
+    """What a device cannot do: `cpu`, `cuda`, or `auto` where it is not known yet."""
     is_local = config.model.transformer_impl == "local"
     dropout = config.model.attention_dropout
     needs_mask = config.data.share_prompt or config.data.pack_to is not None
@@ -108,6 +114,7 @@ def device_support(config: Config, device: str) -> Iterator[str]:
 
 
 def profiling(config: Config, world_size: int) -> Iterator[str]:
+    """Which steps and ranks are profiled."""
     logging = config.logging
     if not logging.profile:
         return
