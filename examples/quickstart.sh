@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# From nothing to a result: set up, make preference pairs of two annotators who disagree, train plain DPO and DPO with LPC on two
-# processes (tensor parallel 2), and show both on held-out pairs; last, how well a person's codes, taken from 8 of his pairs, judge his
-# others (`support`). Leaves everything under runs/.
+# From nothing to a result: set up, make preference pairs of two annotators who disagree, train plain DPO and DPO with LPC
+# on two processes (tensor parallel size 2), and evaluate both on held-out pairs. The last table also has the accuracy
+# under the codes that 8 labelled pairs of an annotator give (`support`). Leaves everything under runs/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash tools/setup_venv.sh
-data=runs/recovery run=runs/quickstart
+data=runs/recovery
+run=runs/quickstart
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 .venv/bin/python tools/make_preferences.py --output $data/data
 .venv/bin/python tools/train_tokenizer.py --input $data/data/train.jsonl --output $data/tokenizer --vocab-size 400
@@ -15,5 +16,6 @@ for mode in plain lpc; do
 done
 .venv/bin/python tools/plot_metrics.py plain=$run/plain lpc=$run/lpc --output $run/curves.png
 .venv/bin/python tools/compare_runs.py plain=$run/plain lpc=$run/lpc --output $run/table.md
-.venv/bin/torchrun --standalone --nproc-per-node 2 -m megatron_lpc.evaluate --config $run/lpc/config.yaml --load $run/lpc
+.venv/bin/torchrun --standalone --nproc-per-node 2 -m megatron_lpc.evaluate \
+    --config $run/lpc/config.yaml --load $run/lpc
 echo "Table: $run/table.md   Curves: $run/curves.png"

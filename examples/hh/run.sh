@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Tokenizer, supervised stage, then DPO with and without LPC on a file of HH-RLHF (https://github.com/anthropics/hh-rlhf):
+# Tokenizer, supervised stage, then DPO with and without LPC on a file of HH-RLHF
+# (https://github.com/anthropics/hh-rlhf):
 #
 #     bash examples/hh/run.sh path/to/harmless-base/train.jsonl.gz
 #
@@ -12,7 +13,8 @@ bash tools/setup_venv.sh
 mkdir -p runs/hh/data
 zcat "$source" | awk 'NR % 10' | gzip -n > runs/hh/data/train.jsonl.gz
 zcat "$source" | awk 'NR % 10 == 0' | gzip -n > runs/hh/data/held_out.jsonl.gz
-.venv/bin/python tools/train_tokenizer.py --input runs/hh/data/train.jsonl.gz --output runs/hh/data/tokenizer --vocab-size 2048 --model-type bpe
+.venv/bin/python tools/train_tokenizer.py --input runs/hh/data/train.jsonl.gz --output runs/hh/data/tokenizer \
+    --vocab-size 2048 --model-type bpe
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 for stage in sft dpo-plain dpo-lpc; do
     .venv/bin/torchrun --standalone --nproc-per-node 4 -m megatron_lpc.train --config "examples/hh/$stage.yaml"
