@@ -9,7 +9,6 @@ from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubm
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
-from megatron.core.transformer.moe import moe_utils
 from megatron.core.transformer.moe.experts import SequentialMLP
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
@@ -20,6 +19,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from megatron_lpc.config import ModelConfig
 from megatron_lpc.model.attention import FlashAttention
 from megatron_lpc.model.norm import RMSNorm
+from megatron_lpc.platform.patches.moe_router import define_te_general_gemm
 
 
 def block_spec(
@@ -80,10 +80,7 @@ def _mlp(model: ModelConfig) -> ModuleSpec:
     projections = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
     if model.num_experts is None:
         return ModuleSpec(module=MLP, submodules=projections)
-    if not hasattr(moe_utils, "te_general_gemm"):
-        moe_utils.te_general_gemm = (
-            None  # 0.16.1 asks whether it is None, and defines it only beside TransformerEngine.
-        )
+    define_te_general_gemm()
     return ModuleSpec(
         module=MoELayer, submodules=MoESubmodules(experts=ModuleSpec(module=SequentialMLP, submodules=projections))
     )

@@ -1,8 +1,8 @@
 """The process groups of a run, made once and handed to whatever communicates.
 
-Axes of the parallel layout: TP (tensor), PP (pipeline), DP (data) and CP (context). megatron-core builds the groups and keeps
-them in its module `parallel_state`; this is the only file of the project that reads it. Import it after `select_platform`: it
-imports megatron-core.
+Axes of the parallel layout: TP (tensor), PP (pipeline), DP (data) and CP (context). megatron-core builds the groups
+and keeps them in its module `parallel_state`; this is the only file of the project that reads it. Import it after
+`select_platform`: it imports megatron-core.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class ProcessGroups:
     """megatron-core's groups with the questions that this project asks about them. No property runs a collective."""
 
     core: ProcessGroupCollection
-    """All groups as megatron-core's own functions take them (`pg_collection`), those for embeddings and experts included."""
+    """All groups, in the form that megatron-core's functions take (`pg_collection`)."""
 
     @property
     def tp(self) -> dist.ProcessGroup:
@@ -28,7 +28,7 @@ class ProcessGroups:
 
     @property
     def pp(self) -> dist.ProcessGroup:
-        """Pipeline parallel ranks: each holds some of the layers; the first one the embedding, the last one both heads."""
+        """Pipeline parallel ranks: each holds some of the layers, the last one also the heads."""
         return self.core.pp
 
     @property
@@ -73,7 +73,7 @@ class ProcessGroups:
 
     @property
     def is_model_parallel_leader(self) -> bool:
-        """Whether this rank is the first of its copy of the model: the one that writes what all ranks of a copy know."""
+        """Whether this rank is the first of its copy of the model: it writes what all ranks of a copy know."""
         return self.mp.rank() == 0
 
 

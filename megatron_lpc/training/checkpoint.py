@@ -21,6 +21,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from megatron_lpc.config import Config, ConfigError
 from megatron_lpc.platform import Platform
+from megatron_lpc.platform.patches.checkpoint_results_queue import answer_through_results_file
 from megatron_lpc.training.checkpoint_folder import (
     open_partial,
     partial_folder,
@@ -33,7 +34,6 @@ from megatron_lpc.training.checkpoint_tensors import compare_options, copy_weigh
 from megatron_lpc.training.optimizer_state import optimizer_updates, restore_optimizer_state, sharded_optimizer_state
 from megatron_lpc.training.random_state import restore_random_state, save_random_state
 from megatron_lpc.training.setup import seed_everything
-from megatron_lpc.training.write_results import use_results_file
 
 
 @dataclass(kw_only=True)
@@ -73,7 +73,7 @@ class Checkpoints:
         self.root = Path(config.checkpoint.save) if config.checkpoint.save else None
         self._kept: int | None = None
         self._pending = AsyncCallsQueue()
-        use_results_file()
+        answer_through_results_file()
         group = parallel_state.get_data_parallel_group(with_context_parallel=True)
         self._strategy = FullyParallelSaveStrategyWrapper(get_default_save_sharded_strategy(), group)
 
@@ -96,7 +96,7 @@ class Checkpoints:
             self._strategy,
             async_sharded_save=self.config.checkpoint.async_save,
         )
-        save_random_state(partial)
+        save_random_state(partial, self.platform)
         if dist.get_rank() == 0:
             write_description(partial, self._description(state))
         dist.barrier()
@@ -145,7 +145,7 @@ class Checkpoints:
         self.scheduler.step(increment=description["scheduler_steps"])
         state = RunState(**description["run"])
         if description["layout"] == self._layout():
-            restore_random_state(folder)
+            restore_random_state(folder, self.platform)
         else:
             seed_everything(self.config.training.seed + state.iteration)
         if self.root is not None and folder.parent.resolve() == self.root.resolve():

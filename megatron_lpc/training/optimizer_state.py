@@ -4,6 +4,8 @@ megatron-core 0.16 has `sharded_state_dict` for this. With torch's AdamW it lose
 to all parameters, and copies into views of leaves; with any Adam it misplaces what follows the padding between two gradient buckets (tied
 embeddings under pipeline parallelism, overlapped reduction); and a plain and a distributed optimizer cannot read each other. So only
 its maps of parameters are used here. Names of tensors are those that megatron-core gives to a plain optimizer.
+
+This is a format of our own beside megatron-core's, not a patch of it: nothing in the library is replaced.
 """
 
 from __future__ import annotations

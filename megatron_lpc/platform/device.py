@@ -1,0 +1,80 @@
+"""The device of a process and the backend of its collectives."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Platform:
+    """Where a process computes and how it talks to the others."""
+
+    device: torch.device
+    backend: Literal["nccl", "gloo"]
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def name(self) -> str:
+        """Name of the device, as its driver tells it."""
+        return torch.cuda.get_device_name(self.device) if self.is_cuda else "cpu"
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all work given to it."""
+        if self.is_cuda:
+            torch.cuda.synchronize(self.device)
+
+    def peak_memory_bytes(self) -> int:
+        """Largest memory held so far: of the device under CUDA, of the process on a CPU."""
+        if self.is_cuda:
+            return torch.cuda.max_memory_allocated(self.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def generator_state(self) -> Tensor:
+        """State of the device's default generator: uint8, on the host. On a CPU that is torch's own generator."""
+        return torch.cuda.get_rng_state(self.device) if self.is_cuda else torch.get_rng_state()
+
+    def set_generator_state(self, state: Tensor) -> None:
+        """Set what `generator_state` gave."""
+        if self.is_cuda:
+            torch.cuda.set_rng_state(state, self.device)
+        else:
+            torch.set_rng_state(state)
+
+    def transformer_options(self) -> dict[str, Any]:
+        """Fields of megatron-core's `TransformerConfig` that depend on the device."""
+        if self.is_cuda:
+            return {"batch_p2p_comm": True}
+        return {"use_cpu_initialization": True, "batch_p2p_comm": False}
+
+
+def select_platform(device: Literal["auto", "cpu", "cuda"], local_rank: int = 0) -> Platform:
+    """Choose the platform of this process and prepare megatron-core for it.
+
+    Args:
+        device: `auto` takes CUDA when there is a GPU.
+        local_rank: number of this process on its machine; chooses its GPU.
+
+    Raises:
+        ValueError: CUDA was asked for and there is none, or there are fewer GPUs than local processes.
+    """
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        from megatron_lpc.platform.cpu import redirect_megatron_to_cpu
+
+        redirect_megatron_to_cpu()
+        return Platform(torch.device("cpu"), "gloo")
+    if not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch sees no GPU; use --device cpu, or install a CUDA build of torch")
+    if local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"local rank {local_rank} has no GPU: torch sees {torch.cuda.device_count()}; lower --nproc-per-node"
+        )
+    torch.cuda.set_device(local_rank)
+    return Platform(torch.device("cuda", local_rank), "nccl")
