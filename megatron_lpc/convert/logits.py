@@ -116,7 +116,7 @@ def logits_of(chunks: list[nn.Module], tokens: Sequence[Tensor]) -> list[Tensor]
 def _all_words(model: Any, hidden: Tensor) -> Tensor:
     """[S, R, H] -> [R, S, V]: the LM head over all tensor parallel ranks, without padding."""
     group = model.pg_collection.tp
-    own = (hidden @ model.output_weight().t()).float().contiguous()
+    own = (hidden @ model.lm_head_weight().t()).float().contiguous()
     parts = [torch.empty_like(own) for _ in range(group.size())]
     dist.all_gather(parts, own, group=group)
     return torch.cat(parts, dim=-1)[..., : model.real_vocab_size].transpose(0, 1)

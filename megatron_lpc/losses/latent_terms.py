@@ -13,10 +13,14 @@ from megatron_lpc.config.schema import LatentConfig
 
 
 def kl_with_free_bits(kl: Tensor, free_bits: float) -> Tensor:
-    """max(KL, free bits) of each pair: [B] -> [B]. A pair below the threshold has no gradient.
+    """max(KL, free bits) per pair: [B] -> [B]. A pair below the threshold has no gradient.
 
-    Per pair, as the latent is one variable (arXiv 1606.04934, appendix C.8, with a single group and no batch average): an
-    average over pairs would let some collapse on the credit of others.
+    Per pair, because the latent is one variable (arXiv 1606.04934, appendix C.8, with a single group and no average
+    over the batch): with an average over pairs, pairs far above the threshold would let others collapse.
+
+    Args:
+        kl: [B] KL(q || p) in nats.
+        free_bits: threshold in bits.
     """
     return kl.clamp(min=free_bits * math.log(2))
 
@@ -24,7 +28,7 @@ def kl_with_free_bits(kl: Tensor, free_bits: float) -> Tensor:
 def usage_entropy(posterior_logits: Tensor) -> Tensor:
     """Entropy of the mean posterior over the micro-batch: [B, K] -> scalar in [0, ln K].
 
-    High when the pairs together use all codes; says nothing about how sure each pair is.
+    High when the pairs together use all codes; it says nothing about how certain the posterior of each pair is.
     """
     log_usage = posterior_logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(posterior_logits))
     return -(log_usage.exp() * log_usage).sum()
@@ -33,12 +37,12 @@ def usage_entropy(posterior_logits: Tensor) -> Tensor:
 def latent_loss(config: LatentConfig, kl_weight: float, kl: Tensor, posterior_logits: Tensor) -> Tensor:
     """lambda max(KL(q || p), free bits) - usage_entropy_weight H(mean q), to be added to the preference loss: [B].
 
-    The bonus belongs to the micro-batch; each pair carries an equal share, so that a mean over pairs gives it once.
+    The entropy belongs to the micro-batch. Every pair carries all of it, so that a mean over pairs counts it once.
 
     Args:
-        config: free bits and the bonus's weight.
+        config: free bits and the weight of the entropy.
         kl_weight: lambda at this step, from `LatentSchedule`.
-        kl: [B] KL(q || p) of each pair.
+        kl: [B] KL(q || p) per pair.
         posterior_logits: [B, K].
     """
     loss = kl_weight * kl_with_free_bits(kl, config.kl_free_bits)

@@ -1,6 +1,10 @@
-"""Attention core of the portable layers: torch's fused scaled dot product, which never holds the S x S scores.
+"""Attention core of the portable layers: torch's fused attention, which never holds the S x S scores.
 
-Where rows hold several sequences, FlexAttention with a block mask on a GPU; on a CPU, where it has no backward pass, span by span.
+One document per sequence: `scaled_dot_product_attention`. Packed sequences and shared prompts: FlexAttention with a
+block mask on a GPU; on a CPU, where FlexAttention has no backward pass, `scaled_dot_product_attention` block by
+block.
+
+Shape legend: R sequences of S tokens, h heads of this rank, g query groups of this rank, D channels per head.
 """
 
 from __future__ import annotations
@@ -21,13 +25,16 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
-from megatron_lpc.model.pair_mask import MaskCache, block_mask, spans
+from megatron_lpc.data.batch import PackingLayout
+from megatron_lpc.model.mask_cache import MaskCache
+from megatron_lpc.model.packing_masks import attention_blocks, flex_block_mask
 
 
 class FlashAttention(MegatronModule):
-    """Causal, sliding-window or explicitly masked attention with grouped queries, in the place of megatron-core's `DotProductAttention`.
+    """Causal, sliding-window or packed attention with grouped queries, in the place of core's `DotProductAttention`.
 
-    Attention is within one rank's heads: no collective runs here. The window is `config.window_size = (w - 1, 0)`.
+    Attention is within one rank's heads: no collective runs here. A window of w tokens is `config.window_size = (w -
+    1, 0)`.
     """
 
     def __init__(
@@ -41,16 +48,23 @@ class FlashAttention(MegatronModule):
         cp_comm_type: str | None = None,
         pg_collection: ProcessGroupCollection | None = None,
     ) -> None:
+        """Called by megatron-core's `SelfAttention`, with its arguments.
+
+        Raises:
+            ValueError: another kind of attention, or context parallelism, is requested.
+        """
         super().__init__(config=config)
         if attn_mask_type != AttnMaskType.causal or attention_type != "self":
-            raise ValueError(f"FlashAttention is causal self-attention; asked for {attn_mask_type} {attention_type}")
+            raise ValueError(
+                f"FlashAttention is causal self-attention; it was asked for {attn_mask_type} {attention_type}"
+            )
         if config.context_parallel_size != 1:
             raise ValueError("context parallelism needs --transformer-impl transformer_engine")
         self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
         self.softmax_scale = softmax_scale
         self.window = None if config.window_size is None else config.window_size[0] + 1
-        self.spans = _masks(spans, self.window)
-        self.block_mask = _masks(block_mask, self.window)
+        self.attention_blocks = _mask_cache(attention_blocks, self.window)
+        self.flex_block_mask = _mask_cache(flex_block_mask, self.window)
 
     def forward(
         self,
@@ -65,38 +79,45 @@ class FlashAttention(MegatronModule):
         """Attend.
 
         Args:
-            query: [S, R, heads of this rank, D].
-            key, value: [S, R, query groups of this rank, D].
-            attention_mask: `PackingLayout.stacked` [2, R, S] where rows hold several sequences; None for causal (and window) attention.
-            attn_mask_type, attention_bias, packed_seq_params: part of megatron-core's interface; must be unset or causal.
+            query: [S, R, h, D].
+            key, value: [S, R, g, D].
+            attention_mask: [2, R, S] int64, `PackingLayout.stacked`; None for one document per sequence.
+            attn_mask_type: not read; part of megatron-core's interface.
+            attention_bias, packed_seq_params: part of megatron-core's interface; must be None.
 
         Returns:
-            [S, R, heads of this rank * D] in query's dtype.
+            [S, R, h * D] in the dtype of `query`.
+
+        Raises:
+            ValueError: a bias or packed sequence parameters are given.
         """
         if attention_bias is not None or packed_seq_params is not None:
             raise ValueError(
-                "FlashAttention takes no attention bias and no packed sequence parameters; give it a pair layout"
+                "FlashAttention takes no attention bias and no packed sequence parameters; give it a packing layout"
             )
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         if attention_mask is None:
-            window = self.window if self.window is not None and query.size(2) > self.window else None
-            context = self._attend(
-                query, key, value, None if window is None else _window_mask(query.size(2), window, query.device)
-            )
+            context = self._attend(query, key, value, self._sliding_window_mask(query))
         elif query.is_cuda:
-            grouped = query.size(1) != key.size(1)
-            mask = self.block_mask(attention_mask)
-            context = _compiled_flex_attention()(
-                query, key, value, block_mask=mask, scale=self.softmax_scale, enable_gqa=grouped
-            )
+            context = self._attend_packed_on_gpu(query, key, value, PackingLayout(attention_mask))
         else:
-            context = self._attend_by_span(query, key, value, attention_mask)
+            context = self._attend_packed_on_cpu(query, key, value, PackingLayout(attention_mask))
         return context.permute(2, 0, 1, 3).flatten(2)
 
+    def _sliding_window_mask(self, query: Tensor) -> Tensor | None:
+        """[1, 1, S, S] bool; None where causal attention is the same."""
+        length = query.size(2)
+        if self.window is None or length <= self.window:
+            return None
+        return _window_mask(length, self.window, query.device)
+
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        # Under sequence parallelism the ranks' heads differ but their default generators do not: drop from the model-parallel stream.
+        """[R, h, S, D] of queries [R, h, S, D], keys and values [R, g, S, D]; causal without a mask."""
         dropout = self.dropout if self.training else 0.0
-        with get_cuda_rng_tracker().fork() if dropout else contextlib.nullcontext():
+        # Under sequence parallelism ranks have different heads but equal default generators.
+        # Only the tracker's model parallel generator differs by rank.
+        generator = get_cuda_rng_tracker().fork() if dropout else contextlib.nullcontext()
+        with generator:
             return scaled_dot_product_attention(
                 query,
                 key,
@@ -108,20 +129,38 @@ class FlashAttention(MegatronModule):
                 enable_gqa=query.size(1) != key.size(1),
             )
 
-    def _attend_by_span(self, query: Tensor, key: Tensor, value: Tensor, layout: Tensor) -> Tensor:
-        """The work is that of the sequences, however long the rows that they share."""
-        rows: list[list[Tensor]] = [[] for _ in range(query.size(0))]
-        for span in self.spans(layout):
-            here = (slice(span.row, span.row + 1), slice(None), slice(span.start, span.stop))
-            rows[span.row].append(self._attend(query[here], key[here], value[here], span.mask))
-        missing = [query.size(2) - sum(part.size(2) for part in row) for row in rows]
-        padding = [query.new_zeros(1, query.size(1), length, query.size(3)) for length in missing]
-        return torch.cat([torch.cat([*row, end], dim=2) for row, end in zip(rows, padding, strict=True)])
+    def _attend_packed_on_gpu(self, query: Tensor, key: Tensor, value: Tensor, layout: PackingLayout) -> Tensor:
+        """As `_attend`, by FlexAttention."""
+        return _compiled_flex_attention()(
+            query,
+            key,
+            value,
+            block_mask=self.flex_block_mask(layout),
+            scale=self.softmax_scale,
+            enable_gqa=query.size(1) != key.size(1),
+        )
+
+    def _attend_packed_on_cpu(self, query: Tensor, key: Tensor, value: Tensor, layout: PackingLayout) -> Tensor:
+        """As `_attend`, block by block: the work is that of the documents, whatever the length of the packed sequence.
+
+        Padding gives 0.
+        """
+        contexts: list[list[Tensor]] = [[] for _ in range(query.size(0))]
+        for block in self.attention_blocks(layout):
+            here = (slice(block.sequence, block.sequence + 1), slice(None), slice(block.start, block.stop))
+            contexts[block.sequence].append(self._attend(query[here], key[here], value[here], block.mask))
+        _, heads, length, channels = query.shape
+        whole = []
+        for blocks in contexts:
+            padding = length - sum(block.size(2) for block in blocks)
+            blocks.append(query.new_zeros(1, heads, padding, channels))
+            whole.append(torch.cat(blocks, dim=2))
+        return torch.cat(whole)
 
 
 @functools.cache
-def _masks(make: Callable[..., Any], window: int | None) -> MaskCache:
-    """One for all layers, which see the same layouts."""
+def _mask_cache(make: Callable[..., Any], window: int | None) -> MaskCache[Any]:
+    """One cache for all layers, which see the same packing layouts."""
     return MaskCache(functools.partial(make, window=window))
 
 
@@ -134,5 +173,6 @@ def _compiled_flex_attention() -> Callable[..., Tensor]:
 @functools.lru_cache(maxsize=8)
 def _window_mask(length: int, window: int, device: torch.device) -> Tensor:
     """[1, 1, S, S] bool: token t attends to t - window + 1 … t."""
-    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)[None, :]
+    index = torch.arange(length, device=device)
+    distance = index[:, None] - index[None, :]
     return ((distance >= 0) & (distance < window))[None, None]

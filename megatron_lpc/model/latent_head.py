@@ -1,8 +1,10 @@
 """The LPC head: prior, posterior and codebook, and the latent vectors they give (arXiv 2505.04993, section 3).
 
-It lives on the last pipeline stage and is replicated over tensor parallel ranks. Its inputs are gathered, its noise is counter-based and
-`pair_logps` all-reduces the gradient of z, so every rank computes the same numbers and no collective is needed here.
-Shape legend: B pairs, K codes, H hidden size.
+It lives on the last pipeline stage and is replicated over tensor parallel ranks. No collective runs here: its inputs
+are gathered before, its noise is counter-based, and `pair_logps` all-reduces the gradient of z, so that every rank
+computes the same numbers.
+
+Shape legend: B pairs, K codes, H hidden size, L latents.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
 from megatron_lpc.config import LatentConfig
+from megatron_lpc.config.latent_head_sizes import latent_head_sizes
 from megatron_lpc.losses.schedules import LatentState
 
 LatentSource = Literal["train", "prior", "posterior", "mixture", "none"]
@@ -24,7 +27,7 @@ LatentSource = Literal["train", "prior", "posterior", "mixture", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class LatentOutput:
-    """What the head says of B pairs. All but z are None for the continuous control."""
+    """What the head gives for B pairs. All fields but z are None for the continuous control."""
 
     z: Tensor
     """[L, B, H] one latent per requested source."""
@@ -37,16 +40,16 @@ class LatentOutput:
 
 
 class LatentHead(MegatronModule):
-    """Discrete codes: z is a mixture of codebook rows, weighted by the prior or the posterior."""
+    """Discrete codes: z is a mixture of the codebook's vectors, weighted by the prior or the posterior."""
 
     def __init__(self, config: TransformerConfig, latent: LatentConfig, seed: int) -> None:
         super().__init__(config)
-        self.latent, self.seed = latent, seed
-        hidden = config.hidden_size
-        width = latent.latent_mlp_hidden_size or hidden
-        self.prior = _mlp(hidden, width, latent.codebook_size)
-        self.posterior = _mlp(_POSTERIOR_WIDTH[latent.posterior_input] * hidden, width, latent.codebook_size)
-        self.codebook = nn.Parameter(torch.zeros(latent.codebook_size, hidden))
+        self.latent = latent
+        self.seed = seed
+        sizes = latent_head_sizes(latent, config.hidden_size)
+        self.prior = _mlp(sizes.hidden_size, sizes.mlp_hidden_size, sizes.codebook_size)
+        self.posterior = _mlp(sizes.posterior_input_size, sizes.mlp_hidden_size, sizes.codebook_size)
+        self.codebook = nn.Parameter(torch.zeros(sizes.codebook_size, sizes.hidden_size))
 
     def forward(
         self,
@@ -61,18 +64,22 @@ class LatentHead(MegatronModule):
         """Latents of B pairs.
 
         Args:
-            h_x, h_w, h_l: [B, H] hidden states at the last token of prompt, chosen and rejected.
+            h_x: [B, H] hidden states at the last token of the prompt.
+            h_w, h_l: [B, H] hidden states at the last token of the chosen and the rejected response.
             sample_ids: [B] int64 counters of the noise.
-            state: temperature and prior mix of this step (for source `train`).
-            sources: which latents to return, in this order. `train`: the relaxed sample; `prior` and `posterior`: mixture by the
-                probabilities, without noise; `mixture`: by `mixture`; `none`: zero.
-            mixture: [B, K] fp32, needed by that source.
+            state: temperature and prior mix of this step, for source `train`.
+            sources: which latents to return, in this order. `train`: the relaxed sample. `prior` and `posterior`: the
+                mixture by the probabilities, without noise. `mixture`: by the argument of this name. `none`: zero.
+            mixture: [B, K] fp32 mixture weights, needed by the source of this name.
+
+        Raises:
+            ValueError: source `mixture` is requested and there are no mixture weights.
         """
-        logits_p = self.prior(h_x).float()
-        logits_q = self.posterior(_POSTERIOR_INPUT[self.latent.posterior_input](h_w, h_l)).float()
+        prior_logits = self.prior(h_x).float()
+        posterior_logits = self.posterior(self._posterior_input(h_w, h_l)).float()
         mix = gumbel_mix(
-            logits_q,
-            logits_p,
+            posterior_logits,
+            prior_logits,
             self.codebook,
             sample_ids,
             seed=self.seed,
@@ -86,28 +93,44 @@ class LatentHead(MegatronModule):
                 return mix.z
             if source == "none":
                 return torch.zeros_like(mix.z)
-            weights = {"prior": logits_p.softmax(-1), "posterior": logits_q.softmax(-1), "mixture": mixture}[source]
-            if weights is None:
+            if source == "prior":
+                return self._mixture_of_codes(prior_logits.softmax(-1))
+            if source == "posterior":
+                return self._mixture_of_codes(posterior_logits.softmax(-1))
+            if mixture is None:
                 raise ValueError("latent source `mixture` needs PairBatch.mixture")
-            return weights.to(self.codebook.dtype) @ self.codebook
+            return self._mixture_of_codes(mixture)
 
-        z = torch.stack([latent_from(source) for source in sources])
-        return LatentOutput(z=z, posterior_logits=logits_q, prior_logits=logits_p, kl=mix.kl)
+        return LatentOutput(
+            z=torch.stack([latent_from(source) for source in sources]),
+            posterior_logits=posterior_logits,
+            prior_logits=prior_logits,
+            kl=mix.kl,
+        )
+
+    def _posterior_input(self, h_w: Tensor, h_l: Tensor) -> Tensor:
+        """[B, posterior_input_size] of the hidden states [B, H] of chosen and rejected."""
+        if self.latent.posterior_input == "concat":
+            return torch.cat([h_w, h_l], dim=-1)
+        if self.latent.posterior_input == "difference":
+            return h_w - h_l
+        return torch.cat([h_w, h_l, h_w * h_l], dim=-1)
+
+    def _mixture_of_codes(self, weights: Tensor) -> Tensor:
+        """[B, H] of mixture weights [B, K]."""
+        return weights.to(self.codebook.dtype) @ self.codebook
 
 
 class ContinuousHead(MegatronModule):
-    """Control with the parameters of a `LatentHead` and none of its ideas: an MLP of the prompt gives z. No codes, no noise, no KL."""
+    """Control with the parameters of a `LatentHead` and none of its ideas: an MLP of the prompt gives z.
+
+    It has no codes, no noise and no KL.
+    """
 
     def __init__(self, config: TransformerConfig, latent: LatentConfig) -> None:
         super().__init__(config)
-        hidden, width, codes = (
-            config.hidden_size,
-            latent.latent_mlp_hidden_size or config.hidden_size,
-            latent.codebook_size,
-        )
-        posterior = _POSTERIOR_WIDTH[latent.posterior_input] * hidden
-        parameters = (hidden + 1) * width + (posterior + 1) * width + 2 * (width + 1) * codes + codes * hidden
-        self.network = _mlp(hidden, max(1, round((parameters - hidden) / (2 * hidden + 1))), hidden)
+        sizes = latent_head_sizes(latent, config.hidden_size)
+        self.network = _mlp(sizes.hidden_size, sizes.control_mlp_hidden_size, sizes.hidden_size)
 
     def forward(
         self,
@@ -119,31 +142,35 @@ class ContinuousHead(MegatronModule):
         sources: tuple[LatentSource, ...],
         mixture: Tensor | None,
     ) -> LatentOutput:
-        """The same latent for `train` and `prior`; zero for `none`. Takes what `LatentHead` takes, and reads the prompt alone.
+        """The same latent for `train` and `prior`, zero for `none`.
+
+        Args:
+            h_x: [B, H] hidden states at the last token of the prompt.
+            h_w, h_l, sample_ids, state, mixture: not read; they are here because `LatentHead` takes them.
+            sources: which latents to return, in this order.
 
         Raises:
-            ValueError: another source is asked for.
+            ValueError: another source is requested.
         """
-        if unknown := set(sources) - {"train", "prior", "none"}:
+        unknown = set(sources) - {"train", "prior", "none"}
+        if unknown:
             raise ValueError(f"latent mode `continuous` has no {', '.join(sorted(unknown))} latent")
         z = self.network(h_x)
-        return LatentOutput(z=torch.stack([torch.zeros_like(z) if s == "none" else z for s in sources]))
+        return LatentOutput(z=torch.stack([torch.zeros_like(z) if source == "none" else z for source in sources]))
 
 
 def build_latent_head(config: TransformerConfig, latent: LatentConfig, seed: int) -> LatentHead | ContinuousHead | None:
     """The head of the latent mode; None for the plain algorithm."""
     if latent.latent_mode == "none":
         return None
-    return LatentHead(config, latent, seed) if latent.latent_mode == "lpc" else ContinuousHead(config, latent)
+    if latent.latent_mode == "continuous":
+        return ContinuousHead(config, latent)
+    return LatentHead(config, latent, seed)
 
 
-def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, outputs))
-
-
-_POSTERIOR_WIDTH = {"concat": 2, "difference": 1, "bilinear": 3}
-_POSTERIOR_INPUT = {
-    "concat": lambda chosen, rejected: torch.cat([chosen, rejected], dim=-1),
-    "difference": lambda chosen, rejected: chosen - rejected,
-    "bilinear": lambda chosen, rejected: torch.cat([chosen, rejected, chosen * rejected], dim=-1),
-}
+def _mlp(input_size: int, hidden_size: int, output_size: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(input_size, hidden_size),
+        nn.GELU(),
+        nn.Linear(hidden_size, output_size),
+    )

@@ -38,40 +38,44 @@ def block_spec(
                 "--transformer-impl transformer_engine: install the extra `te`, or use `local`"
             ) from error
         return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=model.qk_layernorm)
-    layers = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=pp_rank)
-    return TransformerBlockSubmodules(layer_specs=[portable_layer(model)] * layers, layer_norm=RMSNorm)
+    num_layers = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=pp_rank)
+    return TransformerBlockSubmodules(layer_specs=[portable_layer(model)] * num_layers, layer_norm=RMSNorm)
 
 
 def portable_layer(model: ModelConfig) -> ModuleSpec:
-    """A layer of core's linear modules, torch's fused attention and RMSNorm.
+    """A layer of megatron-core's linear modules, torch's fused attention and RMSNorm.
 
-    In checkpoints its norms carry the names of TransformerEngine's fused modules, so that one checkpoint serves both specs. The norm before
-    experts is fused in neither.
+    In checkpoints its norms carry the names of TransformerEngine's fused modules, so that one checkpoint serves both
+    implementations. The norm before experts is fused in neither.
     """
-    head_norm = RMSNorm if model.qk_layernorm else IdentityOp
-    fused_norms = {"input_layernorm.": "self_attention.linear_qkv.layer_norm_"}
+    checkpoint_names = {"input_layernorm.": "self_attention.linear_qkv.layer_norm_"}
     if model.num_experts is None:
-        fused_norms["pre_mlp_layernorm."] = "mlp.linear_fc1.layer_norm_"
+        checkpoint_names["pre_mlp_layernorm."] = "mlp.linear_fc1.layer_norm_"
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=RMSNorm,
-            self_attention=ModuleSpec(
-                module=SelfAttention,
-                params={"attn_mask_type": AttnMaskType.causal},
-                submodules=SelfAttentionSubmodules(
-                    linear_qkv=ColumnParallelLinear,
-                    core_attention=FlashAttention,
-                    linear_proj=RowParallelLinear,
-                    q_layernorm=head_norm,
-                    k_layernorm=head_norm,
-                ),
-            ),
+            self_attention=_self_attention(model),
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=RMSNorm,
             mlp=_mlp(model),
             mlp_bda=get_bias_dropout_add,
-            sharded_state_dict_keys_map=fused_norms,
+            sharded_state_dict_keys_map=checkpoint_names,
+        ),
+    )
+
+
+def _self_attention(model: ModelConfig) -> ModuleSpec:
+    head_norm = RMSNorm if model.qk_layernorm else IdentityOp
+    return ModuleSpec(
+        module=SelfAttention,
+        params={"attn_mask_type": AttnMaskType.causal},
+        submodules=SelfAttentionSubmodules(
+            linear_qkv=ColumnParallelLinear,
+            core_attention=FlashAttention,
+            linear_proj=RowParallelLinear,
+            q_layernorm=head_norm,
+            k_layernorm=head_norm,
         ),
     )
 
@@ -81,6 +85,5 @@ def _mlp(model: ModelConfig) -> ModuleSpec:
     if model.num_experts is None:
         return ModuleSpec(module=MLP, submodules=projections)
     define_te_general_gemm()
-    return ModuleSpec(
-        module=MoELayer, submodules=MoESubmodules(experts=ModuleSpec(module=SequentialMLP, submodules=projections))
-    )
+    experts = ModuleSpec(module=SequentialMLP, submodules=projections)
+    return ModuleSpec(module=MoELayer, submodules=MoESubmodules(experts=experts))

@@ -89,7 +89,7 @@ class Megatron:
 
     def logps(self, tokens: Tensor, z: Tensor | float) -> Tensor:
         """[S, V] with z at every place."""
-        logits = (self.hidden(tokens) + z) @ self.model.output_weight().t()
+        logits = (self.hidden(tokens) + z) @ self.model.lm_head_weight().t()
         return logits[:, : self.model.real_vocab_size].log_softmax(-1)
 
     def greedy(self, prompt: Tensor, z: Tensor | float) -> list[int]:

@@ -1,4 +1,4 @@
-"""KL with free bits, the usage bonus, and their sum."""
+"""KL with free bits, the entropy of the codes' usage, and their sum."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from megatron_lpc.config.schema import LatentConfig
 from megatron_lpc.losses import kl_with_free_bits, latent_loss, usage_entropy
 
 
-def test_free_bits_are_bits_and_stop_the_gradient_pair_by_pair() -> None:
+def test_free_bits_are_bits_and_stop_the_gradient_per_pair() -> None:
     kl = torch.tensor([0.1, 0.6, 0.8, 2.0]).requires_grad_()
     paid = kl_with_free_bits(kl, free_bits=1.0)
     torch.testing.assert_close(paid, torch.tensor([math.log(2), math.log(2), 0.8, 2.0]))

@@ -17,16 +17,16 @@ def random_pairs(pairs: int, codes: int = 4) -> tuple[Tensor, PreferenceLoss, Te
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    judged = PreferenceLoss(loss=draw(pairs), rewards_chosen=draw(pairs), rewards_rejected=draw(pairs))
-    return judged.loss + 1, judged, draw(2 * pairs).requires_grad_(), draw(pairs, codes), draw(pairs, codes)
+    preference = PreferenceLoss(loss=draw(pairs), rewards_chosen=draw(pairs), rewards_rejected=draw(pairs))
+    return preference.loss + 1, preference, draw(2 * pairs).requires_grad_(), draw(pairs, codes), draw(pairs, codes)
 
 
 def part(metrics_input: tuple[Tensor, PreferenceLoss, Tensor, Tensor, Tensor], pairs: slice) -> dict[str, Tensor]:
-    loss, judged, logps, posterior, prior = metrics_input
+    loss, preference, logps, posterior, prior = metrics_input
     some = PreferenceLoss(
-        loss=judged.loss[pairs],
-        rewards_chosen=judged.rewards_chosen[pairs],
-        rewards_rejected=judged.rewards_rejected[pairs],
+        loss=preference.loss[pairs],
+        rewards_chosen=preference.rewards_chosen[pairs],
+        rewards_rejected=preference.rewards_rejected[pairs],
     )
     return pair_metrics(loss[pairs], some, logps.view(2, -1)[:, pairs].reshape(-1), posterior[pairs], prior[pairs])
 
@@ -42,19 +42,17 @@ def test_parts_of_different_size_add_up_to_the_whole() -> None:
 
 def test_means() -> None:
     everything = random_pairs(6)
-    loss, judged, logps, posterior, prior = everything
+    loss, preference, logps, posterior, prior = everything
     done = finish_metrics(part(everything, slice(None)))
-    q, p = (
-        torch.distributions.Categorical(logits=posterior.double()),
-        torch.distributions.Categorical(logits=prior.double()),
-    )
+    q = torch.distributions.Categorical(logits=posterior.double())
+    p = torch.distributions.Categorical(logits=prior.double())
     usage = torch.distributions.Categorical(probs=q.probs.mean(0))
     expected = {
         "loss": loss.mean(),
-        "rewards/chosen": judged.rewards_chosen.mean(),
-        "rewards/rejected": judged.rewards_rejected.mean(),
-        "rewards/margins": (judged.rewards_chosen - judged.rewards_rejected).mean(),
-        "rewards/accuracies": (judged.rewards_chosen > judged.rewards_rejected).double().mean(),
+        "rewards/chosen": preference.rewards_chosen.mean(),
+        "rewards/rejected": preference.rewards_rejected.mean(),
+        "rewards/margins": (preference.rewards_chosen - preference.rewards_rejected).mean(),
+        "rewards/accuracies": (preference.rewards_chosen > preference.rewards_rejected).double().mean(),
         "logps/chosen": logps[:6].mean().detach(),
         "logps/rejected": logps[6:].mean().detach(),
         "lpc/kl": torch.distributions.kl_divergence(q, p).mean(),
@@ -71,8 +69,10 @@ def test_means() -> None:
 def code_metrics(posterior: Tensor) -> dict[str, float]:
     pairs = len(posterior)
     zeros = torch.zeros(pairs)
-    judged = PreferenceLoss(loss=zeros, rewards_chosen=zeros, rewards_rejected=zeros)
-    return finish_metrics(pair_metrics(zeros, judged, torch.zeros(2 * pairs), posterior, torch.zeros_like(posterior)))
+    preference = PreferenceLoss(loss=zeros, rewards_chosen=zeros, rewards_rejected=zeros)
+    return finish_metrics(
+        pair_metrics(zeros, preference, torch.zeros(2 * pairs), posterior, torch.zeros_like(posterior))
+    )
 
 
 def test_a_flat_posterior_is_seen_as_collapsed() -> None:
@@ -82,7 +82,7 @@ def test_a_flat_posterior_is_seen_as_collapsed() -> None:
     assert done["lpc/active_codes"] == 1
 
 
-def test_sure_codes_are_all_active() -> None:
+def test_codes_that_are_certain_are_all_active() -> None:
     done = code_metrics(torch.eye(16)[[0, 0, 5, 5, 9, 9, 15, 15]] * 1e3)
     assert done["lpc/perplexity"] == pytest.approx(4)
     assert done["lpc/information"] == pytest.approx(math.log(4))
@@ -91,22 +91,22 @@ def test_sure_codes_are_all_active() -> None:
 
 def test_a_tie_is_not_accurate() -> None:
     rewards = torch.tensor([0.5, 0.5])
-    judged = PreferenceLoss(loss=rewards, rewards_chosen=rewards, rewards_rejected=torch.tensor([0.5, 0.4]))
-    assert finish_metrics(pair_metrics(rewards, judged, torch.zeros(4)))["rewards/accuracies"] == 0.5
+    preference = PreferenceLoss(loss=rewards, rewards_chosen=rewards, rewards_rejected=torch.tensor([0.5, 0.4]))
+    assert finish_metrics(pair_metrics(rewards, preference, torch.zeros(4)))["rewards/accuracies"] == 0.5
 
 
-def test_no_codes_no_code_metrics() -> None:
-    loss, judged, logps, _, _ = random_pairs(3)
-    assert not [name for name in finish_metrics(pair_metrics(loss, judged, logps)) if name.startswith("lpc/")]
+def test_without_codes_there_are_no_code_metrics() -> None:
+    loss, preference, logps, _, _ = random_pairs(3)
+    assert not [name for name in finish_metrics(pair_metrics(loss, preference, logps)) if name.startswith("lpc/")]
 
 
 def test_errors() -> None:
-    loss, judged, logps, posterior, prior = random_pairs(3)
+    loss, preference, logps, posterior, prior = random_pairs(3)
     with pytest.raises(ValueError, match="both posterior_logits and prior_logits, or neither"):
-        pair_metrics(loss, judged, logps, posterior)
+        pair_metrics(loss, preference, logps, posterior)
     with pytest.raises(ValueError, match="metrics of 0 pairs cannot be averaged"):
         finish_metrics({"pairs": torch.tensor(0.0)})
     with pytest.raises(ValueError, match="cannot add metrics of different names"):
-        sum_metrics([pair_metrics(loss, judged, logps), pair_metrics(loss, judged, logps, posterior, prior)])
+        sum_metrics([pair_metrics(loss, preference, logps), pair_metrics(loss, preference, logps, posterior, prior)])
     with pytest.raises(ValueError, match="cannot add metrics"):
         sum_metrics([])

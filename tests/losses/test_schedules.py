@@ -1,4 +1,4 @@
-"""Schedules at their ends and in the middle."""
+"""The latent schedule at its ends and in the middle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_defaults_go_from_posterior_to_prior() -> None:
 
 
 @pytest.mark.parametrize(("initial", "final"), [(0.0, 0.0), (1.0, 1.0), (0.75, 0.25)])
-def test_prior_mix_meets_both_ends_exactly(initial: float, final: float) -> None:
+def test_prior_mix_reaches_both_ends_exactly(initial: float, final: float) -> None:
     schedule = LatentSchedule(LatentConfig(prior_mix_initial=initial, prior_mix_final=final), train_iters=8)
     assert (schedule.at(0).prior_mix, schedule.at(7).prior_mix) == (initial, final)
 
@@ -40,7 +40,7 @@ def test_tau_stays_without_a_final_value() -> None:
     assert [schedule.at(i).tau for i in range(5)] == [2.0] * 5
 
 
-def test_kl_warmup_rises_from_nothing() -> None:
+def test_kl_warmup_rises_from_zero() -> None:
     schedule = LatentSchedule(LatentConfig(kl_weight=0.2, kl_warmup_iters=4), train_iters=100)
     assert [schedule.at(i).kl_weight for i in (0, 1, 4, 99)] == pytest.approx([0, 0.05, 0.2, 0.2])
 
@@ -50,7 +50,7 @@ def test_a_single_step_has_the_first_values() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match="train_iters is 0; a schedule needs at least one step"):
+    with pytest.raises(ValueError, match="train_iters is 0; a latent schedule needs at least one step"):
         LatentSchedule(LatentConfig(), train_iters=0)
     with pytest.raises(ValueError, match="iteration is -1; steps are counted from 0"):
         LatentSchedule(LatentConfig(), train_iters=3).at(-1)

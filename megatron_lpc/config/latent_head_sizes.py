@@ -1,0 +1,62 @@
+"""Sizes of the LPC head's networks, which follow from its options and the model's hidden size.
+
+Shape legend: H hidden size, M hidden size of the head's MLPs, K codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_lpc.config.schema import LatentConfig
+
+POSTERIOR_INPUT_VECTORS = {"concat": 2, "difference": 1, "bilinear": 3}
+"""Vectors of size H that the posterior network reads, by `posterior_input`."""
+
+
+@dataclass(frozen=True)
+class LatentHeadSizes:
+    """Sizes of the head, and of the control that has as many parameters."""
+
+    hidden_size: int
+    """H."""
+    mlp_hidden_size: int
+    """M, of the prior and of the posterior network."""
+    codebook_size: int
+    """K."""
+    posterior_input_size: int
+    """Size of what the posterior network reads."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of prior, posterior and codebook, biases included."""
+        first_layers = (self.hidden_size + 1) + (self.posterior_input_size + 1)
+        last_layers = 2 * (self.mlp_hidden_size + 1) * self.codebook_size
+        codebook = self.codebook_size * self.hidden_size
+        return first_layers * self.mlp_hidden_size + last_layers + codebook
+
+    @property
+    def num_matrix_elements(self) -> int:
+        """Elements of the matrices that one pair is multiplied with: `num_parameters` without the biases."""
+        first_layers = (self.hidden_size + self.posterior_input_size) * self.mlp_hidden_size
+        last_layers = 2 * self.mlp_hidden_size * self.codebook_size
+        codebook = self.codebook_size * self.hidden_size
+        return first_layers + last_layers + codebook
+
+    @property
+    def control_mlp_hidden_size(self) -> int:
+        """Hidden size C of the continuous control, an MLP from H to H of about `num_parameters` parameters.
+
+        It has (H + 1) C + (C + 1) H = (2 H + 1) C + H parameters.
+        """
+        per_unit = 2 * self.hidden_size + 1
+        return max(1, round((self.num_parameters - self.hidden_size) / per_unit))
+
+
+def latent_head_sizes(latent: LatentConfig, hidden_size: int) -> LatentHeadSizes:
+    """Sizes of the head of a model with this hidden size."""
+    return LatentHeadSizes(
+        hidden_size=hidden_size,
+        mlp_hidden_size=latent.latent_mlp_hidden_size or hidden_size,
+        codebook_size=latent.codebook_size,
+        posterior_input_size=POSTERIOR_INPUT_VECTORS[latent.posterior_input] * hidden_size,
+    )

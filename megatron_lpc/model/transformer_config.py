@@ -1,0 +1,83 @@
+"""megatron-core's view of the options."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch.nn.functional import gelu, silu
+
+from megatron_lpc.config import Config, ModelConfig, ParallelConfig
+from megatron_lpc.platform import Platform
+
+_GATES = {"swiglu": silu, "geglu": partial(gelu, approximate="tanh")}
+
+
+def transformer_config(config: Config, platform: Platform) -> TransformerConfig:
+    """The `TransformerConfig` of a run, for the policy and for its reference."""
+    dtype = torch.bfloat16 if config.training.bf16 else torch.float32
+    return TransformerConfig(
+        **_architecture(config.model),
+        **_parallelism(config.parallel),
+        **platform.transformer_options(),
+        bf16=config.training.bf16,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        calculate_per_token_loss=True,
+        deallocate_pipeline_outputs=True,
+        # Fused CUDA extensions, which the portable layers do without.
+        masked_softmax_fusion=False,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        persist_layer_norm=False,
+        gradient_accumulation_fusion=False,
+    )
+
+
+def _architecture(model: ModelConfig) -> dict[str, Any]:
+    return {
+        "num_layers": model.num_layers,
+        "hidden_size": model.hidden_size,
+        "ffn_hidden_size": model.ffn_hidden_size,
+        "num_moe_experts": model.num_experts,
+        "moe_ffn_hidden_size": None if model.num_experts is None else model.ffn_hidden_size,
+        "moe_router_topk": model.moe_router_topk,
+        "moe_router_pre_softmax": model.moe_router_pre_softmax,
+        "moe_router_load_balancing_type": "none",
+        # For dense models too: the default dispatcher refuses variable sequence lengths.
+        "moe_token_dispatcher_type": "alltoall",
+        "num_attention_heads": model.num_attention_heads,
+        "num_query_groups": model.num_query_groups or model.num_attention_heads,
+        "kv_channels": model.kv_channels,
+        "window_size": None if model.sliding_window is None else (model.sliding_window - 1, 0),
+        "normalization": "RMSNorm",
+        "layernorm_epsilon": model.norm_epsilon,
+        "layernorm_zero_centered_gamma": model.apply_layernorm_1p,
+        "gated_linear_unit": True,
+        "activation_func": _GATES[model.activation],
+        "add_bias_linear": False,
+        "add_qkv_bias": model.add_qkv_bias,
+        "qk_layernorm": model.qk_layernorm,
+        "init_method_std": model.init_method_std,
+        "attention_dropout": model.attention_dropout,
+        "hidden_dropout": model.hidden_dropout,
+    }
+
+
+def _parallelism(parallel: ParallelConfig) -> dict[str, Any]:
+    is_pipeline = parallel.pipeline_model_parallel_size > 1
+    is_interleaved = bool(parallel.num_virtual_stages_per_pipeline_rank)
+    return {
+        "tensor_model_parallel_size": parallel.tensor_model_parallel_size,
+        "pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
+        "virtual_pipeline_model_parallel_size": parallel.num_virtual_stages_per_pipeline_rank,
+        "sequence_parallel": parallel.sequence_parallel,
+        "recompute_granularity": parallel.recompute_granularity,
+        "recompute_method": parallel.recompute_method,
+        "recompute_num_layers": parallel.recompute_num_layers,
+        # Interleaved stages need one shape per step: with two pipeline ranks megatron-core mixes up the shapes that
+        # it sends to the previous and to the next stage.
+        "variable_seq_lengths": is_pipeline and not is_interleaved,
+    }

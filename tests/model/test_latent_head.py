@@ -1,0 +1,92 @@
+"""The networks of the LPC head have the sizes that the options say, here and in exported models."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+import torch
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from megatron_lpc.config import LatentConfig
+from megatron_lpc.config.latent_head_sizes import latent_head_sizes
+from megatron_lpc.convert.hub.configuration_lpc import LPCConfig
+from megatron_lpc.convert.hub.modeling_lpc import LatentHead as ShippedHead
+from megatron_lpc.losses import LatentState
+from megatron_lpc.model.latent_head import build_latent_head
+
+HIDDEN_SIZE = 12
+OPTIONS = [
+    LatentConfig(codebook_size=5),
+    LatentConfig(codebook_size=5, latent_mlp_hidden_size=7, posterior_input="difference"),
+    LatentConfig(codebook_size=3, latent_mlp_hidden_size=20, posterior_input="bilinear"),
+]
+
+
+def build(latent: LatentConfig):
+    config = TransformerConfig(num_layers=1, hidden_size=HIDDEN_SIZE, num_attention_heads=1)
+    return build_latent_head(config, latent, seed=1)
+
+
+def with_mode(latent: LatentConfig, mode: str) -> LatentConfig:
+    return LatentConfig(**asdict(latent) | {"latent_mode": mode})
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("latent", OPTIONS)
+def test_number_of_parameters(latent: LatentConfig) -> None:
+    head = build(latent)
+    sizes = latent_head_sizes(latent, HIDDEN_SIZE)
+    assert count(head) == sizes.num_parameters
+    matrices = [parameter for parameter in head.parameters() if parameter.ndim == 2]
+    assert sum(matrix.numel() for matrix in matrices) == sizes.num_matrix_elements
+
+
+@pytest.mark.parametrize("latent", OPTIONS)
+def test_the_control_has_as_many_parameters(latent: LatentConfig) -> None:
+    head, control = build(latent), build(with_mode(latent, "continuous"))
+    per_hidden_unit = 2 * HIDDEN_SIZE + 1
+    assert abs(count(head) - count(control)) <= per_hidden_unit / 2
+
+
+@pytest.mark.parametrize("mode", ["lpc", "continuous"])
+@pytest.mark.parametrize("latent", OPTIONS)
+def test_the_shipped_head_has_the_same_tensors(latent: LatentConfig, mode: str) -> None:
+    latent = with_mode(latent, mode)
+    backbone = {"model_type": "llama", "hidden_size": HIDDEN_SIZE, "num_attention_heads": 1}
+    shipped = ShippedHead(LPCConfig(text_config=backbone, latent=asdict(latent)))
+    shapes = {name: tensor.shape for name, tensor in build(latent).state_dict().items() if tensor is not None}
+    assert shapes == {name: tensor.shape for name, tensor in shipped.state_dict().items()}
+
+
+@pytest.mark.parametrize("latent", OPTIONS)
+def test_the_posterior_reads_what_its_option_says(latent: LatentConfig) -> None:
+    """Weights are set so that each posterior logit is the sum of the input."""
+    head = build(latent)
+    with torch.no_grad():
+        for parameter in head.posterior.parameters():
+            parameter.fill_(1.0)
+    h_x, h_w, h_l = torch.randn(3, 2, HIDDEN_SIZE, generator=torch.Generator().manual_seed(1))
+    state = LatentState(tau=1.0, prior_mix=0.0, kl_weight=0.0)
+    output = head(h_x, h_w, h_l, torch.arange(2), state, ("none",), None)
+    total = {
+        "concat": h_w.sum(-1) + h_l.sum(-1),
+        "difference": h_w.sum(-1) - h_l.sum(-1),
+        "bilinear": h_w.sum(-1) + h_l.sum(-1) + (h_w * h_l).sum(-1),
+    }[latent.posterior_input]
+    mlp_hidden_size = latent.latent_mlp_hidden_size or HIDDEN_SIZE
+    expected = 1 + mlp_hidden_size * torch.nn.functional.gelu(1 + total)
+    torch.testing.assert_close(output.posterior_logits, expected[:, None].expand(-1, latent.codebook_size))
+
+
+def test_a_source_without_its_mixture_weights_is_refused() -> None:
+    state = LatentState(tau=1.0, prior_mix=0.0, kl_weight=0.0)
+    hidden = torch.zeros(2, HIDDEN_SIZE)
+    with pytest.raises(ValueError, match=r"needs PairBatch\.mixture"):
+        build(OPTIONS[0])(hidden, hidden, hidden, torch.arange(2), state, ("mixture",), None)
+    control = build(with_mode(OPTIONS[0], "continuous"))
+    with pytest.raises(ValueError, match="has no posterior latent"):
+        control(hidden, hidden, hidden, torch.arange(2), state, ("posterior",), None)
