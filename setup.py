@@ -59,6 +59,7 @@ setup(
         "datasets>=4",
         "sentencepiece",
         "protobuf",
+        "packaging",
         "safetensors",
         "pyyaml",
         "rich",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from megatron_lpc.config import Config, LatentConfig, ModelConfig, head_width
+from megatron_lpc.config.latent_head_sizes import latent_head_sizes
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.costs import causal_query_key_pairs
 from megatron_lpc.platform import Platform
@@ -108,14 +109,10 @@ def _layer_weights(config: Config) -> int:
 
 
 def _latent_weights(latent: LatentConfig, model: ModelConfig) -> int:
-    """Weights that a pair meets in the latent head. The continuous control is built with as many."""
+    """Elements of the latent head's matrices that a pair is multiplied with; the continuous control has as many."""
     if latent.latent_mode == "none":
         return 0
-    hidden, width, codes = model.hidden_size, latent.latent_mlp_hidden_size or model.hidden_size, latent.codebook_size
-    inputs = {"concat": 3, "difference": 2, "bilinear": 4}[
-        latent.posterior_input
-    ] * hidden  # Of prior and posterior together.
-    return inputs * width + 2 * width * codes + codes * hidden
+    return latent_head_sizes(latent, model.hidden_size).num_matrix_elements
 
 
 def _measured_tflops(platform: Platform, dtype: torch.dtype) -> float:
