@@ -18,7 +18,9 @@ from megatron_lpc.model.mask_cache import MaskCache
 from megatron_lpc.model.packing_masks import attention_blocks, flex_block_mask, packed_seq_params, visible
 
 lengths = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4)
-PACKINGS = [{"share_prompt": True}, {"pack_to": 80}, {"share_prompt": True, "pack_to": 80}]
+LONGEST = 4 * (6 + 6 + 6 + 6)
+"""Tokens of the largest batch that `lengths` draws, each response with a prompt of its own."""
+PACKINGS = [{"share_prompt": True}, {"pack_to": LONGEST}, {"share_prompt": True, "pack_to": LONGEST}]
 SIZES = [(3, 4, 2), (1, 5, 6), (6, 1, 1)]
 
 
