@@ -139,8 +139,8 @@ def test_steps_that_are_not_finite(tiny_run, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     batch = json.loads(saved.read_text())
     assert batch["samples"] == list(range(48, 56)), "the seventh batch of eight; the second pass over 48 pairs"
-    assert len(set(batch["rows"])) == 8
-    assert set(batch["rows"]) < set(range(48))
+    assert len(set(batch["example_index"])) == 8
+    assert set(batch["example_index"]) < set(range(48))
 
 
 def test_mistakes_are_one_clear_line(tiny_run, tmp_path: Path) -> None:

@@ -44,12 +44,12 @@ from megatron_lpc.data.cache import build_dataset
 from megatron_lpc.data.costs import pair_tokens
 from megatron_lpc.data.dataset import PairDataset
 from megatron_lpc.data.sampler import TrainingOrder
-from megatron_lpc.data.tokenizer import Tokenizer, load_tokenizer
-from megatron_lpc.model import wrap_data_parallel
-from megatron_lpc.platform import Platform
-from megatron_lpc.training.optimizer import build_optimizer, build_scheduler
-from megatron_lpc.training.run import make_loader, make_references, open_tokenizer, start_model
-from megatron_lpc.training.setup import start_distributed, stop_distributed
+from megatron_lpc.data.tokenizer import load_tokenizer
+from megatron_lpc.training.inputs import open_inputs
+from megatron_lpc.training.loaders import pair_loader
+from megatron_lpc.training.policy import build_policy, make_trainable
+from megatron_lpc.training.reference import build_references
+from megatron_lpc.training.setup import RunContext, start_distributed, stop_distributed
 from megatron_lpc.training.step import TrainStep
 
 SHAPES = {
@@ -177,26 +177,25 @@ class Meter:
 class Ours:
     """Steps of this project, through the parts of its training program."""
 
-    def __init__(self, config: Config, device: Platform, tokenizer: Tokenizer, data: PairDataset) -> None:
-        iterations = config.training.train_iters
-        policy = start_model(config, device)
-        (reference,) = make_references(config, device, policy, [("train", data)])
-        chunks = wrap_data_parallel(config, policy)
-        optimizer = build_optimizer(config, chunks)
-        scheduler = build_scheduler(config, optimizer, iterations)
-        self._step = TrainStep(config, device, chunks, optimizer, scheduler, reference, iterations)
-        self._stream = make_loader(config, tokenizer, data).training(config.training.seed)
+    def __init__(self, context: RunContext, data: PairDataset) -> None:
+        context, tokenizer = open_inputs(context)
+        config = context.config
+        assert config.training.train_iters is not None
+        chunks = build_policy(context)
+        (reference,) = build_references(context, chunks, [("train", data)])
+        policy = make_trainable(context, chunks, config.training.train_iters)
+        self._step = TrainStep(context, policy, reference)
+        self._stream = pair_loader(context, tokenizer, data).training(config.training.seed)
 
     def __call__(self, iteration: int) -> None:
         self._step(next(self._stream), iteration)
 
 
 def measure_ours(work: Workload, provider: str) -> dict[str, Any]:
-    config = work.config(provider)
-    device = start_distributed(config)
-    tokenizer, data = open_tokenizer(config), work.dataset()
+    context = start_distributed(work.config(provider))
+    data = work.dataset()
     meter = Meter(work.device)
-    ours = Ours(config, device, tokenizer, data)
+    ours = Ours(context, data)
     for iteration in range(work.steps + 1):
         ours(iteration)
         meter.step_ended()
@@ -207,8 +206,8 @@ def measure_ours(work: Workload, provider: str) -> dict[str, Any]:
 def measure_turns(work: Workload, provider: str) -> dict[str, Any]:
     """Seconds of the steps of an LPC provider, and of those of the same without LPC that it takes turns with."""
     configs = [work.config(name) for name in (provider, provider.removesuffix("-lpc"))]
-    device, data = start_distributed(configs[0]), work.dataset()
-    both = [Ours(config, device, open_tokenizer(config), data) for config in configs]
+    context, data = start_distributed(configs[0]), work.dataset()
+    both = [Ours(replace(context, config=config), data) for config in configs]
     seconds: list[list[float]] = [[], []]
     for iteration in range(work.steps + 1):
         for turn in (0, 1) if iteration % 2 else (1, 0):

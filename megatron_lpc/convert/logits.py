@@ -52,12 +52,12 @@ def megatron_logits(
     from megatron_lpc.training.setup import start_distributed, stop_distributed
 
     config = logits_config(model, bf16=dtype == torch.bfloat16)
-    platform = start_distributed(config)
+    context = start_distributed(config)
     try:
         from megatron_lpc.model import build_model
 
-        chunks = build_model(config, platform, config.latent)
-        load_weights(chunks, resolve_checkpoint(folder), latent_head=False, config=config)
+        chunks = build_model(config, context.platform, config.latent)
+        load_weights(chunks, resolve_checkpoint(folder), groups=context.groups, latent_head=False, config=config)
         return logits_of(chunks, tokens)
     finally:
         stop_distributed()

@@ -8,54 +8,41 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from megatron_lpc.config import Config
 from megatron_lpc.data.dataset import PairDataset
 from megatron_lpc.evaluation.pair_table import PairTable
 from megatron_lpc.evaluation.scoring import EvaluationStep, number_of_codes, score_pairs
 from megatron_lpc.losses import uses_reference
-from megatron_lpc.model import LatentSource, build_model
-from megatron_lpc.platform import Platform
+from megatron_lpc.model import LatentSource
 from megatron_lpc.terminal import progress
-from megatron_lpc.training.checkpoint_folder import read_description, resolve_checkpoint
-from megatron_lpc.training.checkpoint_tensors import compare_options, copy_weights, read_tensors, sharded_weights
-from megatron_lpc.training.reference import NoReference, Reference
-from megatron_lpc.training.run import make_loader, online_reference, open_data, open_tokenizer
+from megatron_lpc.training.inputs import open_dataset, open_inputs
+from megatron_lpc.training.loaders import pair_loader
+from megatron_lpc.training.policy import load_policy
+from megatron_lpc.training.reference import NoReference, Reference, online_reference
+from megatron_lpc.training.setup import RunContext
 
 
 class CheckpointScorer:
     """The policy of the checkpoint `config.checkpoint.load`, with its tokenizer and its reference."""
 
-    def __init__(self, config: Config, platform: Platform) -> None:
+    def __init__(self, context: RunContext) -> None:
         """Build the model and load its weights.
 
-        Collectives: those of `read_tensors` and `online_reference`.
+        Collectives: those of `load_policy` and `online_reference`.
 
         Raises:
             ConfigError: the options do not fit the checkpoint, or the tokenizer cannot be loaded.
         """
-        self.config = config
-        self._platform = platform
-        self._tokenizer = open_tokenizer(config)
-        self._policy = build_model(config, platform, config.latent)
-        self._load_policy()
+        self._context, self._tokenizer = open_inputs(context)
+        self.config = self._context.config
+        assert self.config.checkpoint.load is not None
+        self._policy = load_policy(self._context, self.config.checkpoint.load)
         self._reference: Reference = NoReference()
-        if uses_reference(config.loss):
-            self._reference = online_reference(config, platform)
-
-    def _load_policy(self) -> None:
-        """Strict, unlike a start from pretrained weights: a head that the checkpoint lacks would have fresh weights."""
-        config = self.config
-        assert config.checkpoint.load is not None
-        assert config.model.vocab_size is not None
-        folder = resolve_checkpoint(config.checkpoint.load)
-        compare_options(folder, read_description(folder).get("options", {}), config)
-        wanted = {"model": sharded_weights(self._policy)}
-        stored = read_tensors(folder, wanted, vocab_size=config.model.vocab_size, ignored=("optimizer.",))
-        copy_weights(self._policy, stored["model"])
+        if uses_reference(self.config.loss):
+            self._reference = online_reference(self._context)
 
     def open(self, name: str, source: str) -> PairDataset:
-        """A tokenized data set. Errors and collectives: those of `open_data`."""
-        return open_data(self.config, self._tokenizer, [source], name)
+        """A tokenized data set. Errors and collectives: those of `open_dataset`."""
+        return open_dataset(self.config, self._tokenizer, [source], name)
 
     def score(
         self,
@@ -70,17 +57,17 @@ class CheckpointScorer:
             sources: the latents, axis L of `PairTable.logps`.
             mixture: [P, K] mixture weights of each pair, for the source of that name.
         """
-        loader = make_loader(self.config, self._tokenizer, data)
+        loader = pair_loader(self._context, self._tokenizer, data)
         steps: Iterable[EvaluationStep] = loader.evaluation()
         if mixture is not None:
             steps = _with_mixture(steps, mixture)
         num_steps = math.ceil(len(data) / loader.global_batch_size)
         return score_pairs(
+            self._context,
             self._policy,
             progress(steps, f"Scoring {name} under {' and '.join(sources)}", total=num_steps),
             self._reference,
             sources,
-            self._platform.device,
             num_codes=number_of_codes(self.config.latent),
         )
 

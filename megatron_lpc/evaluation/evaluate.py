@@ -34,8 +34,7 @@ def evaluate(config: Config, support: SupportOptions) -> dict[str, Report]:
     config = with_options(config, train_data=list(config.data.valid_data.values()))
     # Profiling belongs to the run: its ranks and its device need not be there.
     config = with_defaults(config, training_only_options("logging"))
-    platform = start_distributed(config)
-    scorer = CheckpointScorer(config, platform)
+    scorer = CheckpointScorer(start_distributed(config))
     group_latents = None
     if has_groups(config) and support.data is not None:
         data = scorer.open("support", support.data)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from megatron_lpc.config import Config, LatentConfig
+from megatron_lpc.config import LatentConfig
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.evaluation.pair_fields import PairFields
 from megatron_lpc.evaluation.pair_table import PairTable, table_metrics
 from megatron_lpc.losses import LatentState
 from megatron_lpc.model import LatentQuery, LatentSource, PairScores
 from megatron_lpc.training.collectives import from_last_stage
-from megatron_lpc.training.pipeline import on_last_stage, score_pass
+from megatron_lpc.training.pipeline import score_pass
 from megatron_lpc.training.reference import Reference
+from megatron_lpc.training.setup import RunContext
 
 EvaluationStep = list[tuple[PairBatch, int]]
 """A rank's micro-batches of one step, each with the number of leading pairs that count."""
@@ -43,27 +43,24 @@ def number_of_codes(latent: LatentConfig) -> int:
 
 
 def evaluate_pairs(
-    config: Config,
-    chunks: list[nn.Module],
-    steps: Iterable[EvaluationStep],
-    reference: Reference,
-    device: torch.device,
+    context: RunContext, chunks: Sequence[nn.Module], steps: Iterable[EvaluationStep], reference: Reference
 ) -> dict[LatentSource, dict[str, float]]:
     """Metrics of a data set under each latent of the model's mode, on every rank.
 
     Arguments and collectives are those of `score_pairs`.
     """
+    config = context.config
     sources = evaluation_sources(config.latent)
-    table = score_pairs(chunks, steps, reference, sources, device, num_codes=number_of_codes(config.latent))
+    table = score_pairs(context, chunks, steps, reference, sources, num_codes=number_of_codes(config.latent))
     return {source: table_metrics(config.loss, table, latent) for latent, source in enumerate(sources)}
 
 
 def score_pairs(
-    chunks: list[nn.Module],
+    context: RunContext,
+    chunks: Sequence[nn.Module],
     steps: Iterable[EvaluationStep],
     reference: Reference,
     sources: tuple[LatentSource, ...],
-    device: torch.device,
     *,
     num_codes: int = 0,
 ) -> PairTable:
@@ -73,11 +70,11 @@ def score_pairs(
     end two broadcasts over the pipeline group.
 
     Args:
+        context: where the model is, and its process groups.
         chunks: this rank's model chunks.
         steps: those of `PairLoader.evaluation`; at least one.
         reference: gives each pair its reference log-probs.
         sources: the latents, axis L of `PairTable.logps`.
-        device: where the model is.
         num_codes: K of the model's logits; 0 for a model without codes. All pipeline stages must know it, and only the
             last one sees logits.
 
@@ -85,6 +82,7 @@ def score_pairs(
         ValueError: the model's logits are not of `num_codes` codes.
     """
     fields = _pair_fields(len(sources), num_codes)
+    device, groups = context.platform.device, context.groups
     query = LatentQuery(sources=sources, state=_NO_NOISE)
     parts: list[Tensor] = []
     for step in steps:
@@ -94,8 +92,8 @@ def score_pairs(
             continue
         scored = zip(batches, scores, step, strict=True)
         local = [fields.pack(_pair_values(batch, score))[:valid] for batch, score, (_, valid) in scored]
-        parts += _gather_pairs(torch.cat(local), parallel_state.get_data_parallel_group())
-    whole = from_last_stage(torch.cat(parts) if on_last_stage() else None, device)
+        parts += _gather_pairs(torch.cat(local), groups.dp)
+    whole = from_last_stage(torch.cat(parts) if groups.is_last_stage else None, groups, device)
     values = fields.unpack(whole.cpu())
     values["example_index"] = values["example_index"].long()
     table = PairTable(**values)

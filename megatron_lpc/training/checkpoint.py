@@ -1,26 +1,23 @@
-"""Checkpoints of a run: weights, optimizer, schedules, random generators and progress, through megatron-core's distributed checkpointing.
+"""Checkpoints of a run: weights, optimizer, schedules, random generators and progress.
 
-A checkpoint loads into any parallel layout, with or without the distributed optimizer. In the layout that wrote it the run goes on as if it
-had not stopped; in another one the generators of dropout are seeded anew.
+Tensors go through megatron-core's distributed checkpointing. A checkpoint loads into any parallel layout, with or
+without the distributed optimizer. In the parallel layout that wrote it, the run goes on as if it had not stopped; in
+another one the generators of dropout are seeded again.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from megatron.core import dist_checkpointing, parallel_state
+from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.serialization import get_default_save_sharded_strategy
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
-from megatron.core.distributed import DistributedDataParallel
-from megatron.core.optimizer import MegatronOptimizer
-from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
-from megatron_lpc.config import Config, ConfigError
-from megatron_lpc.platform import Platform
+from megatron_lpc.config import ConfigError
 from megatron_lpc.platform.patches.checkpoint_results_queue import answer_through_results_file
 from megatron_lpc.training.checkpoint_folder import (
     open_partial,
@@ -32,61 +29,41 @@ from megatron_lpc.training.checkpoint_folder import (
 )
 from megatron_lpc.training.checkpoint_tensors import compare_options, copy_weights, read_tensors, sharded_weights
 from megatron_lpc.training.optimizer_state import optimizer_updates, restore_optimizer_state, sharded_optimizer_state
+from megatron_lpc.training.policy import TrainablePolicy
 from megatron_lpc.training.random_state import restore_random_state, save_random_state
-from megatron_lpc.training.setup import seed_everything
-
-
-@dataclass(kw_only=True)
-class RunState:
-    """How far a run is."""
-
-    iteration: int = 0
-    """Steps done."""
-    consumed_samples: int = 0
-    """Pairs seen."""
-    bad_steps: int = 0
-    """Steps skipped in a row until now."""
-    train_iters: int = 0
-    """Steps of the whole run; schedules are stretched to it."""
-    positions: list[dict[str, Any]] = field(default_factory=list)
-    """With streamed data, where the reader of each data parallel rank was; set in a checkpoint alone, and empty without a stream."""
+from megatron_lpc.training.setup import RunContext, seed_everything
+from megatron_lpc.training.state import RunState
 
 
 class Checkpoints:
     """The checkpoints of one run. Every method is called by all ranks."""
 
-    def __init__(
-        self,
-        config: Config,
-        platform: Platform,
-        chunks: list[DistributedDataParallel],
-        optimizer: MegatronOptimizer,
-        scheduler: OptimizerParamScheduler,
-    ) -> None:
-        self.config, self.platform, self.chunks, self.optimizer, self.scheduler = (
-            config,
-            platform,
-            chunks,
-            optimizer,
-            scheduler,
-        )
-        self.root = Path(config.checkpoint.save) if config.checkpoint.save else None
-        self._kept: int | None = None
+    def __init__(self, context: RunContext, policy: TrainablePolicy) -> None:
+        self._context = context
+        self._policy = policy
+        save = context.config.checkpoint.save
+        self._root = Path(save) if save else None
+        self._saved_iteration: int | None = None
         self._pending = AsyncCallsQueue()
         answer_through_results_file()
-        group = parallel_state.get_data_parallel_group(with_context_parallel=True)
-        self._strategy = FullyParallelSaveStrategyWrapper(get_default_save_sharded_strategy(), group)
+        # Each tensor is written by one of the ranks that hold it.
+        self._strategy = FullyParallelSaveStrategyWrapper(get_default_save_sharded_strategy(), context.groups.dp_cp)
 
     def save(self, state: RunState) -> None:
-        """Write a checkpoint into `save`; nothing where that is unset, or where this very step is kept already.
+        """Write a checkpoint into `save`; nothing where that is unset, or where this very step is saved already.
 
-        An asynchronous save returns when tensors have been copied, and appears at a later `poll` or `finish`. Ranks share the folder.
+        An asynchronous save returns when tensors have been copied, and appears at a later `poll` or `finish`. Ranks
+        share the folder.
+
+        Collectives: two barriers over the world, and those of megatron-core's `dist_checkpointing.save` and of
+        `sharded_optimizer_state`.
         """
-        if self.root is None or state.iteration == self._kept:
+        if self._root is None or state.iteration == self._saved_iteration:
             return
         self.finish()
-        root, iteration = self.root, state.iteration
-        if dist.get_rank() == 0:
+        root, iteration = self._root, state.iteration
+        is_first = dist.get_rank() == 0
+        if is_first:
             open_partial(root, iteration)
         dist.barrier()
         partial = partial_folder(root, iteration)
@@ -94,39 +71,45 @@ class Checkpoints:
             self._tensors(loading=False),
             str(partial),
             self._strategy,
-            async_sharded_save=self.config.checkpoint.async_save,
+            async_sharded_save=self._context.config.checkpoint.async_save,
         )
-        save_random_state(partial, self.platform)
-        if dist.get_rank() == 0:
+        save_random_state(partial, self._context.platform)
+        if is_first:
             write_description(partial, self._description(state))
         dist.barrier()
 
         def complete() -> None:
-            if dist.get_rank() == 0:
-                publish(root, iteration, self.config.checkpoint.keep_last)
+            if is_first:
+                publish(root, iteration, self._context.config.checkpoint.keep_last)
 
         if request is None:
             complete()
         else:
             request.add_finalize_fn(complete)
             self._pending.schedule_async_request(request)
-        self._kept = iteration
+        self._saved_iteration = iteration
 
     def poll(self) -> None:
-        """Complete an asynchronous save that has been written; call it every step. One all-reduce while a save is pending."""
+        """Complete an asynchronous save that has been written; call it every step.
+
+        Collectives: one all-reduce over the world while a save is pending.
+        """
         self._pending.maybe_finalize_async_calls()
 
     def finish(self) -> None:
-        """Wait until all saves are complete."""
+        """Wait until all saves are complete. Collectives: as `poll`."""
         self._pending.maybe_finalize_async_calls(blocking=True)
 
     def load(self, path: str | Path) -> RunState:
-        """Go on from a checkpoint: one `iter_*` folder, or the newest in a folder of them.
+        """Go on from a checkpoint: one `iter_*` folder, or the latest in a folder of them.
 
         Options of the optimizer and of the schedules are those of this run.
 
+        Collectives: those of `read_tensors`.
+
         Raises:
-            ConfigError: no complete checkpoint, one without the state of a run, other options of the model, or other tensors.
+            ConfigError: no complete checkpoint, one without the state of a run, other options of the model, or other
+                tensors.
         """
         folder = resolve_checkpoint(path)
         description = read_description(folder)
@@ -134,48 +117,52 @@ class Checkpoints:
             raise ConfigError(
                 f"{folder}: holds weights alone; start from it with --pretrained-checkpoint instead of --load"
             )
-        compare_options(folder, description["options"], self.config)
-        assert self.config.model.vocab_size is not None
-        loaded = read_tensors(folder, self._tensors(loading=True), vocab_size=self.config.model.vocab_size)
-        copy_weights(self.chunks, loaded["model"])
-        restore_optimizer_state(
-            self.optimizer, sharded_weights(self.chunks), loaded["optimizer"], description["optimizer_updates"]
-        )
-        self.scheduler.num_steps = 0
-        self.scheduler.step(increment=description["scheduler_steps"])
+        context, policy = self._context, self._policy
+        compare_options(folder, description["options"], context.config)
+        vocab_size = context.config.model.vocab_size
+        assert vocab_size is not None
+        wanted = self._tensors(loading=True)
+        loaded = read_tensors(folder, wanted, groups=context.groups, vocab_size=vocab_size)
+        copy_weights(policy.chunks, loaded["model"])
+        weights, updates = sharded_weights(policy.chunks), description["optimizer_updates"]
+        restore_optimizer_state(policy.optimizer, weights, loaded["optimizer"], updates)
+        policy.scheduler.num_steps = 0
+        policy.scheduler.step(increment=description["scheduler_steps"])
         state = RunState(**description["run"])
-        if description["layout"] == self._layout():
-            restore_random_state(folder, self.platform)
+        if description["layout"] == self._parallel_layout():
+            restore_random_state(folder, context.platform)
         else:
-            seed_everything(self.config.training.seed + state.iteration)
-        if self.root is not None and folder.parent.resolve() == self.root.resolve():
-            self._kept = state.iteration
+            seed_everything(context.config.training.seed + state.iteration, context.groups)
+        if self._root is not None and folder.parent.resolve() == self._root.resolve():
+            self._saved_iteration = state.iteration
         return state
 
     def _tensors(self, loading: bool) -> dict[str, Any]:
-        if self.config.parallel.overlap_param_gather and not loading:
-            for chunk in self.chunks:
-                chunk.start_param_sync(force_sync=True)  # The next forward pass would have gathered them.
-        weights = sharded_weights(self.chunks)
-        return {"model": weights, "optimizer": sharded_optimizer_state(self.optimizer, weights, loading)}
+        """What the checkpoint holds as sharded tensors, under `model` and `optimizer`."""
+        chunks = self._policy.chunks
+        if self._context.config.parallel.overlap_param_gather and not loading:
+            for chunk in chunks:
+                chunk.start_param_sync(force_sync=True)  # Otherwise only the next forward pass gathers them.
+        weights = sharded_weights(chunks)
+        return {"model": weights, "optimizer": sharded_optimizer_state(self._policy.optimizer, weights, loading)}
 
     def _description(self, state: RunState) -> dict[str, Any]:
         return {
             "run": asdict(state),
-            "optimizer_updates": optimizer_updates(self.optimizer),
-            "scheduler_steps": self.scheduler.num_steps,
-            "layout": self._layout(),
-            "options": asdict(self.config),
+            "optimizer_updates": optimizer_updates(self._policy.optimizer),
+            "scheduler_steps": self._policy.scheduler.num_steps,
+            "layout": self._parallel_layout(),
+            "options": asdict(self._context.config),
         }
 
-    def _layout(self) -> dict[str, Any]:
-        """On what the streams of random numbers depend."""
-        parallel = self.config.parallel
+    def _parallel_layout(self) -> dict[str, Any]:
+        """What the states of random generators depend on."""
+        parallel = self._context.config.parallel
         return {
             "world_size": dist.get_world_size(),
             "tensor_model_parallel_size": parallel.tensor_model_parallel_size,
             "pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
             "num_virtual_stages_per_pipeline_rank": parallel.num_virtual_stages_per_pipeline_rank,
             "sequence_parallel": parallel.sequence_parallel,
-            "device": self.platform.device.type,
+            "device": self._context.platform.device.type,
         }

@@ -1,18 +1,19 @@
-"""`metrics.jsonl`: one JSON object a line, `iteration` (steps done, from 1) and the metrics of that step.
+"""`metrics.jsonl`: one JSON object per line, `iteration` (steps done, from 1) and the metrics of that step.
 
-Lines of an evaluation also have `evaluation`, the name of what was evaluated. Numbers that are not finite are written as null, for
-JSON has no word for them.
+Lines of an evaluation also have `evaluation`, the name of what was evaluated. Numbers that are not finite are written
+as null, as JSON cannot express them.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from megatron_lpc.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -20,16 +21,19 @@ METRICS_FILE = "metrics.jsonl"
 class MetricsFile:
     """Appends to a metrics file, each line whole and at once, so that a reader can follow a run.
 
-    Lines of a run that went further than `start_iter` and is now resumed from there are dropped first: no step stands twice.
+    Lines of a run that went further than `start_iter` and is now resumed from there are dropped first, so that no step
+    is there twice.
 
     Args:
-        start_iter: steps done so far; 0 starts the file anew.
+        path: the file; its folder is made when it is missing.
+        start_iter: steps done so far; 0 starts an empty file.
 
     Raises:
         ValueError: the file holds something else than metrics.
     """
 
     def __init__(self, path: Path, start_iter: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         _keep_until(path, start_iter)
         self._file = path.open("a", encoding="utf-8")
 
@@ -42,9 +46,12 @@ class MetricsFile:
         self._file.close()
 
     def write(self, iteration: int, metrics: Mapping[str, float], evaluation: str | None = None) -> None:
-        line: dict[str, Any] = {"iteration": iteration} | ({"evaluation": evaluation} if evaluation else {})
-        line |= {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        """Append the metrics of one step, or of the evaluation called `evaluation` after that step."""
+        record: dict[str, Any] = {"iteration": iteration}
+        if evaluation:
+            record["evaluation"] = evaluation
+        record |= {name: float(value) for name, value in metrics.items()}
+        self._file.write(_line(record))
         self._file.flush()
 
 
@@ -56,9 +63,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     text = path.read_text(encoding="utf-8")
     # What follows the last line feed was cut off by a kill.
-    whole = text[: text.rfind("\n") + 1].splitlines()
+    lines = text[: text.rfind("\n") + 1].splitlines()
     records = []
-    for number, line in enumerate(whole, start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
             record["iteration"] = int(record["iteration"])
@@ -70,15 +77,18 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def _line(record: Mapping[str, Any]) -> str:
+    """One line of the file."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()
+    }
+    return json.dumps(finite, allow_nan=False) + "\n"
+
+
 def _keep_until(path: Path, start_iter: int) -> None:
     if not path.exists():
         return
-    # The whole of a run that starts at 0 goes, its evaluation before the first step included.
-    kept = [record for record in read_metrics(path) if start_iter > 0 and record["iteration"] <= start_iter]
-    lines = [
-        json.dumps({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in record.items()})
-        for record in kept
-    ]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    os.replace(temporary, path)
+    records = read_metrics(path)
+    # A run that starts at step 0 keeps nothing: an evaluation before the first step is of the other run as well.
+    kept = [record for record in records if start_iter > 0 and record["iteration"] <= start_iter]
+    write_text(path, "".join(_line(record) for record in kept))

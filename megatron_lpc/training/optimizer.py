@@ -1,4 +1,4 @@
-"""Optimizer and learning rate from megatron-core, and a step that refuses non-finite numbers."""
+"""Optimizer and LR schedule from megatron-core, and a step that refuses non-finite numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from megatron_lpc.config import Config
 
 
 def build_optimizer(config: Config, chunks: list[DistributedDataParallel]) -> MegatronOptimizer:
-    """AdamW with fp32 master weights, sharded over data parallel ranks when asked. The LPC head may have a learning rate of its own."""
+    """AdamW with fp32 master weights, its state sharded over data parallel ranks with `use_distributed_optimizer`.
+
+    With `latent_lr` the LPC head has its own peak learning rate.
+    """
     training, parallel = config.training, config.parallel
     optimizer_config = OptimizerConfig(
         optimizer="adam",
@@ -43,14 +46,15 @@ def build_optimizer(config: Config, chunks: list[DistributedDataParallel]) -> Me
 
 
 def build_scheduler(config: Config, optimizer: MegatronOptimizer, train_iters: int) -> OptimizerParamScheduler:
-    """Linear warm-up, then the decay; counted in steps."""
+    """LR schedule: linear warm-up, then the decay; counted in steps."""
     training = config.training
+    warmup_iters = int(training.lr_warmup_fraction * train_iters)
     return OptimizerParamScheduler(
         optimizer,
         init_lr=0.0,
         max_lr=training.lr,
         min_lr=training.min_lr,
-        lr_warmup_steps=min(int(training.lr_warmup_fraction * train_iters), train_iters - 1),
+        lr_warmup_steps=min(warmup_iters, train_iters - 1),
         lr_decay_steps=train_iters,
         lr_decay_style=training.lr_decay_style,
         start_wd=training.weight_decay,
@@ -62,10 +66,11 @@ def build_scheduler(config: Config, optimizer: MegatronOptimizer, train_iters: i
 
 @torch.no_grad()
 def optimizer_step(optimizer: MegatronOptimizer, loss_is_finite: bool) -> tuple[bool, float]:
-    """Clip and update, unless the loss or a gradient is not finite.
+    """Clip gradients and update weights, unless the loss or a gradient is not finite.
 
-    Collectives: one all-reduce of the squared gradient norm over the model parallel group (the whole world with the distributed
-    optimizer), and the distributed optimizer's all-gather of parameters. All ranks decide alike.
+    Collectives: one all-reduce of the squared gradient norm over the model parallel group (over the world with the
+    distributed optimizer), and the distributed optimizer's all-gather of parameters over the data parallel group. All
+    ranks decide alike.
 
     Returns:
         Whether weights were updated, and the gradient norm before clipping.
@@ -74,9 +79,10 @@ def optimizer_step(optimizer: MegatronOptimizer, loss_is_finite: bool) -> tuple[
     norm = float(optimizer.get_grad_norm())
     if not (loss_is_finite and math.isfinite(norm)):
         return False, norm
-    if optimizer.config.clip_grad > 0:
+    max_norm = optimizer.config.clip_grad
+    if max_norm > 0:
         for part in optimizer.chained_optimizers:
             if not part.is_stub_optimizer:
-                clip_grads.clip_grad_by_total_norm_fp32(part.get_parameters(), optimizer.config.clip_grad, norm)
+                clip_grads.clip_grad_by_total_norm_fp32(part.get_parameters(), max_norm, norm)
     optimizer.step_with_ready_grads()
     return True, norm

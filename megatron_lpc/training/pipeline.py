@@ -1,15 +1,14 @@
 """One pass of several micro-batches through the pipeline, with or without gradient.
 
-megatron-core's schedules (none, 1F1B, interleaved) do the work; this module tells them what a forward pass is.
+megatron-core's pipeline schedules (none, 1F1B, interleaved) do the work; this module tells them what a forward pass is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
 
@@ -21,12 +20,13 @@ Objective = Callable[[PairBatch, PairScores], tuple[Tensor, Metrics]]
 
 
 def train_pass(
-    chunks: list[nn.Module], batches: list[PairBatch], query: LatentQuery, objective: Objective
+    chunks: Sequence[nn.Module], batches: list[PairBatch], query: LatentQuery, objective: Objective
 ) -> list[Metrics]:
     """Forward and backward; gradients are those of the mean of the objective over all pairs of all ranks.
 
-    Collectives: the pipeline's sends and receives; `finalize_model_grads` (gradients over the data parallel group, sequence-parallel
-    weights over the tensor parallel group, tied embeddings over first and last stage, the number of pairs over both).
+    Collectives: the pipeline's sends and receives over the pipeline group; `finalize_model_grads` (gradients over the
+    data parallel group, sequence-parallel weights over the tensor parallel group, tied embeddings over first and last
+    stage, the number of pairs over the data parallel and the pipeline group).
 
     Args:
         chunks: this rank's model chunks, wrapped for data parallelism.
@@ -42,15 +42,22 @@ def train_pass(
 
         def loss(scores: PairScores) -> tuple[Tensor, Tensor, Metrics]:
             total, metrics = objective(batch, scores)
-            return total, torch.tensor(batch.num_pairs, dtype=torch.int, device=total.device), metrics
+            pairs = torch.tensor(batch.num_pairs, dtype=torch.int, device=total.device)
+            return total, pairs, metrics
 
         return chunk(batch, query), loss
 
-    return _run(step, chunks, batches, forward_only=False)
+    return _run_pipeline(step, chunks, batches, forward_only=False)
 
 
-def score_pass(chunks: list[nn.Module], batches: list[PairBatch], query: LatentQuery) -> list[PairScores]:
-    """Forward without gradient: the scores of each micro-batch, on the last pipeline stage; empty elsewhere."""
+def score_pass(chunks: Sequence[nn.Module], batches: list[PairBatch], query: LatentQuery) -> list[PairScores]:
+    """Forward without gradient.
+
+    Collectives: the pipeline's sends and receives over the pipeline group.
+
+    Returns:
+        The scores of each micro-batch, on the last pipeline stage; empty elsewhere.
+    """
 
     def step(batches_of_chunk: Iterator[PairBatch], chunk: nn.Module) -> tuple[Any, Callable[..., Any]]:
         return chunk(next(batches_of_chunk), query), lambda scores, non_loss_data: scores
@@ -58,26 +65,25 @@ def score_pass(chunks: list[nn.Module], batches: list[PairBatch], query: LatentQ
     for chunk in chunks:
         chunk.eval()
     with torch.no_grad():
-        scores = _run(step, chunks, batches, forward_only=True, collect_non_loss_data=True)
+        scores = _run_pipeline(step, chunks, batches, forward_only=True, collect_non_loss_data=True)
     for chunk in chunks:
         chunk.train()
     return scores
 
 
-def _run(step: Callable[..., Any], chunks: list[nn.Module], batches: list[PairBatch], **options: Any) -> list[Any]:
+def _run_pipeline(
+    step: Callable[..., Any], chunks: Sequence[nn.Module], batches: list[PairBatch], **options: Any
+) -> list[Any]:
     iterators = [iter(batches) for _ in chunks]
+    is_interleaved = len(chunks) > 1
     return get_forward_backward_func()(
         forward_step_func=step,
-        data_iterator=iterators if len(chunks) > 1 else iterators[0],
-        model=chunks if len(chunks) > 1 else chunks[0],
+        data_iterator=iterators if is_interleaved else iterators[0],
+        model=list(chunks) if is_interleaved else chunks[0],
         num_microbatches=len(batches),
-        # Used by the interleaved schedule alone, whose micro-batches have one shape; elsewhere shapes travel with the tensors.
+        # Read only by the interleaved pipeline schedule, whose micro-batches have one shape. Elsewhere shapes travel
+        # with the tensors.
         seq_length=batches[0].tokens.size(1),
         micro_batch_size=batches[0].tokens.size(0),
         **options,
     )
-
-
-def on_last_stage() -> bool:
-    """Whether this rank holds the LM head and sees scores."""
-    return parallel_state.is_pipeline_last_stage(ignore_virtual=True)

@@ -1,4 +1,4 @@
-"""What a person at the terminal sees of a run: a live bar, or plain lines where there is no terminal."""
+"""What the terminal shows of a run: a live bar, or plain lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ _SHOWN = {
     "lpc/kl": "KL {:.4f}",
     "tokens_per_sec": "{:,.0f} tokens/s",
 }
+"""Metric -> how it is shown."""
 _TIMED_STEPS = 50
 
 
@@ -33,9 +34,12 @@ class ConsoleProgress:
     def __init__(
         self, total_iters: int, start_iter: int, line_interval: int = 1, console: Console | None = None
     ) -> None:
-        self._total, self._start, self._line_interval = total_iters, start_iter, line_interval
+        self._total_iters = total_iters
+        self._start_iter = start_iter
+        self._line_interval = line_interval
         self._console = console or Console()
         self._clock: deque[tuple[float, int]] = deque(maxlen=_TIMED_STEPS + 1)
+        """(seconds, steps done) of the last steps."""
         self._bar: Progress | None = None
         if self._console.is_terminal:
             columns = (
@@ -47,7 +51,7 @@ class ConsoleProgress:
             self._task = self._bar.add_task("", total=total_iters, completed=start_iter)
 
     def __enter__(self) -> ConsoleProgress:
-        self._clock.append((time.monotonic(), self._start))
+        self._clock.append((time.monotonic(), self._start_iter))
         if self._bar:
             self._bar.start()
         return self
@@ -64,10 +68,11 @@ class ConsoleProgress:
         status = "  ".join([*_shown(metrics), f"{self._time_left(iteration)} left"])
         if self._bar:
             self._bar.update(self._task, completed=iteration, description=status)
-        elif iteration % self._line_interval == 0 or iteration == self._total:
-            self.message(f"step {iteration}/{self._total}  {status}")
+        elif iteration % self._line_interval == 0 or iteration == self._total_iters:
+            self.message(f"step {iteration}/{self._total_iters}  {status}")
 
     def evaluation(self, iteration: int, name: str, metrics: Mapping[str, float]) -> None:
+        """Show the metrics of the evaluation called `name` after `iteration` steps."""
         self.message("  ".join([f"evaluation of {name} at step {iteration}:", *_shown(metrics)]))
 
     def message(self, text: str) -> None:
@@ -76,9 +81,10 @@ class ConsoleProgress:
         self._console.print(Text(text), soft_wrap=True)
 
     def _time_left(self, iteration: int) -> timedelta:
-        (began, first), (now, _) = self._clock[0], self._clock[-1]
-        per_step = (now - began) / max(1, iteration - first)
-        return timedelta(seconds=round(per_step * (self._total - iteration)))
+        began, first = self._clock[0]
+        now, _ = self._clock[-1]
+        seconds_per_step = (now - began) / max(1, iteration - first)
+        return timedelta(seconds=round(seconds_per_step * (self._total_iters - iteration)))
 
 
 def _shown(metrics: Mapping[str, float]) -> list[str]:

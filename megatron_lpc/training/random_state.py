@@ -1,4 +1,4 @@
-"""States of this process's random generators on disk, one safetensors file a rank."""
+"""States of this process's random generators on disk, one safetensors file per rank."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ _TRACKER = "tracker."
 
 def save_random_state(folder: Path, platform: Platform) -> None:
     """Write the states of Python's, torch's and the device's generator, and of megatron-core's tracker."""
-    version, words, gauss = random.getstate()
+    version, integers, gauss = random.getstate()
     states = {
-        "python": torch.tensor([version, *words]),
+        "python": torch.tensor([version, *integers]),
         "python_gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
         "torch": torch.get_rng_state(),
         "device": platform.generator_state(),
     }
-    states |= {_TRACKER + name: state for name, state in get_cuda_rng_tracker().get_states().items()}
-    # Copies, for safetensors refuses tensors that share memory.
+    for name, state in get_cuda_rng_tracker().get_states().items():
+        states[_TRACKER + name] = state
+    # Copies, as safetensors refuses tensors that share memory.
     save_file({name: state.clone() for name, state in states.items()}, _file(folder))
 
 
 def restore_random_state(folder: Path, platform: Platform) -> None:
     """Set all generators as `save_random_state` found them on the same rank."""
     states = load_file(_file(folder))
-    version, *words = states["python"].tolist()
+    version, *integers = states["python"].tolist()
     gauss = states["python_gauss"].tolist()
-    random.setstate((version, tuple(words), gauss[0] if gauss else None))
+    random.setstate((version, tuple(integers), gauss[0] if gauss else None))
     torch.set_rng_state(states["torch"])
     platform.set_generator_state(states["device"])
     tracked = {name.removeprefix(_TRACKER): state for name, state in states.items() if name.startswith(_TRACKER)}

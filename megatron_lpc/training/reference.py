@@ -1,23 +1,27 @@
-"""Log-probs under the frozen reference policy: from a copy in the same layout, or from a cache."""
+"""Log-probs under the frozen reference policy: from a copy in the same parallel layout, or from a cache."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from megatron_lpc.config import Config, ConfigError
+from megatron_lpc.config import ConfigError
 from megatron_lpc.data.batch import PairBatch
-from megatron_lpc.losses import LatentState
+from megatron_lpc.data.dataset import PairDataset
+from megatron_lpc.losses import LatentState, uses_reference
 from megatron_lpc.model import LatentQuery, build_model
-from megatron_lpc.platform import Platform
+from megatron_lpc.training.checkpoint_folder import resolve_checkpoint
+from megatron_lpc.training.checkpoint_tensors import load_weights
 from megatron_lpc.training.pipeline import score_pass
+from megatron_lpc.training.reference_cache import load_reference_cache, weights_fingerprint
+from megatron_lpc.training.setup import RunContext
 
-PLAIN = LatentQuery(sources=("none",), state=LatentState(tau=1.0, prior_mix=0.0, kl_weight=0.0))
+_WITHOUT_LATENT = LatentQuery(sources=("none",), state=LatentState(tau=1.0, prior_mix=0.0, kl_weight=0.0))
 
 
 class Reference(Protocol):
@@ -36,37 +40,41 @@ class NoReference:
 
 
 class OnlineReference:
-    """A frozen model in the policy's layout; one forward-only pass through the same pipeline for all micro-batches of a step.
+    """A frozen model in the policy's parallel layout.
 
-    The log-probs stay where they arise, on the last stage. The reference is never conditioned on a latent.
+    One forward-only pass through the same pipeline scores all micro-batches of a step. The log-probs stay where they
+    are computed, on the last stage. The reference is never conditioned on a latent.
     """
 
-    def __init__(self, config: Config, platform: Platform) -> None:
+    def __init__(self, context: RunContext) -> None:
         """Fresh weights; load a checkpoint into `chunks` unless the policy starts from fresh weights as well.
 
         Raises:
             ConfigError: offload is asked for where host memory is the device's memory.
         """
-        if config.loss.reference_offload and not platform.is_cuda:
+        config, platform = context.config, context.platform
+        self._device = platform.device
+        self._offload = config.loss.reference_offload
+        if self._offload and not platform.is_cuda:
             raise ConfigError("--reference-offload: a CPU run keeps the reference in host memory already; leave it out")
-        self.device, self.offload = platform.device, config.loss.reference_offload
         self.chunks = build_model(config, platform, replace(config.latent, latent_mode="none"))
         for chunk in self.chunks:
             chunk.requires_grad_(False)
 
     def attach(self, batches: list[PairBatch]) -> list[PairBatch]:
+        """Collectives: the pipeline's sends and receives over the pipeline group."""
         with self._on_device():
-            scores = score_pass(self.chunks, batches, PLAIN)
+            scores = score_pass(self.chunks, batches, _WITHOUT_LATENT)
         if not scores:
             return batches
         return [replace(batch, reference_logps=score.logps[0]) for batch, score in zip(batches, scores, strict=True)]
 
     @contextmanager
     def _on_device(self) -> Iterator[None]:
-        if self.offload:
-            self._move(self.device)
+        if self._offload:
+            self._move(self._device)
         yield
-        if self.offload:
+        if self._offload:
             self._move(torch.device("cpu"))
 
     def _move(self, device: torch.device) -> None:
@@ -75,14 +83,66 @@ class OnlineReference:
 
 
 class CachedReference:
-    """Log-probs computed beforehand, found by the row of a pair."""
+    """Log-probs computed beforehand, found by the example index of a pair."""
 
     def __init__(self, logps: Tensor) -> None:
-        """`logps`: [rows, 2] fp32 chosen and rejected, on the CPU."""
+        """`logps`: [P, 2] fp32 log-probs of chosen and rejected of all P pairs of the data set, on the CPU."""
         self.logps = logps
 
     def attach(self, batches: list[PairBatch]) -> list[PairBatch]:
         return [replace(batch, reference_logps=self._of(batch)) for batch in batches]
 
     def _of(self, batch: PairBatch) -> Tensor:
-        return self.logps[batch.example_index.cpu()].T.reshape(-1).to(batch.example_index.device, non_blocking=True)
+        """[2B], all chosen before all rejected."""
+        index = batch.example_index
+        return self.logps[index.cpu()].T.reshape(-1).to(index.device, non_blocking=True)
+
+
+def online_reference(context: RunContext) -> OnlineReference:
+    """The reference model with its weights: `reference_load`, or else what the policy starts from.
+
+    That is `pretrained_checkpoint`, or the fresh weights, which are a function of the seed. So a resumed run has the
+    same reference.
+
+    Collectives: those of `load_weights`, where there is a checkpoint.
+
+    Raises:
+        ConfigError: the checkpoint does not fit the model.
+    """
+    config = context.config
+    reference = OnlineReference(context)
+    start = config.loss.reference_load or config.checkpoint.pretrained_checkpoint
+    if start:
+        load_weights(
+            reference.chunks, resolve_checkpoint(start), groups=context.groups, latent_head=False, config=config
+        )
+    return reference
+
+
+def build_references(
+    context: RunContext, policy: Sequence[nn.Module], datasets: Sequence[tuple[str, PairDataset | None]]
+) -> list[Reference]:
+    """Where the objective's reference log-probs of each data set come from.
+
+    Collectives: those of `online_reference`; with a cache, those of `weights_fingerprint`.
+
+    Args:
+        policy: the model before its first step; its weights are the reference's when `reference_load` is unset.
+        datasets: all that will be scored, each with its name; None for a stream, which takes only an online reference.
+
+    Raises:
+        ConfigError: the cache does not fit these data or these weights.
+    """
+    loss = context.config.loss
+    if not uses_reference(loss):
+        return [NoReference()] * len(datasets)
+    if loss.reference == "online":
+        return [online_reference(context)] * len(datasets)
+    assert loss.reference_cache is not None
+    made_with = online_reference(context).chunks if loss.reference_load else policy
+    weights = weights_fingerprint(made_with)
+    references: list[Reference] = []
+    for name, data in datasets:
+        assert data is not None
+        references.append(CachedReference(load_reference_cache(loss.reference_cache, name, data.fingerprint, weights)))
+    return references

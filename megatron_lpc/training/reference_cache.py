@@ -1,21 +1,27 @@
-"""Reference log-probs on disk: a folder with a file for each data set, bound to the data, the tokenizer and the weights that made it."""
+"""Reference log-probs on disk: a folder with one file per data set.
+
+Each file is bound to the data, the tokenizer and the weights that made it.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from megatron_lpc.config import ConfigError
+from megatron_lpc.files import whole_file
 from megatron_lpc.model import unwrapped
 from megatron_lpc.model.initialize import sharded_tensors
 
-_AGAIN = "write it anew with `python -m megatron_lpc.precompute_reference` and the options of this run"
+_AGAIN = "write it again with `python -m megatron_lpc.precompute_reference` and the options of this run"
 
 
 def cache_file(folder: str | Path, data: str) -> Path:
@@ -24,36 +30,38 @@ def cache_file(folder: str | Path, data: str) -> Path:
 
 
 def save_reference_cache(folder: str | Path, logps: Tensor, data: str, weights: str) -> Path:
-    """Write [rows, 2] fp32 log-probs of chosen and rejected; the file appears when it is complete, and replaces one of the same data.
+    """Write log-probs; the file appears when it is complete, and replaces one of the same data.
 
     Args:
-        data: `PairDataset.fingerprint`, which covers rows, tokenizer and truncation.
+        logps: [P, 2] log-probs of chosen and rejected of every pair, by example index; stored as fp32.
+        data: `PairDataset.fingerprint`, which covers pairs, tokenizer and truncation.
         weights: `weights_fingerprint` of the reference.
     """
     path = cache_file(folder, data)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
-    save_file({"reference_logps": logps.float().contiguous()}, partial, metadata={"data": data, "weights": weights})
-    partial.replace(path)
+    with whole_file(path) as temporary:
+        tensors = {"reference_logps": logps.float().contiguous()}
+        save_file(tensors, temporary, metadata={"data": data, "weights": weights})
     return path
 
 
 def load_reference_cache(folder: str | Path, name: str, data: str, weights: str) -> Tensor:
-    """[rows, 2] fp32 log-probs.
+    """[P, 2] fp32 log-probs of chosen and rejected, by example index.
 
     Args:
         name: name of the data set, for messages.
+        data: `PairDataset.fingerprint`.
+        weights: `weights_fingerprint` of the reference.
 
     Raises:
-        ConfigError: the folder has no file for these data under this tokenizer and these lengths, or it is damaged, or was made with
-            other weights.
+        ConfigError: the folder has no file for these data under this tokenizer and these lengths, or it is damaged, or
+            was made with other weights.
     """
     path = cache_file(folder, data)
     if not path.is_file():
         others = len(list(Path(folder).glob("*.safetensors")))
         raise ConfigError(
-            f"--reference-cache {folder}: has no log-probs of data set `{name}` ({path.name}) with this tokenizer and these lengths; "
-            f"files of other data: {others}; {_AGAIN}"
+            f"--reference-cache {folder}: has no log-probs of data set `{name}` ({path.name}) with this tokenizer and "
+            f"these lengths; files of other data: {others}; {_AGAIN}"
         )
     try:
         with safe_open(path, framework="pt") as file:
@@ -70,44 +78,54 @@ def load_reference_cache(folder: str | Path, name: str, data: str, weights: str)
 
 
 @torch.no_grad()
-def weights_fingerprint(chunks: list[nn.Module]) -> str:
+def weights_fingerprint(chunks: Sequence[nn.Module]) -> str:
     """A name for the backbone's weights that does not depend on the parallel layout.
 
-    Each parameter's bits are summed as integers, plain and weighted by their row in the whole matrix; such sums are exact, so shards may
-    be added in any order. Guards against mix-ups, not against malice.
+    The bits of each parameter are summed as integers, once plain and once weighted by the index along the parameter's
+    first dimension. Such sums are exact, so shards may be added in any order. This guards against mix-ups, not against
+    malice.
 
-    Collectives: one all-gather of the sums of every rank over the world.
+    Collectives: one all-gather of objects (the sums of every rank) over the world.
     """
     sums: dict[str, list[int]] = {}
-    for chunk in chunks:
-        for tensor in sharded_tensors(unwrapped(chunk).sharded_state_dict()):
-            if (
-                tensor.key.startswith("latent_head.")
-                or not isinstance(tensor.data, Tensor)
-                or any(_replica(tensor.replica_id))
-            ):
-                continue
-            data = tensor.data.detach().cpu()
-            bits = (
-                data.view(torch.int16 if data.element_size() == 2 else torch.int32)
-                .long()
-                .reshape(tensor.local_shape[0], -1)
-                .sum(1)
-            )
-            place = "/".join([tensor.key, *map(str, tensor.global_offset[: tensor.prepend_axis_num])])
-            row = tensor.global_offset[tensor.prepend_axis_num] + torch.arange(len(bits)) + 1
-            total = sums.setdefault(place, [0, 0])
-            total[0] += int(bits.sum())
-            total[1] += int((bits * row).sum())
-    everyone: list[dict[str, list[int]]] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(everyone, sums)
+    for tensor in _backbone_shards(chunks):
+        stacked = tensor.prepend_axis_num
+        place = "/".join([tensor.key, *map(str, tensor.global_offset[:stacked])])
+        plain, weighted = _bit_sums(tensor.data, tensor.local_shape[0], tensor.global_offset[stacked])
+        _add_to(sums, place, plain, weighted)
+    of_ranks: list[dict[str, list[int]]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(of_ranks, sums)
     whole: dict[str, list[int]] = {}
-    for part in everyone:
-        for name, (plain, weighted) in part.items():
-            before = whole.get(name, [0, 0])
-            whole[name] = [before[0] + plain, before[1] + weighted]
+    for of_rank in of_ranks:
+        for place, (plain, weighted) in of_rank.items():
+            _add_to(whole, place, plain, weighted)
     return hashlib.sha256(repr(sorted(whole.items())).encode()).hexdigest()
 
 
-def _replica(replica_id: int | tuple[int, ...]) -> tuple[int, ...]:
-    return (replica_id,) if isinstance(replica_id, int) else tuple(replica_id)
+def _backbone_shards(chunks: Sequence[nn.Module]) -> Iterator[ShardedTensor]:
+    """This rank's parts of the weights, replicas and the latent head left out."""
+    for chunk in chunks:
+        for tensor in sharded_tensors(unwrapped(chunk).sharded_state_dict()):
+            is_head = tensor.key.startswith("latent_head.")
+            if isinstance(tensor.data, Tensor) and not is_head and not _is_replica(tensor.replica_id):
+                yield tensor
+
+
+def _is_replica(replica_id: int | tuple[int, ...]) -> bool:
+    """Whether another rank holds the first copy."""
+    return replica_id != 0 if isinstance(replica_id, int) else any(replica_id)
+
+
+def _bit_sums(tensor: Tensor, rows: int, first_row: int) -> tuple[int, int]:
+    """Sum of the bits of a shard, plain and weighted by the number of the row in the whole matrix, counted from 1."""
+    bits = tensor.detach().cpu()
+    as_integers = bits.view(torch.int16 if bits.element_size() == 2 else torch.int32).long()
+    row_sums = as_integers.reshape(rows, -1).sum(1)
+    weights = first_row + torch.arange(len(row_sums)) + 1
+    return int(row_sums.sum()), int((row_sums * weights).sum())
+
+
+def _add_to(sums: dict[str, list[int]], place: str, plain: int, weighted: int) -> None:
+    total = sums.setdefault(place, [0, 0])
+    total[0] += plain
+    total[1] += weighted

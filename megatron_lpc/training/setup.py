@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -12,49 +14,76 @@ import torch.distributed as dist
 from megatron_lpc.config import Config, ConfigError, validate
 from megatron_lpc.platform import Platform, select_platform
 
+if TYPE_CHECKING:
+    from megatron_lpc.platform.process_groups import ProcessGroups
 
-def start_distributed(config: Config) -> Platform:
-    """Validate the options, join the process group that `torchrun` describes in the environment, split it, and seed every generator.
+_SINGLE_PROCESS = {
+    "RANK": "0",
+    "WORLD_SIZE": "1",
+    "LOCAL_RANK": "0",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "0",
+}
+"""What `torchrun` would put into the environment of a single process."""
 
-    Without `torchrun` the process is alone.
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """What every part of a run is built from. It is never changed; `dataclasses.replace` gives another one."""
+
+    config: Config
+    platform: Platform
+    groups: ProcessGroups
+
+
+def start_distributed(config: Config) -> RunContext:
+    """Validate the options, join the processes that `torchrun` started, make the process groups, and seed every generator.
+
+    A process that `torchrun` did not start is a world of one.
+
+    Collectives: the rendezvous of all ranks, and those in which megatron-core makes its groups.
 
     Raises:
         ConfigError: the options cannot work with this many processes on this device.
     """
-    for name, alone in (
-        ("RANK", "0"),
-        ("WORLD_SIZE", "1"),
-        ("LOCAL_RANK", "0"),
-        ("MASTER_ADDR", "127.0.0.1"),
-        ("MASTER_PORT", "0"),
-    ):
-        os.environ.setdefault(name, alone)
+    for name, value in _SINGLE_PROCESS.items():
+        os.environ.setdefault(name, value)
     try:
         platform = select_platform(config.parallel.device, int(os.environ["LOCAL_RANK"]))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     validate(config, int(os.environ["WORLD_SIZE"]), platform.device.type)
-
-    from megatron.core import parallel_state
-
     timeout = timedelta(minutes=config.parallel.distributed_timeout_minutes)
     dist.init_process_group(platform.backend, timeout=timeout)
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=config.parallel.tensor_model_parallel_size,
-        pipeline_model_parallel_size=config.parallel.pipeline_model_parallel_size,
-        virtual_pipeline_model_parallel_size=config.parallel.num_virtual_stages_per_pipeline_rank,
-        distributed_timeout_minutes=config.parallel.distributed_timeout_minutes,
+    return split_world(config, platform)
+
+
+def split_world(config: Config, platform: Platform) -> RunContext:
+    """Make the process groups of a parallel layout within processes that have joined, and seed every generator.
+
+    Collectives: those in which megatron-core makes its groups, over the world.
+    """
+    from megatron_lpc.platform.process_groups import initialize_process_groups
+
+    parallel = config.parallel
+    groups = initialize_process_groups(
+        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+        num_virtual_stages_per_pipeline_rank=parallel.num_virtual_stages_per_pipeline_rank,
+        timeout_minutes=parallel.distributed_timeout_minutes,
     )
-    seed_everything(config.training.seed)
-    return platform
+    seed_everything(config.training.seed, groups)
+    return RunContext(config=config, platform=platform, groups=groups)
 
 
-def seed_everything(seed: int) -> None:
-    """Seed Python's, torch's and megatron-core's generators. Pipeline stages differ, so that their dropout does (as Megatron-LM)."""
-    from megatron.core import parallel_state
+def seed_everything(seed: int, groups: ProcessGroups) -> None:
+    """Seed Python's, torch's and megatron-core's generators.
+
+    Pipeline stages get different seeds, so that their dropout differs (as in Megatron-LM).
+    """
     from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
-    seed += 100 * parallel_state.get_pipeline_model_parallel_rank()
+    seed += 100 * groups.pp.rank()
     random.seed(seed)
     torch.manual_seed(seed)
     model_parallel_cuda_manual_seed(seed)
@@ -62,7 +91,7 @@ def seed_everything(seed: int) -> None:
 
 def stop_distributed() -> None:
     """Leave all groups."""
-    from megatron.core import parallel_state
+    from megatron_lpc.platform.process_groups import destroy_process_groups
 
-    parallel_state.destroy_model_parallel()
+    destroy_process_groups()
     dist.destroy_process_group()

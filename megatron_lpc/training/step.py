@@ -7,72 +7,83 @@ import time
 from dataclasses import dataclass
 
 import torch.distributed as dist
-from megatron.core.distributed import DistributedDataParallel
-from megatron.core.optimizer import MegatronOptimizer
-from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from torch import Tensor
 
-from megatron_lpc.config import Config
 from megatron_lpc.data.batch import PairBatch
-from megatron_lpc.losses import LatentSchedule, finish_metrics, sum_metrics
-from megatron_lpc.platform import Platform
+from megatron_lpc.losses import LatentSchedule, LatentState, finish_metrics, sum_metrics
 from megatron_lpc.training.collectives import MetricReducer
 from megatron_lpc.training.mfu import mfu, model_flops, peak_tflops
 from megatron_lpc.training.objective import TrainingObjective, training_query
 from megatron_lpc.training.optimizer import optimizer_step
-from megatron_lpc.training.pipeline import on_last_stage, train_pass
+from megatron_lpc.training.pipeline import train_pass
+from megatron_lpc.training.policy import TrainablePolicy
 from megatron_lpc.training.reference import Reference
+from megatron_lpc.training.setup import RunContext
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What came of a step, the same on every rank but for the time."""
+    """What came of a step: the same on every rank, but for the time."""
 
     metrics: dict[str, float]
+    totals: dict[str, Tensor]
+    """Sums over the pairs of the global batch from which `metrics` are made; fp64, on the CPU."""
     updated: bool
-    """False when the loss or a gradient was not finite and the weights were left alone."""
+    """False when the loss or a gradient was not finite, and the weights were left unchanged."""
 
 
 class TrainStep:
-    """Steps of one run. Collectives: those of `train_pass`, `MetricReducer` and `optimizer_step`."""
+    """Steps of one run.
 
-    def __init__(
-        self,
-        config: Config,
-        platform: Platform,
-        chunks: list[DistributedDataParallel],
-        optimizer: MegatronOptimizer,
-        scheduler: OptimizerParamScheduler,
-        reference: Reference,
-        train_iters: int,
-    ) -> None:
-        self.config, self.platform, self.chunks = config, platform, chunks
-        self.optimizer, self.scheduler, self.reference = optimizer, scheduler, reference
-        self.schedule = LatentSchedule(config.latent, train_iters)
-        self.reduce = MetricReducer(platform.device)
-        self.peak_tflops = config.logging.peak_tflops or peak_tflops(platform, config.training.bf16)
+    Collectives: those of the reference, of `train_pass`, of `MetricReducer` and of `optimizer_step`.
+    """
+
+    def __init__(self, context: RunContext, policy: TrainablePolicy, reference: Reference) -> None:
+        config, platform = context.config, context.platform
+        self._context = context
+        self._policy = policy
+        self._reference = reference
+        self._latent_schedule = LatentSchedule(config.latent, policy.train_iters)
+        self._reduce_metrics = MetricReducer(context.groups, platform.device)
+        self._peak_tflops = config.logging.peak_tflops or peak_tflops(platform, config.training.bf16)
 
     def __call__(self, batches: list[PairBatch], iteration: int) -> StepResult:
         """Train on this rank's micro-batches of step `iteration`, counted from 0."""
         began = time.perf_counter()
-        latent = self.schedule.at(iteration)
-        for chunk in self.chunks:
-            chunk.zero_grad_buffer()
-        self.optimizer.zero_grad()
-        batches = self.reference.attach([batch.to(self.platform.device) for batch in batches])
-        parts = train_pass(
-            list(self.chunks), batches, training_query(self.config, latent), TrainingObjective(self.config, latent)
-        )
-        totals = self.reduce(sum_metrics(parts) if on_last_stage() else None)
+        latent = self._latent_schedule.at(iteration)
+        totals = self._forward_backward(batches, latent)
         metrics = finish_metrics(totals)
-        metrics["lr"] = max(group["lr"] for group in self.optimizer.param_groups)
-        updated, metrics["grad_norm"] = optimizer_step(self.optimizer, math.isfinite(metrics["loss"]))
-        self.scheduler.step(increment=1)
-        self.platform.synchronize()
+        metrics["lr"] = max(group["lr"] for group in self._policy.optimizer.param_groups)
+        updated, metrics["grad_norm"] = optimizer_step(self._policy.optimizer, math.isfinite(metrics["loss"]))
+        self._policy.scheduler.step(increment=1)
+        self._context.platform.synchronize()
         seconds = time.perf_counter() - began
 
-        tokens, response_tokens, attended, pairs = (int(number) for number in totals["work"])
-        flops = model_flops(self.config, (tokens, response_tokens, attended, pairs))
-        metrics |= {"lpc/tau": latent.tau, "lpc/prior_mix": latent.prior_mix, "lpc/kl_weight": latent.kl_weight}
-        metrics |= {"skipped": float(not updated), "step_seconds": seconds, "tokens_per_sec": tokens / seconds}
-        metrics["mfu"] = mfu(flops, seconds, dist.get_world_size(), self.peak_tflops)
-        return StepResult(metrics, updated)
+        metrics["lpc/tau"] = latent.tau
+        metrics["lpc/prior_mix"] = latent.prior_mix
+        metrics["lpc/kl_weight"] = latent.kl_weight
+        metrics["skipped"] = float(not updated)
+        metrics |= self._speed(totals["work"], seconds)
+        return StepResult(metrics, totals, updated)
+
+    def _forward_backward(self, batches: list[PairBatch], latent: LatentState) -> dict[str, Tensor]:
+        """Leave gradients in the buffers; sums of the metrics over the global batch."""
+        config, policy = self._context.config, self._policy
+        for chunk in policy.chunks:
+            chunk.zero_grad_buffer()
+        policy.optimizer.zero_grad()
+        on_device = [batch.to(self._context.platform.device) for batch in batches]
+        with_reference = self._reference.attach(on_device)
+        query, objective = training_query(config, latent), TrainingObjective(config, latent)
+        parts = train_pass(policy.chunks, with_reference, query, objective)
+        return self._reduce_metrics(sum_metrics(parts) if self._context.groups.is_last_stage else None)
+
+    def _speed(self, work: Tensor, seconds: float) -> dict[str, float]:
+        """`work`: that of `mfu.batch_work`, over the global batch."""
+        tokens, response_tokens, attended, pairs = (int(number) for number in work)
+        flops = model_flops(self._context.config, (tokens, response_tokens, attended, pairs))
+        return {
+            "step_seconds": seconds,
+            "tokens_per_sec": tokens / seconds,
+            "mfu": mfu(flops, seconds, dist.get_world_size(), self._peak_tflops),
+        }

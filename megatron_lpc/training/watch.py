@@ -6,25 +6,68 @@ For one rank of a run; nothing here talks to other ranks.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import torch.distributed as dist
 from rich.console import Console
 
-from megatron_lpc.config import Config, ConfigError
+from megatron_lpc.config import Config, ConfigError, print_config, save_resolved
 from megatron_lpc.training.metrics_file import METRICS_FILE, MetricsFile
 from megatron_lpc.training.progress import ConsoleProgress
+
+if TYPE_CHECKING:
+    from megatron_lpc.training.build import Run
+
+
+class Observer(Protocol):
+    """What the training loop tells about itself."""
+
+    def step(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Metrics of training step `iteration`; the first is 1."""
+        ...
+
+    def evaluations(self, iteration: int, results: Mapping[str, Mapping[str, float]]) -> None:
+        """Metrics of each validation set, by its name, after `iteration` steps."""
+        ...
+
+
+@contextmanager
+def watch_run(run: Run) -> Iterator[Observer]:
+    """A `Watch` on rank 0, which first shows and saves the options; the other ranks stay silent."""
+    if dist.get_rank() != 0:
+        yield SilentWatch()
+        return
+    with Watch(run.config, run.train_iters, run.start.iteration) as watch:
+        print_config(run.config)
+        if run.config.checkpoint.save:
+            save_resolved(run.config, Path(run.config.checkpoint.save) / "config.yaml")
+        if run.start.train_iters != run.train_iters:
+            watch.message(
+                f"The run was of {run.start.train_iters} steps and is now of {run.train_iters}: "
+                "all schedules follow the new number."
+            )
+        yield watch
+
+
+class SilentWatch:
+    """Takes metrics and does nothing with them."""
+
+    def step(self, iteration: int, metrics: Mapping[str, float]) -> None: ...
+
+    def evaluations(self, iteration: int, results: Mapping[str, Mapping[str, float]]) -> None: ...
 
 
 class Watch:
     """Shows and keeps the metrics of a run; a context manager.
 
-    Under `--save` it leaves `metrics.jsonl` (see `metrics_file`) and the folder `tensorboard`; both go on where a resumed run stands.
-    Steps are counted as done: the first is 1. Every step moves the progress; each `log_interval`-th and the last are kept.
+    Under `--save` it leaves `metrics.jsonl` (see `metrics_file`) and the folder `tensorboard`; both continue where a
+    resumed run stands. Iterations are steps done: the first is 1. Every step moves the progress; each `log_interval`-th
+    and the last are kept.
 
     Args:
         total_iters: steps of the whole run.
@@ -37,17 +80,19 @@ class Watch:
     """
 
     def __init__(self, config: Config, total_iters: int, start_iter: int, console: Console | None = None) -> None:
-        self._log_interval, self._total = config.logging.log_interval, total_iters
-        self._open = ExitStack()
+        self._log_interval = config.logging.log_interval
+        self._total_iters = total_iters
+        save = Path(config.checkpoint.save) if config.checkpoint.save else None
+        self._metrics_file: MetricsFile | None = None
+        self._tensorboard: Any = None
+        self._wandb: Any = None
         with ExitStack() as stack:  # Closes what is open should a later part fail.
-            save = Path(config.checkpoint.save) if config.checkpoint.save else None
+            if config.logging.wandb_project:
+                self._wandb = stack.enter_context(_wandb_run(config))
             if save:
-                save.mkdir(parents=True, exist_ok=True)
-            self._wandb = stack.enter_context(_wandb_run(config)) if config.logging.wandb_project else None
-            self._file = stack.enter_context(MetricsFile(save / METRICS_FILE, start_iter)) if save else None
-            self._tensorboard = (
-                stack.enter_context(_tensorboard(save, start_iter)) if save and config.logging.tensorboard else None
-            )
+                self._metrics_file = stack.enter_context(MetricsFile(save / METRICS_FILE, start_iter))
+            if save and config.logging.tensorboard:
+                self._tensorboard = stack.enter_context(_tensorboard(save, start_iter))
             self._progress = ConsoleProgress(total_iters, start_iter, self._log_interval, console)
             self._open = stack.pop_all()
 
@@ -63,8 +108,13 @@ class Watch:
     def step(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Metrics of training step `iteration`."""
         self._progress.step(iteration, metrics)
-        if iteration % self._log_interval == 0 or iteration == self._total:
+        if iteration % self._log_interval == 0 or iteration == self._total_iters:
             self._keep(iteration, metrics)
+
+    def evaluations(self, iteration: int, results: Mapping[str, Mapping[str, float]]) -> None:
+        """Metrics of each validation set, by its name, after `iteration` steps."""
+        for name, metrics in results.items():
+            self.evaluation(iteration, name, metrics)
 
     def evaluation(self, iteration: int, name: str, metrics: Mapping[str, float]) -> None:
         """Metrics of an evaluation called `name` (data set and latent) after `iteration` steps.
@@ -75,13 +125,14 @@ class Watch:
         self._keep(iteration, metrics, name)
 
     def message(self, text: str) -> None:
-        """A line for the person at the terminal."""
+        """A line at the terminal."""
         self._progress.message(text)
 
     def _keep(self, iteration: int, metrics: Mapping[str, float], evaluation: str | None = None) -> None:
-        if self._file:
-            self._file.write(iteration, metrics, evaluation)
-        named = {f"eval/{evaluation}/{name}" if evaluation else name: value for name, value in metrics.items()}
+        if self._metrics_file:
+            self._metrics_file.write(iteration, metrics, evaluation)
+        prefix = f"eval/{evaluation}/" if evaluation else ""
+        named = {prefix + name: value for name, value in metrics.items()}
         if self._tensorboard:
             for name, value in named.items():
                 self._tensorboard.add_scalar(name, value, iteration)

@@ -21,26 +21,26 @@ from megatron_lpc.convert.description import describe_megatron
 from megatron_lpc.convert.logits import logits_config, logits_of
 from megatron_lpc.model import build_model
 from megatron_lpc.training.checkpoint_tensors import load_weights
-from megatron_lpc.training.setup import seed_everything, start_distributed
+from megatron_lpc.training.setup import split_world, start_distributed
 
 
 def main() -> None:
-    from megatron.core import parallel_state
+    from megatron_lpc.platform.process_groups import destroy_process_groups
 
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
-    platform = None
+    context = None
     for layout, sizes in (("tp2", {"tensor_model_parallel_size": 2}), ("pp2", {"pipeline_model_parallel_size": 2})):
         for checkpoint in sorted(folder.glob("*/megatron")):
             model, bf16 = describe_megatron(checkpoint).model, checkpoint.parent.name.endswith("bf16")
             config = logits_config(model, bf16=bf16, parallel=ParallelConfig(device="cpu", **sizes))
-            platform = platform or start_distributed(config)
-            if parallel_state.get_pipeline_model_parallel_world_size() != config.parallel.pipeline_model_parallel_size:
-                parallel_state.destroy_model_parallel()
-                parallel_state.initialize_model_parallel(1, 2)
-                seed_everything(1)
-            chunks = build_model(config, platform, config.latent)
-            load_weights(chunks, checkpoint, latent_head=False, config=config)
+            if context is None:
+                context = start_distributed(config)
+            elif context.groups.pp.size() != config.parallel.pipeline_model_parallel_size:
+                destroy_process_groups()
+                context = split_world(config, context.platform)
+            chunks = build_model(config, context.platform, config.latent)
+            load_weights(chunks, checkpoint, groups=context.groups, latent_head=False, config=config)
             logits = logits_of(chunks, prompts())
             if logits and dist.get_rank() == 1:
                 torch.save(logits, checkpoint.parent / f"logits-{layout}.pt")

@@ -114,9 +114,9 @@ def megatron(runs: dict[str, Path], name: str) -> Iterator[Megatron]:
     described = describe_megatron(runs[name])
     config = logits_config(described.model)
     assert described.latent is not None
-    platform = start_distributed(config)
-    chunks = build_model(config, platform, LatentConfig(**described.latent))
-    load_weights(chunks, resolve_checkpoint(runs[name]), latent_head=True, config=config)
+    context = start_distributed(config)
+    chunks = build_model(config, context.platform, LatentConfig(**described.latent))
+    load_weights(chunks, resolve_checkpoint(runs[name]), groups=context.groups, latent_head=True, config=config)
     with torch.no_grad():
         yield Megatron(unwrapped(chunks[0]).eval())
     stop_distributed()

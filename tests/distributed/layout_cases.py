@@ -1,4 +1,4 @@
-"""The table: which layouts are compared, and on which cases."""
+"""The table: which parallel layouts are compared, and on which cases."""
 
 from __future__ import annotations
 
@@ -87,11 +87,11 @@ CASES: dict[str, tuple[str, str, str]] = {
 
 
 def layout_config(layout: str, case: str) -> Config:
-    """Options of one cell of the table. A vocabulary of 101 padded to 104, so that one rank of two holds padded words."""
+    """Options of one cell of the table. A vocabulary of 101 padded to 104, so that one rank of two holds padded token ids."""
     loss, latent, model = CASES[case]
     parallel = ParallelConfig(device="cpu", **LAYOUTS[layout][1])
     if model == "experts" and parallel.tensor_model_parallel_size > 1:
-        parallel.sequence_parallel = True  # Which experts need.
+        parallel = replace(parallel, sequence_parallel=True)  # Which experts need.
     return Config(
         model=ModelConfig(
             num_layers=4,
@@ -131,23 +131,23 @@ def start_config(layout: str, case: str) -> Config:
     )
 
 
-ROWS: dict[str, dict[str, object]] = {
+PACKINGS: dict[str, dict[str, object]] = {
     "separate": {},
     "shared": {"share_prompt": True},
     "packed": {"pack_to": 60},
     "packed-shared": {"pack_to": 48, "share_prompt": True},
 }
-"""How the pairs of a micro-batch are laid out in rows."""
+"""How the pairs of a micro-batch are laid out in sequences."""
 
-ROW_CASES: dict[str, tuple[str, str]] = {
-    f"{case}-{rows}": (case, rows)
+PACKING_CASES: dict[str, tuple[str, str]] = {
+    f"{case}-{packing}": (case, packing)
     for case in ("dpo-lpc-untied", "simpo-straight_through-tied", "ipo-none-untied")
-    for rows in ("shared", "packed", "packed-shared")
+    for packing in ("shared", "packed", "packed-shared")
 }
-"""name -> case, rows: the same numbers as those of the case."""
+"""name -> case, packing: the same numbers as those of the case."""
 
 
-def pair_batches(config: Config, rows: str = "separate", seed: int = 7) -> list[PairBatch]:
+def pair_batches(config: Config, packing: str = "separate", seed: int = 7) -> list[PairBatch]:
     """Four micro-batches of two pairs, each of its own length, a multiple of 2 for sequence parallelism."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -161,8 +161,8 @@ def pair_batches(config: Config, rows: str = "separate", seed: int = 7) -> list[
             EncodedPair(text(2, 5), text(3, longest), text(3, longest)) for _ in range(config.training.micro_batch_size)
         ]
         samples = range(number * len(pairs), (number + 1) * len(pairs))
-        batches.append(collate(pairs, samples, samples, pad_id=0, pad_to_multiple=2, **ROWS[rows]))
+        batches.append(collate(pairs, samples, samples, pad_id=0, pad_to_multiple=2, **PACKINGS[packing]))
     if config.parallel.num_virtual_stages_per_pipeline_rank:
-        width = max(batch.tokens.size(1) for batch in batches)
-        return [batch.padded_to(width, pad_id=0) for batch in batches]
+        longest = max(batch.tokens.size(1) for batch in batches)
+        return [batch.padded_to(longest, pad_id=0) for batch in batches]
     return batches

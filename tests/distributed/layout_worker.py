@@ -2,41 +2,40 @@
 
     torchrun --nproc-per-node N layout_worker.py LAYOUT OUTPUT_DIR
 
-Every process of a layout starts once and runs all cases of `layout_cases.CASES`, `START_CASES` and `ROW_CASES`; rank r writes
-OUTPUT_DIR/LAYOUT-r.pt with, per case, the losses and log-probs of the step, and its pieces of every parameter's gradient by global name
-and offset.
+Every process of a parallel layout starts once and runs all cases of `layout_cases.CASES`, `START_CASES` and
+`PACKING_CASES`; rank r writes OUTPUT_DIR/LAYOUT-r.pt with, per case, the losses and log-probs of the step, and its
+pieces of every parameter's gradient by global name and offset.
 """
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from layout_cases import CASES, LAYOUTS, ROW_CASES, START_CASES, layout_config, pair_batches, start_config
+from layout_cases import CASES, LAYOUTS, PACKING_CASES, START_CASES, layout_config, pair_batches, start_config
 
 from megatron_lpc.config import Config
 from megatron_lpc.losses import LatentSchedule, uses_reference
 from megatron_lpc.model import build_model, wrap_data_parallel
-from megatron_lpc.platform import Platform
+from megatron_lpc.model.initialize import sharded_tensors
 from megatron_lpc.training.collectives import MetricReducer
 from megatron_lpc.training.objective import TrainingObjective, training_query
-from megatron_lpc.training.pipeline import on_last_stage, train_pass
+from megatron_lpc.training.pipeline import train_pass
 from megatron_lpc.training.reference import NoReference, OnlineReference
-from megatron_lpc.training.setup import seed_everything, start_distributed
+from megatron_lpc.training.setup import RunContext, seed_everything, start_distributed
 
 
-def run_case(config: Config, platform: Platform, rows: str = "separate") -> dict[str, object]:
+def run_case(context: RunContext, packing: str = "separate") -> dict[str, object]:
     """One step: metrics of the global batch, log-probs by sample id, gradients by name and place."""
-    from megatron.core import parallel_state
-
-    seed_everything(config.training.seed)
+    config, platform, groups = context.config, context.platform, context.groups
+    seed_everything(config.training.seed, groups)
     chunks = wrap_data_parallel(config, build_model(config, platform, config.latent))
-    reference = OnlineReference(config, platform) if uses_reference(config.loss) else NoReference()
-    group = parallel_state.get_data_parallel_group()
-    batches = [b.to(platform.device) for b in pair_batches(config, rows)[group.rank() :: group.size()]]
-    batches = reference.attach(batches)
+    reference = OnlineReference(context) if uses_reference(config.loss) else NoReference()
+    batches = pair_batches(config, packing)[groups.dp_rank :: groups.dp_size]
+    batches = reference.attach([batch.to(platform.device) for batch in batches])
 
     state = LatentSchedule(config.latent, 10).at(5)
     objective = TrainingObjective(config, state)
@@ -55,15 +54,13 @@ def run_case(config: Config, platform: Platform, rows: str = "separate") -> dict
     for chunk in chunks:
         chunk.zero_grad_buffer()
     parts = train_pass(chunks, batches, training_query(config, state), recorded)
-    sums = {name: sum(part[name] for part in parts) for name in parts[0]} if on_last_stage() else None
-    totals = MetricReducer(platform.device)(sums)
+    sums = {name: sum(part[name] for part in parts) for name in parts[0]} if groups.is_last_stage else None
+    totals = MetricReducer(groups, platform.device)(sums)
     return {"metrics": totals, "logps": seen, "z": noise, "grads": _gradients(chunks, config)}
 
 
 def _gradients(chunks, config: Config) -> dict[tuple[str, tuple[int, ...]], tuple[tuple[int, ...], torch.Tensor]]:
     """This rank's pieces of the gradient: (name, global offset) -> (global shape, piece)."""
-    from megatron_lpc.model.initialize import sharded_tensors
-
     pieces = {}
     for chunk in chunks:
         if config.parallel.use_distributed_optimizer:
@@ -78,7 +75,7 @@ def _gradients(chunks, config: Config) -> dict[tuple[str, tuple[int, ...]], tupl
 
 
 def _gather_gradient_shards(chunk) -> None:
-    """The distributed optimizer leaves each rank with the reduced gradient of its own share alone."""
+    """The distributed optimizer leaves each rank with the reduced gradient of only its own share."""
     for bucket_group in chunk.bucket_groups:
         group = bucket_group.intra_distributed_optimizer_instance_group
         for bucket in bucket_group.buckets:
@@ -89,12 +86,12 @@ def _gather_gradient_shards(chunk) -> None:
 def main() -> None:
     layout, output = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(1)
-    configs = {case: layout_config(layout, case) for case in CASES} | {
-        case: start_config(layout, case) for case in START_CASES
-    }
-    platform = start_distributed(configs[next(iter(CASES))])
-    results = {case: run_case(config, platform) for case, config in configs.items()}
-    results |= {name: run_case(configs[case], platform, rows) for name, (case, rows) in ROW_CASES.items()}
+    configs = {case: layout_config(layout, case) for case in CASES}
+    configs |= {case: start_config(layout, case) for case in START_CASES}
+    context = start_distributed(configs[next(iter(CASES))])
+    results = {case: run_case(replace(context, config=config)) for case, config in configs.items()}
+    for name, (case, packing) in PACKING_CASES.items():
+        results[name] = run_case(replace(context, config=configs[case]), packing)
     torch.save(results, output / f"{layout}-{dist.get_rank()}.pt")
     dist.barrier()
     assert layout in LAYOUTS

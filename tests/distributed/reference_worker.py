@@ -2,8 +2,8 @@
 
     python reference_worker.py CONFIG CACHE OUTPUT_DIR
 
-Writes OUTPUT_DIR/found.json: metrics of runs with `online` and `precomputed` references, what was refused with which message, and how many
-references each objective built.
+Writes OUTPUT_DIR/found.json: metrics of runs with `online` and `precomputed` references, what was refused with which
+message, and how many references each objective built.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 
 import torch.distributed as dist
 
-import megatron_lpc.training.run as parts_of_a_run
 from megatron_lpc.config import ConfigError, parse_args
 from megatron_lpc.precompute_reference import precompute_reference
 from megatron_lpc.train import train
+from megatron_lpc.training import reference as references
 from megatron_lpc.training.metrics_file import read_metrics
 from megatron_lpc.training.setup import stop_distributed
 
@@ -66,7 +66,7 @@ def main() -> None:
     }
 
     count = 0
-    online, cached = parts_of_a_run.OnlineReference, parts_of_a_run.CachedReference
+    online, cached = references.OnlineReference, references.CachedReference
 
     def counting(reference: Any) -> Any:
         def build(*arguments: Any) -> Any:
@@ -76,7 +76,7 @@ def main() -> None:
 
         return build
 
-    parts_of_a_run.OnlineReference, parts_of_a_run.CachedReference = counting(online), counting(cached)
+    references.OnlineReference, references.CachedReference = counting(online), counting(cached)
     for name, flags in {
         "dpo": common,
         "precomputed": precomputed,

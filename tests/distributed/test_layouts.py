@@ -1,5 +1,6 @@
-"""Every parallel layout, and every layout of pairs in rows, computes what one process does with a row for each response: losses, log-probs,
-KL, noise and every parameter's gradient.
+"""Every parallel layout, and every packing layout, computes what one process does with a sequence per response.
+
+Compared are losses, log-probs, KL, noise and every parameter's gradient.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from layout_cases import CASES, LAYOUTS, ROW_CASES
+from layout_cases import CASES, LAYOUTS, PACKING_CASES
 
 pytestmark = pytest.mark.distributed
 Result = dict[str, dict]
@@ -19,7 +20,7 @@ def single(run_layout: Callable[[str], list[Result]]) -> Result:
     return _assemble_cases(run_layout("single"))
 
 
-# Recomputation is core's alone, and takes the gate minutes.
+# Recomputation is only core's, and takes minutes.
 SLOW = ("recompute_full", "tp2_recompute_selective")
 
 
@@ -32,8 +33,8 @@ def layout(request: pytest.FixtureRequest, run_layout: Callable[[str], list[Resu
 
 
 def _assemble_cases(ranks: list[Result]) -> Result:
-    """What the processes of a layout computed, case by case, their pieces put together."""
-    return {case: _assemble([rank[case] for rank in ranks]) for case in (*CASES, *ROW_CASES)}
+    """What the processes of a parallel layout computed, case by case, their pieces put together."""
+    return {case: _assemble([rank[case] for rank in ranks]) for case in (*CASES, *PACKING_CASES)}
 
 
 def _assemble(ranks: list[dict]) -> dict:
@@ -65,20 +66,20 @@ def test_equals_one_process(single: Result, layout: Result, case: str) -> None:
     _assert_equal(single[case], layout[case], case)
 
 
-@pytest.mark.parametrize("case", ROW_CASES)
-def test_shared_and_packed_rows_equal_separate_ones(single: Result, case: str) -> None:
-    _assert_equal(single[ROW_CASES[case][0]], single[case], case)
+@pytest.mark.parametrize("case", PACKING_CASES)
+def test_shared_and_packed_sequences_equal_separate_ones(single: Result, case: str) -> None:
+    _assert_equal(single[PACKING_CASES[case][0]], single[case], case)
 
 
-@pytest.mark.parametrize("case", ROW_CASES)
-def test_shared_and_packed_rows_in_every_layout(single: Result, layout: Result, case: str) -> None:
-    _assert_equal(single[ROW_CASES[case][0]], layout[case], case)
+@pytest.mark.parametrize("case", PACKING_CASES)
+def test_shared_and_packed_sequences_in_every_layout(single: Result, layout: Result, case: str) -> None:
+    _assert_equal(single[PACKING_CASES[case][0]], layout[case], case)
 
 
 def _assert_equal(one: dict, many: dict, case: str) -> None:
     assert many["metrics"].keys() == one["metrics"].keys()
     for name, value in one["metrics"].items():
-        if name == "work" and case in ROW_CASES:
+        if name == "work" and case in PACKING_CASES:
             continue  # Less of it, which is the point.
         torch.testing.assert_close(
             many["metrics"][name], value, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
@@ -91,7 +92,7 @@ def _assert_equal(one: dict, many: dict, case: str) -> None:
         torch.testing.assert_close(many["z"][sample], value, rtol=1e-5, atol=1e-5)
     assert many["grads"].keys() == one["grads"].keys()
     for name, gradient in one["grads"].items():
-        # Cancellation within a matrix leaves small entries with the rounding of the large ones: judge by the largest.
+        # Cancellation within a matrix leaves small entries with the rounding of the large ones: the largest sets the scale.
         scale = max(1.0, float(gradient.abs().max()))
         torch.testing.assert_close(
             many["grads"][name], gradient, rtol=0, atol=1e-5 * scale, msg=lambda text, name=name: f"{name}: {text}"
@@ -99,7 +100,7 @@ def _assert_equal(one: dict, many: dict, case: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["tied", "untied"])
-def test_schedules_of_the_head_agree(layout: Result, model: str) -> None:
+def test_algorithms_of_the_head_agree(layout: Result, model: str) -> None:
     """Gradients made in the forward pass, straight into megatron-core's buffer, are those of logits made again in backward."""
     pairwise, recomputed = layout[f"dpo-lpc-{model}"], layout[f"dpo_recomputed-lpc-{model}"]
     for sample, value in recomputed["logps"].items():

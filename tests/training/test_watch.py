@@ -201,5 +201,5 @@ def test_everything_is_closed_when_training_fails(tmp_path, monkeypatch):
     ):
         raise RuntimeError("broken")
     assert run.closed
-    assert watch._file._file.closed
+    assert watch._metrics_file._file.closed
     assert console.file.getvalue().rstrip().endswith("\x1b[?25h")

@@ -1,0 +1,156 @@
+"""A run, built: from its options to everything that the training loop needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from megatron_lpc.config import Config
+from megatron_lpc.data.batch import PairBatch
+from megatron_lpc.data.dataset import PairDataset
+from megatron_lpc.data.loader import PairLoader
+from megatron_lpc.data.tokenizer import Tokenizer
+from megatron_lpc.platform import Platform
+from megatron_lpc.training.checkpoint import Checkpoints
+from megatron_lpc.training.checkpoint_folder import holds_checkpoint, resolve_checkpoint
+from megatron_lpc.training.inputs import open_dataset, open_inputs
+from megatron_lpc.training.loaders import (
+    TrainingLoader,
+    pair_loader,
+    stream_loader,
+    stream_positions,
+    training_batches,
+)
+from megatron_lpc.training.policy import TrainablePolicy, build_policy, make_trainable
+from megatron_lpc.training.reference import Reference, build_references
+from megatron_lpc.training.setup import RunContext, start_distributed
+from megatron_lpc.training.state import RunState
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationSet:
+    """Held-out pairs that are scored during the run."""
+
+    name: str
+    loader: PairLoader
+    reference: Reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything that a training run is made of. Its parts change as they train; which parts it has does not."""
+
+    context: RunContext
+    tokenizer: Tokenizer
+    train_data: PairDataset | None
+    """None where the training data are streamed."""
+    train_loader: TrainingLoader
+    validation: tuple[ValidationSet, ...]
+    policy: TrainablePolicy
+    reference: Reference
+    """Of the training data."""
+    checkpoints: Checkpoints
+    start: RunState
+    """How far the run is when this process starts: as the checkpoint says, or at step 0."""
+
+    @property
+    def config(self) -> Config:
+        """The options, resolved."""
+        return self.context.config
+
+    @property
+    def platform(self) -> Platform:
+        return self.context.platform
+
+    @property
+    def train_iters(self) -> int:
+        """Steps of the whole run."""
+        return self.policy.train_iters
+
+    def batches(self) -> Iterator[list[PairBatch]]:
+        """This rank's micro-batches of each step that is still to do."""
+        batches = training_batches(self.config, self.train_loader, self.start.consumed_samples)
+        return islice(batches, self.train_iters - self.start.iteration)
+
+    def save_checkpoint(self, state: RunState) -> None:
+        """Save a checkpoint after the step that led to `state`.
+
+        Collectives: those of `Checkpoints.save` and of `stream_positions`.
+        """
+        positions = stream_positions(self.train_loader, state.consumed_samples, self.context.groups)
+        self.checkpoints.save(replace(state, positions=positions))
+
+
+def build_run(config: Config) -> Run:
+    """Start the processes of a run, and build or load everything it needs, up to its first step.
+
+    Collectives: those of the functions called, in this order on all ranks.
+
+    Raises:
+        ConfigError: the options cannot work, a source of data cannot be read, or a checkpoint or cache does not fit.
+    """
+    context, tokenizer = open_inputs(start_distributed(config))
+    config = context.config
+
+    train_data = None
+    if not config.data.streaming:
+        train_data = open_dataset(config, tokenizer, config.data.train_data, "train")
+    valid_data = {
+        name: open_dataset(config, tokenizer, [source], name) for name, source in config.data.valid_data.items()
+    }
+    train_iters = total_steps(config, None if train_data is None else len(train_data))
+
+    chunks = build_policy(context)
+    reference, *valid_references = build_references(context, chunks, [("train", train_data), *valid_data.items()])
+    policy = make_trainable(context, chunks, train_iters)
+    checkpoints = Checkpoints(context, policy)
+    start = _start_state(config, checkpoints, train_iters)
+
+    if train_data is None:
+        train_loader: TrainingLoader = stream_loader(context, tokenizer, start)
+    else:
+        train_loader = pair_loader(context, tokenizer, train_data)
+    validation = tuple(
+        ValidationSet(name=name, loader=pair_loader(context, tokenizer, data), reference=own_reference)
+        for (name, data), own_reference in zip(valid_data.items(), valid_references, strict=True)
+    )
+    return Run(
+        context=context,
+        tokenizer=tokenizer,
+        train_data=train_data,
+        train_loader=train_loader,
+        validation=validation,
+        policy=policy,
+        reference=reference,
+        checkpoints=checkpoints,
+        start=start,
+    )
+
+
+def total_steps(config: Config, pairs: int | None) -> int:
+    """Optimizer steps of the whole run on a data set of `pairs` pairs; None for a stream, whose steps are set."""
+    training = config.training
+    if training.train_iters is not None:
+        return training.train_iters
+    assert pairs is not None
+    return max(1, math.ceil(training.num_train_epochs * pairs / training.global_batch_size))
+
+
+def starting_point(config: Config) -> Path | None:
+    """The checkpoint to resume from: what `load` names; with `auto` the latest under `save`, if there is one yet."""
+    options = config.checkpoint
+    if options.load == "auto":
+        assert options.save is not None
+        return resolve_checkpoint(options.save) if holds_checkpoint(options.save) else None
+    return resolve_checkpoint(options.load) if options.load else None
+
+
+def _start_state(config: Config, checkpoints: Checkpoints, train_iters: int) -> RunState:
+    """Load the checkpoint that the run resumes from, if any, into its parts."""
+    path = starting_point(config)
+    if path is None:
+        return RunState(train_iters=train_iters)
+    return checkpoints.load(path)

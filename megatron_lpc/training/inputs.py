@@ -1,0 +1,86 @@
+"""From options to the tokenizer and the data sets of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch.distributed as dist
+
+from megatron_lpc.config import Config, ConfigError, validate_vocab, with_options
+from megatron_lpc.data.cache import build_dataset
+from megatron_lpc.data.dataset import PairDataset
+from megatron_lpc.data.tokenizer import Tokenizer, load_tokenizer
+from megatron_lpc.training.setup import RunContext
+
+
+@contextmanager
+def input_errors() -> Iterator[None]:
+    """Turn what tokenizers and data files raise for a mistake of the user into a `ConfigError`.
+
+    They raise ValueError (of which `BadRow` is one), LookupError and OSError.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, OSError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def open_tokenizer(config: Config) -> Tokenizer:
+    """The tokenizer of a run.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    with input_errors():
+        return load_tokenizer(config.data)
+
+
+def resolve(config: Config, tokenizer: Tokenizer) -> Config:
+    """The options with those filled in that follow from the tokenizer: `vocab_size`, where it is unset.
+
+    Raises:
+        ConfigError: the tokenizer has more token ids than the model, or the padded vocabulary does not split over the
+            tensor parallel ranks.
+    """
+    validate_vocab(config, tokenizer.vocab_size)
+    if config.model.vocab_size is not None:
+        return config
+    return with_options(config, vocab_size=tokenizer.vocab_size)
+
+
+def open_inputs(context: RunContext) -> tuple[RunContext, Tokenizer]:
+    """The context with its options resolved, and the tokenizer they were resolved with: the start of every program.
+
+    Raises:
+        ConfigError: as `open_tokenizer` and `resolve`.
+    """
+    tokenizer = open_tokenizer(context.config)
+    return replace(context, config=resolve(context.config, tokenizer)), tokenizer
+
+
+def open_dataset(config: Config, tokenizer: Tokenizer, sources: Sequence[str], name: str) -> PairDataset:
+    """A tokenized data set. Rank 0 builds what is not yet cached.
+
+    Collectives: one broadcast from rank 0 over the world, at which the other ranks wait.
+
+    Args:
+        sources: files or Hub names.
+        name: of the data set, for messages.
+
+    Raises:
+        ConfigError: on all ranks alike; a source cannot be read, a row of it cannot be used, or the tokenizer lacks the
+            chat template that it needs.
+    """
+    problem: list[str | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            with input_errors():
+                build_dataset(config.data, tokenizer, sources, name)
+        except ConfigError as error:
+            problem = [str(error)]
+    dist.broadcast_object_list(problem, src=0)
+    if problem[0] is not None:
+        raise ConfigError(problem[0])
+    return build_dataset(config.data, tokenizer, sources, name, is_builder=False)
