@@ -15,7 +15,7 @@ class PairTable:
     """What a model says of P pairs under L latents; fp64 on the CPU, in the order of `example_index`."""
 
     example_index: Tensor
-    """[P] int64 row of each pair in its data set, ascending."""
+    """[P] int64 place of each pair in its data set, ascending."""
     logps: Tensor
     """[P, L, 2] summed log-probs of chosen and rejected, nats."""
     reference_logps: Tensor
@@ -43,7 +43,7 @@ class PairTable:
 def table_metrics(loss: LossConfig, table: PairTable, latent: int) -> dict[str, float]:
     """The metrics of training over all pairs of a table, under its `latent`-th latent.
 
-    `loss` among them is the preference loss alone, without the latent's terms.
+    `loss` among them is only the preference loss, without the terms of the latent.
 
     Raises:
         ValueError: the table holds no pair.

@@ -24,8 +24,8 @@ def test_a_group_with_just_enough_pairs_gives_all():
 def test_the_seed_decides_the_draw_and_other_groups_do_not():
     assert draw_support(GROUPS, 4, seed=1) == draw_support(GROUPS, 4, seed=1)
     assert draw_support(GROUPS, 4, seed=1) != draw_support(GROUPS, 4, seed=2)
-    alone = ["a", "x"] * 10
-    assert draw_support(alone, 4, seed=1)["a"] == draw_support(GROUPS, 4, seed=1)["a"]
+    with_another_group = ["a", "x"] * 10
+    assert draw_support(with_another_group, 4, seed=1)["a"] == draw_support(GROUPS, 4, seed=1)["a"]
 
 
 def test_mixture_is_the_mean_of_probabilities_not_of_logits():
