@@ -1,6 +1,6 @@
-"""Preference pairs become a micro-batch: their tokens in rows, and the indices the model reads.
+"""Preference pairs become a micro-batch: their tokens in sequences, and the indices that the model reads.
 
-One pair, prompt [5, 6], chosen [7, 8], rejected [9], padding 0, in each of the layouts:
+One pair, prompt [5, 6], chosen [7, 8], rejected [9], padding 0, in each arrangement:
 
     separate   5 6 7 8      shared     5 6 7 8 9      packed, not shared   5 6 7 8 5 6 9 0
                5 6 9 0      positions  0 1 2 3 2                           0 1 2 3 0 1 2 0
@@ -9,7 +9,8 @@ One pair, prompt [5, 6], chosen [7, 8], rejected [9], padding 0, in each of the 
     separate, loss_index 1 2 | 5, targets 7 8 | 9, segment_ids 0 0 | 1, prompt_end 1, response_end 3 6
     shared,   loss_index 1 2 | 1, targets 7 8 | 9, segment_ids 0 0 | 1, prompt_end 1, response_end 3 4
 
-Separate rows are padded on the right, so causal attention keeps padding out of sight of every token that counts and no mask is needed.
+Separate sequences are padded on the right, so causal attention keeps padding out of sight of every token that counts
+and no mask is needed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from itertools import chain
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from megatron_lpc.data.batch import PADDING, PackingLayout, PairBatch
 from megatron_lpc.data.encode import EncodedPair
@@ -37,93 +40,130 @@ def collate(
 ) -> PairBatch:
     """B pairs as one micro-batch.
 
-    Separate: 2B rows, the chosen responses in rows 0 … B-1, the rejected ones in rows B … 2B-1. Shared (`share_prompt`): B rows of
-    prompt, chosen, rejected. Packed (`pack_to`): one row of so many tokens, pair after pair.
-    Rows that are not packed are as long as the longest, rounded up to `pad_to_multiple` (sequence parallelism: the tensor parallel size).
-    Each prompt and response must hold at least one token. h_x is read before the chosen response.
-    Raises ValueError for lists of different lengths, an empty prompt or response, and more tokens than `pack_to`.
+    Separate: 2B sequences, the chosen responses in 0 … B-1, the rejected ones in B … 2B-1. Shared (`share_prompt`):
+    B sequences of prompt, chosen, rejected. Packed (`pack_to`): one sequence of so many tokens, pair after pair.
+    h_x is read before the chosen response.
+
+    Args:
+        pad_to_multiple: sequences that are not packed are as long as the longest, rounded up to this (sequence
+            parallelism: the tensor parallel size).
+
+    Raises:
+        ValueError: the lists differ in length, a prompt or response is empty, or there are more than `pack_to` tokens.
     """
-    if not len(pairs) == len(sample_ids) == len(example_index):
-        raise ValueError(
-            f"{len(pairs)} pairs come with {len(sample_ids)} sample ids and {len(example_index)} row ids: give one each."
-        )
-    if not all(len(part) for pair in pairs for part in (pair.prompt, pair.chosen, pair.rejected)):
-        raise ValueError("a pair has an empty prompt or response: encode_pair makes no such pair.")
-    rows = _rows(pairs, share_prompt, packed=pack_to is not None)
-    longest = max(sum(len(part.tokens) for part in row) for row in rows)
-    width = pack_to or -(-longest // pad_to_multiple) * pad_to_multiple
-    if longest > width:
-        raise ValueError(f"{len(pairs)} pairs of {longest} tokens in all do not fit --pack-to {width}.")
+    _check_pairs(pairs, sample_ids, example_index)
+    sequences = _arrange(pairs, share_prompt, packed=pack_to is not None)
+    longest = max(sum(len(part.tokens) for part in sequence) for sequence in sequences)
+    seq_len = pack_to or -(-longest // pad_to_multiple) * pad_to_multiple
+    if longest > seq_len:
+        raise ValueError(f"{len(pairs)} pairs of {longest} tokens in all do not fit --pack-to {seq_len}.")
 
-    shape = (len(rows), width)
-    tokens, positions, documents = (
-        np.full(shape, pad_id, np.int64),
-        np.zeros(shape, np.int64),
-        np.full(shape, PADDING, np.int64),
-    )
-    prompt_end, response_start = np.zeros(2 * len(pairs), np.int64), np.zeros(2 * len(pairs), np.int64)
-    for number, row in enumerate(rows):
-        start = 0
-        for part in row:
-            end = start + len(part.tokens)
-            tokens[number, start:end] = part.tokens
-            documents[number, start:end] = part.document
-            positions[number, start:end] = np.arange(part.position, part.position + len(part.tokens))
-            prompt_end[list(part.prompt_of)] = number * width + end - 1
-            response_start[list(part.response)] = number * width + start
-            start = end
-
+    filled = _fill(sequences, seq_len, pad_id, num_pairs=len(pairs))
     response_length = torch.tensor([len(pair.chosen) for pair in pairs] + [len(pair.rejected) for pair in pairs])
-    segment = torch.repeat_interleave(torch.arange(len(response_length)), response_length)
-    # Location within its response, of every response token; the first is predicted where the prompt ends.
-    place = torch.arange(len(segment)) - (response_length.cumsum(0) - response_length)[segment]
-    flat, ends, starts = (
-        torch.from_numpy(tokens).flatten(),
-        torch.from_numpy(prompt_end),
-        torch.from_numpy(response_start),
-    )
-    plain = not share_prompt and pack_to is None
+    segment_ids = torch.repeat_interleave(torch.arange(len(response_length)), response_length)
+    response_offset = response_length.cumsum(0) - response_length
+    position_in_response = torch.arange(len(segment_ids)) - response_offset[segment_ids]
+    token_index = filled.response_start[segment_ids] + position_in_response
+    # The first token of a response is predicted at the end of its prompt, each other one at the token before it.
+    loss_index = torch.where(position_in_response == 0, filled.prompt_end[segment_ids], token_index - 1)
+    is_plain = not share_prompt and pack_to is None
     return PairBatch(
-        tokens=torch.from_numpy(tokens),
-        packing_layout=None if plain else PackingLayout(torch.from_numpy(np.stack((documents, positions)))),
-        prompt_end=ends[: len(pairs)],
-        response_end=starts + response_length - 1,
-        loss_index=torch.where(place == 0, ends[segment], starts[segment] + place - 1),
-        targets=flat[starts[segment] + place],
-        segment_ids=segment,
+        tokens=filled.tokens,
+        packing_layout=None if is_plain else filled.packing_layout,
+        prompt_end=filled.prompt_end[: len(pairs)],
+        response_end=filled.response_start + response_length - 1,
+        loss_index=loss_index,
+        targets=filled.tokens.flatten()[token_index],
+        segment_ids=segment_ids,
         response_length=response_length,
         sample_ids=torch.tensor(sample_ids),
         example_index=torch.tensor(example_index),
     )
 
 
+def _check_pairs(pairs: Sequence[EncodedPair], sample_ids: Sequence[int], example_index: Sequence[int]) -> None:
+    if not len(pairs) == len(sample_ids) == len(example_index):
+        raise ValueError(
+            f"{len(pairs)} pairs come with {len(sample_ids)} sample ids and {len(example_index)} example indices: "
+            "give one each."
+        )
+    if any(0 in pair.lengths for pair in pairs):
+        raise ValueError("a pair has an empty prompt or response: encode_pair makes no such pair.")
+
+
 @dataclass(frozen=True)
 class _Part:
-    """Consecutive tokens of one document."""
+    """Consecutive tokens of one document: a prompt or a response."""
 
     tokens: Sequence[int]
     document: int
     position: int
     """Rotary position of the first token."""
     prompt_of: tuple[int, ...] = ()
-    """Responses that follow it."""
-    response: tuple[int, ...] = ()
-    """The response that it is."""
+    """Numbers of the responses that follow it, where it is a prompt."""
+    response: int | None = None
+    """Its number, where it is a response."""
 
 
-def _rows(pairs: Sequence[EncodedPair], share_prompt: bool, packed: bool) -> list[list[_Part]]:
-    count = len(pairs)
-    sequences: list[list[list[_Part]]] = []
-    """Of each pair, its one shared or two separate sequences."""
-    for n, pair in enumerate(pairs):
-        length = len(pair.prompt)
-        chosen = _Part(pair.chosen, 3 * n + 1, length, response=(n,))
-        rejected = _Part(pair.rejected, 3 * n + 2, length, response=(count + n,))
-        if share_prompt:
-            sequences.append([[_Part(pair.prompt, 3 * n, 0, prompt_of=(n, count + n)), chosen, rejected]])
-        else:
-            prompts = (_Part(pair.prompt, part.document, 0, prompt_of=part.response) for part in (chosen, rejected))
-            sequences.append([[prompt, response] for prompt, response in zip(prompts, (chosen, rejected), strict=True)])
+def _arrange(pairs: Sequence[EncodedPair], share_prompt: bool, packed: bool) -> list[list[_Part]]:
+    """The parts of each sequence of the batch."""
+    of_pairs = [_sequences_of(pair, number, len(pairs), share_prompt) for number, pair in enumerate(pairs)]
     if packed:
-        return [list(chain.from_iterable(chain.from_iterable(sequences)))]
-    return [of_pair[n] for n in range(len(sequences[0])) for of_pair in sequences]
+        return [list(chain.from_iterable(chain.from_iterable(of_pairs)))]
+    if share_prompt:
+        return [shared for (shared,) in of_pairs]
+    return [with_chosen for with_chosen, _ in of_pairs] + [with_rejected for _, with_rejected in of_pairs]
+
+
+def _sequences_of(pair: EncodedPair, number: int, num_pairs: int, share_prompt: bool) -> list[list[_Part]]:
+    """The one shared or two separate sequences of pair `number` of `num_pairs`."""
+    length = len(pair.prompt)
+    chosen = _Part(pair.chosen, 3 * number + 1, length, response=number)
+    rejected = _Part(pair.rejected, 3 * number + 2, length, response=num_pairs + number)
+    if share_prompt:
+        prompt = _Part(pair.prompt, 3 * number, 0, prompt_of=(number, num_pairs + number))
+        return [[prompt, chosen, rejected]]
+    prompt_of_chosen = _Part(pair.prompt, chosen.document, 0, prompt_of=(number,))
+    prompt_of_rejected = _Part(pair.prompt, rejected.document, 0, prompt_of=(num_pairs + number,))
+    return [[prompt_of_chosen, chosen], [prompt_of_rejected, rejected]]
+
+
+@dataclass(frozen=True)
+class _Filled:
+    """The sequences as tensors, and where their parts lie."""
+
+    tokens: Tensor
+    """[R, S] token ids."""
+    packing_layout: PackingLayout
+    prompt_end: Tensor
+    """[2B] flat index of the last token of each response's prompt."""
+    response_start: Tensor
+    """[2B] flat index of the first token of each response."""
+
+
+def _fill(sequences: list[list[_Part]], seq_len: int, pad_id: int, num_pairs: int) -> _Filled:
+    shape = (len(sequences), seq_len)
+    tokens = np.full(shape, pad_id, np.int64)
+    document_ids = np.full(shape, PADDING, np.int64)
+    position_ids = np.zeros(shape, np.int64)
+    prompt_end: NDArray[np.int64] = np.zeros(2 * num_pairs, np.int64)
+    response_start: NDArray[np.int64] = np.zeros(2 * num_pairs, np.int64)
+    for number, sequence in enumerate(sequences):
+        start = 0
+        for part in sequence:
+            length = len(part.tokens)
+            end = start + length
+            tokens[number, start:end] = part.tokens
+            document_ids[number, start:end] = part.document
+            position_ids[number, start:end] = np.arange(part.position, part.position + length)
+            if part.response is None:
+                prompt_end[list(part.prompt_of)] = number * seq_len + end - 1
+            else:
+                response_start[part.response] = number * seq_len + start
+            start = end
+    return _Filled(
+        tokens=torch.from_numpy(tokens),
+        packing_layout=PackingLayout(torch.from_numpy(np.stack((document_ids, position_ids)))),
+        prompt_end=torch.from_numpy(prompt_end),
+        response_start=torch.from_numpy(response_start),
+    )

@@ -1,4 +1,7 @@
-"""What pairs cost: tokens, and query-key pairs of attention. `lengths` are [P, 3] tokens of prompt, chosen, rejected."""
+"""What pairs cost: tokens, and query-key pairs of attention.
+
+`lengths` are [P, 3] tokens of the prompt, chosen and rejected of each pair.
+"""
 
 from __future__ import annotations
 

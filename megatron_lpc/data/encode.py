@@ -1,12 +1,14 @@
 """A preference pair becomes token ids that fit the model.
 
-Truncation, closest to TRL under the one condition of the method that both responses follow the same prompt (h_x is one token):
+Truncation is as close to TRL's as the one condition of the method allows: both responses follow the same prompt, since
+h_x is one token.
 1. The prompt is cut to `max_prompt_length`, keeping the end that `truncation_mode` names.
-2. If the prompt and the longer response still exceed `max_length`
-   - `keep_start`: the first `max_length` tokens of each row stay, so responses lose their end; a prompt that fills `max_length`
-     leaves no response and makes the row unusable. As TRL.
-   - `keep_end`: the prompt loses its start by the excess of the longer response, down to one token; what then still exceeds is
-     cut from the end of the responses. TRL cuts each row by itself, which would give the responses different prompts.
+2. Where the prompt and the longer response still exceed `max_length`
+   - `keep_start`: the first `max_length` tokens of prompt + response stay, so responses lose their end; a prompt that
+     fills `max_length` leaves no response and makes the row unusable. As TRL.
+   - `keep_end`: the prompt loses its start by the excess of the longer response, down to one token; what then still
+     exceeds is cut from the end of the responses. TRL cuts each prompt + response by itself, which would give the
+     responses different prompts.
 """
 
 from __future__ import annotations
@@ -35,25 +37,18 @@ class EncodedPair:
 
 
 def encode_pair(pair: Pair, tokenizer: Tokenizer, config: DataConfig) -> EncodedPair:
-    """Token ids of `pair`, at most `max_length` for prompt and response together; prompt and responses are tokenized apart.
+    """Token ids of `pair`: at most `max_length` for prompt and response together, each tokenized by itself.
 
-    Raises BadRow when the chat cannot be rendered, nothing is left of a side, or the cut makes the responses equal;
-    LookupError when there are chat messages but no chat template.
+    Raises:
+        BadRow: the chat cannot be rendered, no tokens are left of the prompt or a response, or both responses are equal
+            after the cut.
+        LookupError: there are chat messages but no chat template.
     """
-    texts = _texts(pair, tokenizer)
-    is_chat = not isinstance(pair.prompt, str)
-    # A template writes its own special tokens.
-    prompt, chosen, rejected = tokenizer.encode(texts[0], add_bos=not is_chat), *map(tokenizer.encode, texts[1:])
-    for name, tokens in (("prompt", prompt), ("chosen response", chosen), ("rejected response", rejected)):
-        if all(token in (tokenizer.bos_id, tokenizer.eos_id) for token in tokens):
-            raise pair.location.bad_row(
-                f"the {name} has no tokens", "Fill it in, or use a tokenizer that knows its characters"
-            )
-    if not is_chat:
-        chosen, rejected = (
-            tokens if tokens[-1] == tokenizer.eos_id else [*tokens, tokenizer.eos_id] for tokens in (chosen, rejected)
-        )
-    prompt, chosen, rejected = _cut(prompt, chosen, rejected, config)
+    if isinstance(pair.prompt, str):
+        prompt, chosen, rejected = _encode_text(pair, tokenizer)
+    else:
+        prompt, chosen, rejected = _encode_chat(pair, tokenizer)
+    prompt, chosen, rejected = _truncate(prompt, chosen, rejected, config)
     if not (chosen and rejected):
         raise pair.location.bad_row(
             f"only the prompt is left after truncation: it fills the {config.max_length} tokens of --max-length",
@@ -66,34 +61,65 @@ def encode_pair(pair: Pair, tokenizer: Tokenizer, config: DataConfig) -> Encoded
     return EncodedPair(prompt, chosen, rejected, pair.group)
 
 
-def _texts(pair: Pair, tokenizer: Tokenizer) -> tuple[str, str, str]:
-    if isinstance(pair.prompt, str):
-        return str(pair.prompt), str(pair.chosen), str(pair.rejected)
+def _encode_text(pair: Pair, tokenizer: Tokenizer) -> tuple[list[int], list[int], list[int]]:
+    """BOS, where the tokenizer uses one, before the prompt; EOS behind each response that does not end in one."""
+    prompt = tokenizer.encode(str(pair.prompt), add_bos=True)
+    chosen = tokenizer.encode(str(pair.chosen))
+    rejected = tokenizer.encode(str(pair.rejected))
+    _check_tokens(pair, tokenizer, prompt, chosen, rejected)
+    return prompt, _with_eos(chosen, tokenizer.eos_id), _with_eos(rejected, tokenizer.eos_id)
+
+
+def _with_eos(tokens: list[int], eos_id: int) -> list[int]:
+    return tokens if tokens[-1] == eos_id else [*tokens, eos_id]
+
+
+def _encode_chat(pair: Pair, tokenizer: Tokenizer) -> tuple[list[int], list[int], list[int]]:
+    """The special tokens that the template writes, and no others."""
+    prompt, chosen, rejected = (tokenizer.encode(text) for text in _render(pair, tokenizer))
+    _check_tokens(pair, tokenizer, prompt, chosen, rejected)
+    return prompt, chosen, rejected
+
+
+def _render(pair: Pair, tokenizer: Tokenizer) -> tuple[str, str, str]:
+    """The texts of a pair of chats: the prompt up to where the assistant begins, and what the responses add to it."""
+    assert not isinstance(pair.prompt, str)
     try:
         prompt = tokenizer.render_chat(pair.prompt, add_generation_prompt=True)
-        chosen, rejected = (
-            tokenizer.render_chat([*pair.prompt, *response]) for response in (pair.chosen, pair.rejected)
-        )
+        with_chosen = tokenizer.render_chat([*pair.prompt, *pair.chosen])
+        with_rejected = tokenizer.render_chat([*pair.prompt, *pair.rejected])
     except ValueError as error:
         raise pair.location.bad_row(
-            str(error), "Mend the messages, or give another template with --chat-template"
+            str(error), "Fix the messages, or give another template with --chat-template"
         ) from error
-    if not (chosen.startswith(prompt) and rejected.startswith(prompt)):
+    if not (with_chosen.startswith(prompt) and with_rejected.startswith(prompt)):
         raise pair.location.bad_row(
             "the chat template writes the prompt differently with and without a response",
-            "Give a template that does not, with --chat-template: else training and generation would see different prompts",
+            "Give a template that does not, with --chat-template: "
+            "else training and generation would see different prompts",
         )
-    return prompt, chosen[len(prompt) :], rejected[len(prompt) :]
+    return prompt, with_chosen[len(prompt) :], with_rejected[len(prompt) :]
 
 
-def _cut(
+def _check_tokens(pair: Pair, tokenizer: Tokenizer, prompt: list[int], chosen: list[int], rejected: list[int]) -> None:
+    """Prompt and responses must hold more than BOS and EOS."""
+    special = (tokenizer.bos_id, tokenizer.eos_id)
+    for name, tokens in (("prompt", prompt), ("chosen response", chosen), ("rejected response", rejected)):
+        if all(token in special for token in tokens):
+            raise pair.location.bad_row(
+                f"the {name} has no tokens", "Fill it in, or use a tokenizer that knows its characters"
+            )
+
+
+def _truncate(
     prompt: list[int], chosen: list[int], rejected: list[int], config: DataConfig
 ) -> tuple[list[int], list[int], list[int]]:
     keep_end = config.truncation_mode == "keep_end"
     if config.max_prompt_length is not None:
         prompt = prompt[-config.max_prompt_length :] if keep_end else prompt[: config.max_prompt_length]
     if keep_end:
-        excess = len(prompt) + max(len(chosen), len(rejected)) - config.max_length
-        prompt = prompt[min(max(excess, 0), len(prompt) - 1) :]
+        longer_response = max(len(chosen), len(rejected))
+        excess = max(len(prompt) + longer_response - config.max_length, 0)
+        prompt = prompt[min(excess, len(prompt) - 1) :]
     room = max(config.max_length - len(prompt), 0)
     return prompt, chosen[:room], rejected[:room]

@@ -1,4 +1,4 @@
-"""Micro-batches of one data parallel rank on the CPU, prepared a step ahead: from a data set on disk, or from a stream."""
+"""Micro-batches of one data parallel rank, on the CPU and prepared ahead: of a data set on disk, or of a stream."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from megatron_lpc.data.stream import PairStream
 class PairLoader:
     """Micro-batches of a data set on disk.
 
-    It holds no position: an iterator starts wherever the caller says, so a run resumes exactly from its consumed samples.
+    It holds no position: an iterator starts wherever the caller says, so a run resumes exactly from its consumed
+    samples.
     """
 
     dataset: PairDataset
@@ -37,7 +38,8 @@ class PairLoader:
         return prefetch(self._training_step(order, first) for first in first_samples)
 
     def evaluation(self, *, max_steps: int | None = None) -> Iterator[list[tuple[PairBatch, int]]]:
-        """Steps over the data set in order, at most `max_steps`: micro-batches, each with the number of leading pairs that count.
+        """Steps over the data set in order, at most `max_steps`: this rank's micro-batches, each with the number of
+        leading pairs that count.
 
         The sample id of a pair is its example index. The last step is filled up with pairs that do not count.
         """

@@ -36,8 +36,8 @@ class MicroBatchPlanner:
     pad_to_multiple: int = 1
     """Padded sequences are as long as the longest, rounded up to this (sequence parallelism: tensor parallel size)."""
     micro_batch_multiple: int = 1
-    """The micro-batches of a rank's step are a multiple of this, and where it is above 1 all of one sequence length, as the
-    interleaved pipeline schedule needs."""
+    """The micro-batches of a rank's step are a multiple of this. Where it is above 1 they all have one sequence length,
+    as the interleaved pipeline schedule needs."""
     share_prompt: bool = False
     pack_to: int | None = None
     """Tokens of the packed sequence that is a micro-batch by itself; None: pairs are not packed."""

@@ -11,7 +11,7 @@ from megatron_lpc.data.source import Location, Row, open_stream
 class RowReader:
     """One data parallel rank's share of the rows of `sources`, one source after the other, epoch after epoch.
 
-    Its state is a JSON object: {"source": number of the source, "rows": rows read of it, "dataset": state of `datasets`}.
+    Its state is a JSON object: the number of the source, the rows read of it, and the state that `datasets` has.
     """
 
     def __init__(self, sources: Sequence[str], dp_rank: int, dp_size: int, state: dict[str, Any] | None = None) -> None:

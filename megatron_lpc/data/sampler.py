@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class TrainingOrder:
-    """Which example each training sample is: epochs one after the other, each in an order of its own, none cut short."""
+    """Which example each training sample is: epoch after epoch, each in an order of its own, none cut short."""
 
     def __init__(self, num_examples: int, seed: int) -> None:
         """
@@ -48,7 +48,7 @@ def hashed_permutation(size: int, *key: int) -> Tensor:
 
 
 def evaluation_batches(num_examples: int, global_batch_size: int, multiple: int) -> list[tuple[list[int], int]]:
-    """Example indices 0 … num_examples - 1 once each, in global batches, each with the number of leading ones that count.
+    """Example indices 0 … num_examples - 1 once each, in global batches, each with how many leading ones count.
 
     The last batch is filled with examples from the start that do not count, up to the next multiple of `multiple` or to
     the global batch size.

@@ -1,4 +1,4 @@
-"""One small face for Hugging Face tokenizers and sentencepiece models."""
+"""One interface to Hugging Face tokenizers and sentencepiece models."""
 
 from __future__ import annotations
 
@@ -20,38 +20,55 @@ class Tokenizer(Protocol):
     """Begins every text prompt; None when the model has no such token or its tokenizer does not use it."""
     eos_id: int
     pad_id: int
-    """Fills rows; carries no loss, so any valid id does."""
+    """Fills sequences; carries no loss, so any valid id does."""
     fingerprint: str
     """Hash of everything that decides the ids of a text or a chat."""
 
     def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
-        """Token ids of `text`; special tokens that are written out in it become their ids, none but `bos_id` is added."""
+        """Token ids of `text`.
+
+        Special tokens that are written out in it become their ids; only `bos_id` is ever added.
+        """
 
     def decode(self, ids: list[int]) -> str:
         """Text of `ids` without special tokens."""
 
     def render_chat(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = False) -> str:
-        """Messages as the chat template writes them. Raises LookupError when there is none, ValueError when it refuses the messages."""
+        """Messages as the chat template writes them.
+
+        Raises:
+            LookupError: there is no chat template.
+            ValueError: it refuses the messages.
+        """
 
 
 def load_tokenizer(config: DataConfig) -> Tokenizer:
     """The tokenizer named by `tokenizer_model`, with `chat_template` in place of its own when set.
 
-    Raises ValueError when it cannot be loaded or has no end-of-text token, FileNotFoundError for a missing template file.
+    Raises:
+        ValueError: it cannot be loaded or has no end-of-text token.
+        FileNotFoundError: there is no such template file.
     """
     name = config.tokenizer_model
     if not name:
         raise ValueError(
-            "--tokenizer-model is not set. Give a Hugging Face tokenizer (folder or name) or a sentencepiece .model file."
+            "--tokenizer-model is not set. "
+            "Give a Hugging Face tokenizer (folder or name) or a sentencepiece .model file."
         )
     template = _read_template(config.chat_template)
-    return SentencePieceTokenizer(name, template) if name.endswith(".model") else HuggingFaceTokenizer(name, template)
+    if name.endswith(".model"):
+        return SentencePieceTokenizer(name, template)
+    return HuggingFaceTokenizer(name, template)
 
 
 class HuggingFaceTokenizer:
     """A `transformers` tokenizer: a folder, or a name on the Hub."""
 
     def __init__(self, name: str, chat_template: str | None = None) -> None:
+        """
+        Raises:
+            ValueError: it cannot be loaded or has no end-of-text token.
+        """
         from transformers import AutoTokenizer  # slow to import
 
         try:
@@ -67,19 +84,14 @@ class HuggingFaceTokenizer:
                 f"--tokenizer-model {name}: no end-of-text token. Set `eos_token` in its tokenizer_config.json."
             )
         self._name = name
-        self.eos_id: int = self._tokenizer.eos_token_id
-        pad = self._tokenizer.pad_token_id
-        self.pad_id: int = self.eos_id if pad is None else pad
         self._prefix = self._special_prefix()
+        self._vocabulary: dict[str, int] = self._tokenizer.get_vocab()
+        self.vocab_size = max(self._vocabulary.values()) + 1
+        self.eos_id: int = self._tokenizer.eos_token_id
+        pad_id = self._tokenizer.pad_token_id
+        self.pad_id: int = self.eos_id if pad_id is None else pad_id
         self.bos_id: int | None = self._tokenizer.bos_token_id if self._prefix else None
-        vocabulary = self._tokenizer.get_vocab()
-        self.vocab_size = max(vocabulary.values()) + 1
-        backend = getattr(self._tokenizer, "backend_tokenizer", None)
-        self.fingerprint = _digest(
-            backend.to_str() if backend else json.dumps([type(self._tokenizer).__name__, vocabulary], sort_keys=True),
-            json.dumps([self._tokenizer.special_tokens_map, self._prefix], sort_keys=True, default=str),
-            json.dumps(self._tokenizer.chat_template, sort_keys=True),
-        )
+        self.fingerprint = self._fingerprint()
 
     def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
         ids = self._tokenizer.encode(text, add_special_tokens=False)
@@ -99,17 +111,34 @@ class HuggingFaceTokenizer:
             raise ValueError(f"the chat template refuses the messages ({error})") from error
 
     def _special_prefix(self) -> list[int]:
-        # What the model expects before a text is known only to the tokenizer's post-processor: ask it, whatever it adds behind.
-        bare = self._tokenizer.encode("a", add_special_tokens=False)
-        full = self._tokenizer.encode("a", add_special_tokens=True)
-        start = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
-        return full[:start]
+        """The special tokens that the model expects before a text."""
+        # Only the tokenizer's post-processor knows them, so ask it; what it puts behind the text is not wanted.
+        text = self._tokenizer.encode("a", add_special_tokens=False)
+        with_special = self._tokenizer.encode("a", add_special_tokens=True)
+        for start in range(len(with_special)):
+            if with_special[start : start + len(text)] == text:
+                return with_special[:start]
+        return []
+
+    def _fingerprint(self) -> str:
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend:
+            model = backend.to_str()
+        else:
+            model = json.dumps([type(self._tokenizer).__name__, self._vocabulary], sort_keys=True)
+        special = json.dumps([self._tokenizer.special_tokens_map, self._prefix], sort_keys=True, default=str)
+        template = json.dumps(self._tokenizer.chat_template, sort_keys=True)
+        return _digest(model, special, template)
 
 
 class SentencePieceTokenizer:
     """A sentencepiece .model file; chats need a template file."""
 
     def __init__(self, path: str, chat_template: str | None = None) -> None:
+        """
+        Raises:
+            ValueError: there is no such file, it is no sentencepiece model, or it has no end-of-text token.
+        """
         from sentencepiece import SentencePieceProcessor
 
         if not Path(path).is_file():
@@ -117,22 +146,33 @@ class SentencePieceTokenizer:
         try:
             self._model = SentencePieceProcessor(model_proto=Path(path).read_bytes())
         except RuntimeError as error:
-            raise ValueError(f"--tokenizer-model {path}: not a sentencepiece model ({error}).") from error
+            raise ValueError(
+                f"--tokenizer-model {path}: not a sentencepiece model ({error}). "
+                "Give a .model file, or a folder for a Hugging Face tokenizer."
+            ) from error
         if self._model.eos_id() < 0:
             raise ValueError(f"--tokenizer-model {path}: no end-of-text token. Train it with an eos id.")
-        self._path, self._template = path, chat_template
+        self._path = path
+        self._template = chat_template
         self.vocab_size: int = self._model.vocab_size()
+        # sentencepiece says -1 where a model lacks a token.
         self.eos_id: int = self._model.eos_id()
         self.bos_id: int | None = self._model.bos_id() if self._model.bos_id() >= 0 else None
         self.pad_id: int = self._model.pad_id() if self._model.pad_id() >= 0 else self.eos_id
-        self._special = {self._model.id_to_piece(i): i for i in (self.bos_id, self.eos_id) if i is not None}
+        special_ids = [token for token in (self.bos_id, self.eos_id) if token is not None]
+        self._special = {self._model.id_to_piece(token): token for token in special_ids}
         self._special_pattern = re.compile(f"({'|'.join(map(re.escape, self._special))})")
         self.fingerprint = _digest(self._model.serialized_model_proto(), json.dumps(chat_template))
 
     def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
-        ids = [self.bos_id] if add_bos and self.bos_id is not None else []
+        ids: list[int] = []
+        if add_bos and self.bos_id is not None:
+            ids.append(self.bos_id)
         for part in self._special_pattern.split(text):
-            ids += [self._special[part]] if part in self._special else self._model.encode(part)
+            if part in self._special:
+                ids.append(self._special[part])
+            else:
+                ids.extend(self._model.encode(part))
         return ids
 
     def decode(self, ids: list[int]) -> str:
@@ -143,10 +183,13 @@ class SentencePieceTokenizer:
             raise LookupError(_no_template(self._path))
         from transformers.utils.chat_template_utils import render_jinja_template  # slow to import
 
-        names = {"bos_token": self._piece(self.bos_id), "eos_token": self._piece(self.eos_id)}
         try:
             rendered, _ = render_jinja_template(
-                [messages], chat_template=self._template, add_generation_prompt=add_generation_prompt, **names
+                [messages],
+                chat_template=self._template,
+                add_generation_prompt=add_generation_prompt,
+                bos_token=self._piece(self.bos_id),
+                eos_token=self._piece(self.eos_id),
             )
         except Exception as error:  # a template raises jinja2's errors and, by itself, any other
             raise ValueError(f"the chat template refuses the messages ({error})") from error
@@ -169,6 +212,7 @@ def _no_template(name: str) -> str:
 
 
 def _digest(*parts: str | bytes) -> str:
+    """SHA-256 of the parts and their lengths."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part

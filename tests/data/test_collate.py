@@ -139,7 +139,7 @@ def test_errors():
         batch_of([EncodedPair([1], [], [2])])
     with pytest.raises(ValueError, match="a pair has an empty prompt or response"):
         batch_of([EncodedPair([], [1], [2])])
-    with pytest.raises(ValueError, match="1 pairs come with 2 sample ids and 1 row ids"):
+    with pytest.raises(ValueError, match="1 pairs come with 2 sample ids and 1 example indices"):
         collate([EncodedPair([1], [1], [2])], [1, 2], [1], pad_id=0)
     with pytest.raises(ValueError, match="1 pairs of 5 tokens in all do not fit --pack-to 4"):
         batch_of([EncodedPair([1], [1, 2], [2])], pack_to=4)

@@ -77,7 +77,7 @@ def test_broken_lines_are_reported_with_their_line_and_the_rest_is_read(tmp_path
         (Row, 6),
     ]
     assert str(rows[1]).startswith(f"{path}:3: not valid JSON (Expecting value")
-    assert str(rows[2]) == f"{path}:4: a JSON list, not an object. Write one JSON object a line."
+    assert str(rows[2]) == f"{path}:4: a JSON list, not an object. Write one JSON object per line."
     assert "not valid JSON ('utf-8' codec" in str(rows[3])
 
 
