@@ -56,7 +56,7 @@ def megatron_logits(
     try:
         from megatron_lpc.model import build_model
 
-        chunks = build_model(config, context.platform, config.latent)
+        chunks = build_model(config, context.platform, context.groups, config.latent)
         load_weights(chunks, resolve_checkpoint(folder), groups=context.groups, latent_head=False, config=config)
         return logits_of(chunks, tokens)
     finally:

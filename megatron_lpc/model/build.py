@@ -16,12 +16,10 @@ from megatron_lpc.model.layer_spec import block_spec
 from megatron_lpc.model.preference_model import PreferenceModel
 from megatron_lpc.model.transformer_config import transformer_config
 from megatron_lpc.platform import Platform
-from megatron_lpc.platform.process_groups import ProcessGroups, current_process_groups
+from megatron_lpc.platform.process_groups import ProcessGroups
 
 
-def build_model(
-    config: Config, platform: Platform, latent: LatentConfig, groups: ProcessGroups | None = None
-) -> list[nn.Module]:
+def build_model(config: Config, platform: Platform, groups: ProcessGroups, latent: LatentConfig) -> list[nn.Module]:
     """This rank's model chunks (one per virtual pipeline stage), on its device, in the training precision.
 
     Weights are fresh. They are a function of the seed and of each parameter's name only, the same in every parallel
@@ -29,9 +27,7 @@ def build_model(
 
     Args:
         latent: which head the last stage carries; a reference model is built with `latent_mode` none.
-        groups: those of this run's parallel layout; the current ones of megatron-core when unset.
     """
-    groups = groups or current_process_groups()
     model = config.model
     assert model.vocab_size is not None
     core_config = transformer_config(config, platform)

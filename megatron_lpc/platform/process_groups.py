@@ -94,15 +94,6 @@ def initialize_process_groups(
         virtual_pipeline_model_parallel_size=num_virtual_stages_per_pipeline_rank,
         distributed_timeout_minutes=timeout_minutes,
     )
-    return current_process_groups()
-
-
-def current_process_groups() -> ProcessGroups:
-    """The groups that megatron-core holds.
-
-    Raises:
-        AssertionError: the groups have not been initialised.
-    """
     return ProcessGroups(ProcessGroupCollection.use_mpu_process_groups())
 
 

@@ -38,7 +38,7 @@ def build_policy(context: RunContext) -> list[nn.Module]:
         ConfigError: the checkpoint does not fit the model.
     """
     config = context.config
-    chunks = build_model(config, context.platform, config.latent)
+    chunks = build_model(config, context.platform, context.groups, config.latent)
     pretrained = config.checkpoint.pretrained_checkpoint
     if pretrained:
         has_latent = config.latent.latent_mode != "none"
@@ -62,7 +62,7 @@ def load_policy(context: RunContext, path: str | Path) -> list[nn.Module]:
         ConfigError: the checkpoint is not of such a model.
     """
     config = context.config
-    chunks = build_model(config, context.platform, config.latent)
+    chunks = build_model(config, context.platform, context.groups, config.latent)
     load_all_weights(chunks, resolve_checkpoint(path), groups=context.groups, config=config)
     return chunks
 

@@ -57,7 +57,8 @@ class OnlineReference:
         self._offload = config.loss.reference_offload
         if self._offload and not platform.is_cuda:
             raise ConfigError("--reference-offload: a CPU run keeps the reference in host memory already; leave it out")
-        self.chunks = build_model(config, platform, replace(config.latent, latent_mode="none"))
+        without_head = replace(config.latent, latent_mode="none")
+        self.chunks = build_model(config, platform, context.groups, without_head)
         for chunk in self.chunks:
             chunk.requires_grad_(False)
 

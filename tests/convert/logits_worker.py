@@ -39,7 +39,7 @@ def main() -> None:
             elif context.groups.pp.size() != config.parallel.pipeline_model_parallel_size:
                 destroy_process_groups()
                 context = split_world(config, context.platform)
-            chunks = build_model(config, context.platform, config.latent)
+            chunks = build_model(config, context.platform, context.groups, config.latent)
             load_weights(chunks, checkpoint, groups=context.groups, latent_head=False, config=config)
             logits = logits_of(chunks, prompts())
             if logits and dist.get_rank() == 1:

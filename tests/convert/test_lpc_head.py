@@ -115,7 +115,7 @@ def megatron(runs: dict[str, Path], name: str) -> Iterator[Megatron]:
     config = logits_config(described.model)
     assert described.latent is not None
     context = start_distributed(config)
-    chunks = build_model(config, context.platform, LatentConfig(**described.latent))
+    chunks = build_model(config, context.platform, context.groups, LatentConfig(**described.latent))
     load_weights(chunks, resolve_checkpoint(runs[name]), groups=context.groups, latent_head=True, config=config)
     with torch.no_grad():
         yield Megatron(unwrapped(chunks[0]).eval())

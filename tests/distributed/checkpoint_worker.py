@@ -196,7 +196,7 @@ def weights(folder: Path) -> None:
 
     def fresh(**changes: object) -> list:
         other = config_of("single_tied", folder, **changes)
-        return build_model(other, context.platform, other.latent)
+        return build_model(other, context.platform, context.groups, other.latent)
 
     def load(chunks: list, path: Path, latent_head: bool = True, config: Config | None = None) -> None:
         load_weights(chunks, path, groups=context.groups, latent_head=latent_head, config=config)
@@ -218,7 +218,7 @@ def weights(folder: Path) -> None:
     trained = named(whole)
     assert any(not torch.equal(trained[n], p) for n, p in named(fresh()).items())
 
-    reference = build_model(config, context.platform, LatentConfig(latent_mode="none"))
+    reference = build_model(config, context.platform, context.groups, LatentConfig(latent_mode="none"))
     load(reference, source, latent_head=False)
     assert all(torch.equal(p, trained[n]) for n, p in named(reference).items())
     assert not any("latent_head" in n for n in named(reference))

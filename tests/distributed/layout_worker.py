@@ -32,7 +32,7 @@ def run_case(context: RunContext, packing: str = "separate") -> dict[str, object
     """One step: metrics of the global batch, log-probs by sample id, gradients by name and place."""
     config, platform, groups = context.config, context.platform, context.groups
     seed_everything(config.training.seed, groups)
-    chunks = wrap_data_parallel(config, build_model(config, platform, config.latent))
+    chunks = wrap_data_parallel(config, build_model(config, platform, groups, config.latent))
     reference = OnlineReference(context) if uses_reference(config.loss) else NoReference()
     batches = pair_batches(config, packing)[groups.dp_rank :: groups.dp_size]
     batches = reference.attach([batch.to(platform.device) for batch in batches])
