@@ -15,6 +15,7 @@ from megatron_lpc.evaluation.scoring import evaluate_pairs
 from megatron_lpc.training.bad_steps import stop_if_diverged
 from megatron_lpc.training.build import Run, build_run
 from megatron_lpc.training.exit import ExitRequest
+from megatron_lpc.training.profiling import Profiler, memory_history
 from megatron_lpc.training.setup import stop_distributed
 from megatron_lpc.training.step import TrainStep
 from megatron_lpc.training.watch import watch_run
@@ -35,13 +36,15 @@ def train(config: Config) -> Evaluations:
     """
     began = time.monotonic()
     run = build_run(config)
-    exit_request = ExitRequest(run.config, began)
+    exit_request = ExitRequest(run.config, began, run.train_iters)
+    profiler = Profiler(run.config, run.start.iteration, run.train_iters)
     train_step = TrainStep(run.context, run.policy, run.reference)
     options, state = run.config, run.start
     results: Evaluations = {}
-    with watch_run(run) as watch:
+    with watch_run(run) as watch, memory_history(run.config, run.platform), profiler:
         for batches in run.batches():
             result = train_step(batches, state.iteration)
+            profiler.step()
             state = state.after_step(options.training.global_batch_size, result.updated)
             watch.step(state.iteration, result.metrics)
             stop_if_diverged(run, state)

@@ -121,6 +121,19 @@ def test_goes_on_in_another_layout(tiny_run, undisturbed: Path, tmp_path: Path) 
         assert line["loss"] == pytest.approx(before["loss"], abs=1e-5)
 
 
+def test_exits_early_with_a_profile_and_a_log_of_each_rank(tiny_run, undisturbed: Path, tmp_path: Path) -> None:
+    """With deterministic algorithms, which change nothing on a CPU."""
+    flags = ["--exit-interval", "3", "--deterministic", "--rank-log-dir", str(tmp_path / "logs")]
+    flags += ["--profile", "--profile-step-start", "1", "--profile-step-end", "2", "--profile-ranks", "1"]
+    torchrun(2, *_train(tiny_run, tmp_path, *TP2, *flags))
+    assert _newest_checkpoint(tmp_path) == 3, "neither the end of the run nor of its save interval"
+    assert _metrics(tmp_path) == _metrics(undisturbed)[:3], "and no evaluation"
+    assert [path.name for path in (tmp_path / "profile").iterdir()] == ["rank_00001_steps_1_to_2.json"]
+    for rank in range(2):
+        log = (tmp_path / "logs" / f"rank_{rank:05d}.log").read_text()
+        assert re.findall(r"step (\d) done: loss", log) == ["1", "2", "3"]
+
+
 def test_steps_that_are_not_finite(tiny_run, tmp_path: Path) -> None:
     worker = str(Path(__file__).parent / "distributed" / "diverging_worker.py")
     bad = ("2:gradient", "5:loss", "6:gradient", "7:loss")

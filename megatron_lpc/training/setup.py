@@ -13,6 +13,8 @@ import torch.distributed as dist
 
 from megatron_lpc.config import Config, ConfigError, validate
 from megatron_lpc.platform import Platform, select_platform
+from megatron_lpc.training.determinism import use_deterministic_algorithms
+from megatron_lpc.training.rank_log import close_rank_log, open_rank_log
 
 if TYPE_CHECKING:
     from megatron_lpc.platform.process_groups import ProcessGroups
@@ -52,7 +54,10 @@ def start_distributed(config: Config) -> RunContext:
         platform = select_platform(config.parallel.device, int(os.environ["LOCAL_RANK"]))
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    validate(config, int(os.environ["WORLD_SIZE"]), platform.device.type)
+    world_size = int(os.environ["WORLD_SIZE"])
+    validate(config, world_size, platform.device.type)
+    use_deterministic_algorithms(config, platform.device.type, world_size)
+    open_rank_log(config.logging.rank_log_dir, int(os.environ["RANK"]))
     timeout = timedelta(minutes=config.parallel.distributed_timeout_minutes)
     dist.init_process_group(platform.backend, timeout=timeout)
     return split_world(config, platform)
@@ -95,3 +100,4 @@ def stop_distributed() -> None:
 
     destroy_process_groups()
     dist.destroy_process_group()
+    close_rank_log()

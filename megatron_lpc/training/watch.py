@@ -19,6 +19,7 @@ from rich.console import Console
 from megatron_lpc.config import Config, ConfigError, print_config, save_resolved
 from megatron_lpc.training.metrics_file import METRICS_FILE, MetricsFile
 from megatron_lpc.training.progress import ConsoleProgress
+from megatron_lpc.training.rank_log import log_step
 
 if TYPE_CHECKING:
     from megatron_lpc.training.build import Run
@@ -55,9 +56,10 @@ def watch_run(run: Run) -> Iterator[Observer]:
 
 
 class SilentWatch:
-    """Takes metrics and does nothing with them."""
+    """Shows nothing; only the log of this rank, if there is one, has a line per step."""
 
-    def step(self, iteration: int, metrics: Mapping[str, float]) -> None: ...
+    def step(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        log_step(iteration, metrics)
 
     def evaluations(self, iteration: int, results: Mapping[str, Mapping[str, float]]) -> None: ...
 
@@ -107,6 +109,7 @@ class Watch:
 
     def step(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Metrics of training step `iteration`."""
+        log_step(iteration, metrics)
         self._progress.step(iteration, metrics)
         if iteration % self._log_interval == 0 or iteration == self._total_iters:
             self._keep(iteration, metrics)
