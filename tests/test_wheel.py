@@ -145,18 +145,20 @@ def test_every_module_can_be_imported(installation):
     assert not outside, "these modules are not those of the wheel"
 
 
+def _command(program: str) -> str:
+    """Console entry point of a program: `megatron_lpc.train` -> `megatron-lpc-train`."""
+    return program.replace(".", "-").replace("_", "-")
+
+
+def test_every_program_has_a_console_entry_point(installation):
+    programs = installation.console_programs
+    assert sorted(programs) == sorted(_command(program) for program in _programs())
+    assert set(programs.values()) <= installation.modules
+
+
 @pytest.mark.parametrize("program", _programs())
 def test_every_program_answers_help(installation, program):
-    done = installation.run("python", "-m", program, "--help")
-    assert done.returncode == 0, done.stderr
-    assert "usage" in done.stdout.lower()
-
-
-def test_every_program_has_a_console_entry_point_that_answers_help(installation):
-    programs = installation.console_programs
-    assert len(programs) == len(_programs())
-    for command, module in programs.items():
-        assert module in installation.modules
-        done = installation.run(command, "--help")
-        assert done.returncode == 0, f"{command}: {done.stderr}"
+    for command in (("python", "-m", program), (_command(program),)):
+        done = installation.run(*command, "--help")
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
         assert "usage" in done.stdout.lower(), command
