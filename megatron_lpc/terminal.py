@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 Item = TypeVar("Item")
 
@@ -33,13 +42,39 @@ def progress(items: Iterable[Item], description: str, total: int | None = None, 
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    silent = os.environ.get("RANK", "0") != "0"
-    with Progress(*columns, console=Console(stderr=True), disable=silent) as display:
+    with Progress(*columns, console=Console(stderr=True), disable=_is_silent()) as display:
         yield from display.track(items, total=total, description=description)
 
 
+@contextmanager
+def transfer_bar(description: str, nbytes: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error of rank 0 that shows bytes, bytes per second and the time left.
+
+    Args:
+        nbytes: bytes that will be moved in all.
+
+    Yields:
+        A function to call with the number of bytes just moved.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=_is_silent()) as display:
+        task = display.add_task(description, total=nbytes)
+        yield lambda moved: display.advance(task, moved)
+
+
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> str:
-    """A table in Markdown that ends with a line feed: the first `left` columns left-aligned, the others right-aligned."""
+    """A table in Markdown that ends with a line feed: the first `left` columns left-aligned, the others right."""
     rules = ["---" if column < left else "---:" for column in range(len(headings))]
     lines = [headings, rules, *rows]
     return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def _is_silent() -> bool:
+    """Whether another rank reports for all."""
+    return os.environ.get("RANK", "0") != "0"

@@ -1,4 +1,4 @@
-"""The one error of a conversion that its user can mend."""
+"""The one error of a conversion that its user can correct."""
 
 from __future__ import annotations
 
@@ -6,4 +6,7 @@ from megatron_lpc.command_line import UserError
 
 
 class ConversionError(UserError, ValueError):
-    """The input cannot be converted or the output cannot be written; the message names the file, setting or tensor and the way out."""
+    """The input cannot be converted, or the output cannot be written.
+
+    The message names the file, setting or tensor, and what to do.
+    """

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import Progress
 from torch import Tensor
 
-from megatron_lpc.convert.description import ModelDescription, describe_megatron, find_hf_files
+from megatron_lpc.convert.companions import files_to_export
+from megatron_lpc.convert.decoder import EMBEDDING, LM_HEAD
+from megatron_lpc.convert.description import ModelDescription, describe_megatron
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.head import CODE_FILES, head_settings
-from megatron_lpc.convert.hf_folder import CARRIED, TensorInfo
 from megatron_lpc.convert.hf_writer import TensorGroup, write_safetensors
 from megatron_lpc.convert.megatron_folder import MegatronFolder
-from megatron_lpc.convert.output import new_folder, transfer_bar
-from megatron_lpc.convert.weights import EMBEDDING, OUTPUT, Weight
+from megatron_lpc.convert.output import new_folder
+from megatron_lpc.convert.tensor_files import TensorInfo
+from megatron_lpc.convert.weights import Place, Weight
+from megatron_lpc.files import write_json
+from megatron_lpc.terminal import transfer_bar
 
 
 def export_hf(
@@ -35,45 +36,49 @@ def export_hf(
     code_names: list[str] | None = None,
     force: bool = False,
 ) -> ModelDescription:
-    """Write a Hugging Face model with the weights of a checkpoint: one that `AutoModelForCausalLM` loads, with `trust_remote_code` where it
-    has a head.
+    """Write a Hugging Face model with the weights of a checkpoint.
+
+    `AutoModelForCausalLM` loads it; with `trust_remote_code=True` where it has a head.
 
     Args:
-        load: folder of a checkpoint, or of several, whose newest is meant.
+        load: folder of one checkpoint, or of several, whose latest is meant.
+        output: folder to write.
         hf_config: folder of the original config.json and tokenizer (see `describe_megatron`).
-        dtype: of the weights; kept when unset.
-        max_shard_bytes: of a file of weights.
+        dtype: dtype of the written weights; that of the checkpoint when unset.
+        max_shard_bytes: largest file of weights.
         backbone_only: leave the head out.
-        code_names: what the codes are called; what the checkpoint says when unset.
+        code_names: one name per code; those that the checkpoint has when unset.
         force: replace what is at `output`.
 
     Raises:
-        ConversionError: something cannot be converted, is damaged, or there is no room.
-        ConfigError: no checkpoint is there.
+        ConversionError: something cannot be converted, a file is damaged, or the disk is too full.
+        ConfigError: there is no checkpoint.
     """
     source = MegatronFolder(load)
     described = describe_megatron(load, hf_config)
     if code_names is not None:
-        described = _named(described, code_names)
+        described = _with_code_names(described, code_names)
     check_stored(source, described)
     if backbone_only:
         described = described.without_head()
     groups = tensor_groups(source, described, dtype)
-    nbytes = sum(info.nbytes for group in groups for info in group.tensors.values())
+    nbytes = sum(group.nbytes for group in groups)
     with (
         new_folder(output, source=source.folder, nbytes=nbytes, force=force) as folder,
-        transfer_bar(f"Exporting {load}", nbytes) as bar,
+        transfer_bar(f"Exporting {load}", nbytes) as advance,
     ):
-        kept = dtype or source.tensors[EMBEDDING.name].dtype
-        (folder / "config.json").write_text(json.dumps(_config(described, kept), indent=2) + "\n", encoding="utf-8")
-        for file in _carried(source, hf_config) + (CODE_FILES if described.latent else []):
+        write_json(folder / "config.json", _settings(described, dtype or source.tensors[EMBEDDING.name].dtype))
+        for file in files_to_export(source.folder, hf_config):
             shutil.copy(file, folder / file.name)
-        write_safetensors(folder, [_counted(group, bar) for group in groups], max_shard_bytes)
+        if described.latent:
+            for file in CODE_FILES:
+                shutil.copy(file, folder / file.name)
+        write_safetensors(folder, [_counted(group, advance) for group in groups], max_shard_bytes)
     return described
 
 
 def check_stored(source: MegatronFolder, described: ModelDescription) -> None:
-    """Compare the tensors in a checkpoint with those that its options promise.
+    """Compare the tensors in a checkpoint with those that its options call for.
 
     Raises:
         ConversionError: one is missing, left over or of another shape.
@@ -85,74 +90,82 @@ def check_stored(source: MegatronFolder, described: ModelDescription) -> None:
     ):
         if names:
             raise ConversionError(
-                f"{source.folder}: {problem} {', '.join(sorted(names)[:3])}; is its description.json of another run?"
+                f"{source.folder}: {problem} {', '.join(sorted(names)[:3])}; "
+                "is its description.json that of another run?"
             )
     for name, shape in wanted.items():
         stored = source.tensors[name].shape
-        if name in (EMBEDDING.name, OUTPUT.name) and stored[0] >= shape[0]:
-            stored = shape[:1] + stored[1:]  # Padded rows are no words.
+        if name in (EMBEDDING.name, LM_HEAD.name) and stored[0] >= shape[0]:
+            # The rows beyond are padding of the vocabulary.
+            stored = shape[:1] + stored[1:]
         if stored != shape:
             raise ConversionError(
                 f"{source.folder}: {name} has shape {list(stored)}, but its options make it {list(shape)}"
             )
 
 
-def _named(described: ModelDescription, code_names: list[str]) -> ModelDescription:
+def tensor_groups(
+    source: MegatronFolder, described: ModelDescription, dtype: torch.dtype | None = None
+) -> list[TensorGroup]:
+    """Tensors of a checkpoint under Hugging Face's names, per layer and expert.
+
+    Args:
+        dtype: dtype of the made tensors; the stored one when unset.
+    """
+    groups = []
+    for weight in described.weights():
+        kept = dtype or source.tensors[weight.name].dtype
+        infos = [TensorInfo(shape, kept) for shape in weight.hf_shapes(described.model)]
+        for place in weight.places(described.model):
+            tensors = dict(zip(weight.hf_names(place), infos, strict=True))
+            read = _PartReader(source, described, weight, place, kept)
+            groups.append(TensorGroup(tensors, read))
+    return groups
+
+
+@dataclass(frozen=True)
+class _PartReader:
+    """Call it for Hugging Face's parts of one tensor, at one layer or expert."""
+
+    source: MegatronFolder
+    described: ModelDescription
+    weight: Weight
+    place: Place
+    dtype: torch.dtype
+
+    def __call__(self) -> list[Tensor]:
+        model = self.described.model
+        # Without padding of the vocabulary: rows beyond this shape are not read.
+        shape = self.weight.shape(model)
+        offsets = self.place + (0,) * len(shape)
+        sizes = (1,) * len(self.place) + shape
+        tensor = self.source.read(self.weight.name, offsets, sizes).view(shape)
+        return [part.to(self.dtype) for part in self.weight.transform.split(model, tensor)]
+
+
+def _with_code_names(described: ModelDescription, code_names: list[str]) -> ModelDescription:
     codes = described.latent["codebook_size"] if described.latent else 0
     if len(code_names) != codes:
         raise ConversionError(f"--code-names: names {len(code_names)} codes, the model has {codes}")
     return replace(described, code_names=code_names)
 
 
-def tensor_groups(
-    source: MegatronFolder, described: ModelDescription, dtype: torch.dtype | None = None
-) -> list[TensorGroup]:
-    """Tensors of a checkpoint as Hugging Face's, layer by layer and expert by expert, in the stored dtype unless another is given."""
-    groups = []
-    for weight in described.weights():
-        kept = dtype or source.tensors[weight.name].dtype
-        for place in weight.places(described.model):
-            infos = [TensorInfo(part, kept) for part in weight.hf_shapes(described.model)]
-            make = partial(_read_parts, source, described, weight, place, kept)
-            groups.append(TensorGroup(dict(zip(weight.hf_names(place), infos, strict=True)), make))
-    return groups
-
-
-def _read_parts(
-    source: MegatronFolder, described: ModelDescription, weight: Weight, place: tuple[int, ...], dtype: torch.dtype
-) -> list[Tensor]:
-    shape = weight.shape(described.model)
-    # Rows beyond the vocabulary, which the model pads to a round number, are not asked for.
-    tensor = source.read(weight.name, place + (0,) * len(shape), (1,) * len(place) + shape).view(shape)
-    return [part.to(dtype) for part in weight.transform.split(described.model, tensor)]
-
-
-def _config(described: ModelDescription, dtype: torch.dtype) -> dict[str, Any]:
-    """config.json. The original's fields stay, so that the versions of transformers that could read it still can."""
+def _settings(described: ModelDescription, dtype: torch.dtype) -> dict[str, Any]:
+    """config.json. The original's fields stay: a version of transformers that read the original reads this too."""
     settings = dict(described.settings)
     settings["dtype" if "dtype" in settings else "torch_dtype"] = str(dtype).removeprefix("torch.")
     settings.pop("auto_map", None)
-    return head_settings(settings, described.latent, described.code_names) if described.latent else settings
+    if described.latent:
+        return head_settings(settings, described.latent, described.code_names)
+    return settings
 
 
-def _carried(source: MegatronFolder, hf_config: Path | None) -> list[Path]:
-    """Tokenizer and generation settings of the original, or else the tokenizer that the run was trained with."""
-    origin = hf_config or find_hf_files(source.folder)
-    trained_with = source.description.get("options", {}).get("data", {}).get("tokenizer_model", "")
-    folders = [
-        folder
-        for folder in (origin, Path(trained_with))
-        if folder is not None and str(folder) != "." and folder.is_dir()
-    ]
-    if folders:
-        return sorted({path for pattern in CARRIED for path in folders[0].glob(pattern) if path.is_file()})
-    return [Path(trained_with)] if Path(trained_with).is_file() else []
+def _counted(group: TensorGroup, advance: Callable[[int], None]) -> TensorGroup:
+    """The same group, which moves the bar on when it is made."""
 
-
-def _counted(group: TensorGroup, bar: Progress) -> TensorGroup:
     def make() -> Sequence[Tensor]:
         tensors = group.make()
-        bar.advance(bar.task_ids[0], sum(info.nbytes for info in group.tensors.values()))
+        advance(group.nbytes)
         return tensors
 
-    return TensorGroup(group.tensors, make)
+    return replace(group, make=make)

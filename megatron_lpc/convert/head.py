@@ -1,4 +1,4 @@
-"""The LPC head on its way: its tensors, which have the same names on both sides, and the config.json around the backbone's."""
+"""The LPC head on both sides: its tensors, which have the same names, and the config.json around the backbone's."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from megatron_lpc.config import LatentConfig, ModelConfig
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.hub.configuration_lpc import LPCConfig
 from megatron_lpc.convert.hub.modeling_lpc import LatentHead
-from megatron_lpc.convert.weights import Weight
+from megatron_lpc.convert.weights import Shape, Weight
 
 MODEL_TYPE = LPCConfig.model_type
 BACKBONE_PREFIX = "backbone."
-"""Before the names of the backbone's tensors in an exported model with a head."""
+"""What the names of the backbone's tensors begin with in an exported model with a head."""
 CODE_FILES = [Path(__file__).parent / "hub" / name for name in ("configuration_lpc.py", "modeling_lpc.py")]
+"""Files that an exported model with a head needs beside its weights."""
+_SHARED_SETTINGS = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "torch_dtype", "dtype")
+"""Settings of the backbone that transformers also reads from the config.json around it."""
 
 
 def head_weights(model: ModelConfig, latent: Mapping[str, Any]) -> tuple[Weight, ...]:
@@ -28,13 +31,15 @@ def head_weights(model: ModelConfig, latent: Mapping[str, Any]) -> tuple[Weight,
         latent=dict(latent),
     )
     with torch.device("meta"):
-        shapes = {
-            f"latent_head.{name}": tuple(tensor.shape) for name, tensor in LatentHead(config).state_dict().items()
-        }
-    return tuple(Weight(name, (name,), partial(_always, shape)) for name, shape in shapes.items())
+        tensors = LatentHead(config).state_dict()
+    weights = []
+    for suffix, tensor in tensors.items():
+        name = f"latent_head.{suffix}"
+        weights.append(Weight(name, (name,), partial(_fixed_shape, tuple(tensor.shape))))
+    return tuple(weights)
 
 
-def _always(shape: tuple[int, ...], model: ModelConfig) -> tuple[int, ...]:
+def _fixed_shape(shape: Shape, model: ModelConfig) -> Shape:
     return shape
 
 
@@ -44,10 +49,10 @@ def head_settings(
     """config.json of a model with a head.
 
     Args:
-        backbone: config.json of the model without.
+        backbone: config.json of the model without the head.
         latent: options of the head and of its training.
+        code_names: one name per code.
     """
-    shared = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "torch_dtype", "dtype")
     return {
         "model_type": MODEL_TYPE,
         "architectures": ["LPCForCausalLM"],
@@ -55,7 +60,7 @@ def head_settings(
             "AutoConfig": "configuration_lpc.LPCConfig",
             "AutoModelForCausalLM": "modeling_lpc.LPCForCausalLM",
         },
-        **{name: backbone[name] for name in shared if name in backbone},
+        **{name: backbone[name] for name in _SHARED_SETTINGS if name in backbone},
         "latent": dict(latent),
         "code_names": code_names,
         "text_config": dict(backbone),
@@ -63,10 +68,10 @@ def head_settings(
 
 
 def check_head(latent: Mapping[str, Any], code_names: object) -> None:
-    """Refuse what a config.json says of a head that training does not know.
+    """Refuse a head in a config.json that training cannot build.
 
     Raises:
-        ConversionError: naming it.
+        ConversionError: naming the setting.
     """
     try:
         options = LatentConfig(**latent)
@@ -78,5 +83,7 @@ def check_head(latent: Mapping[str, Any], code_names: object) -> None:
         raise ConversionError(
             f"config.json: latent_mode is {options.latent_mode}; a model with a head has lpc or continuous"
         )
-    if code_names is not None and (not isinstance(code_names, list) or len(code_names) != options.codebook_size):
+    if code_names is None:
+        return
+    if not isinstance(code_names, list) or len(code_names) != options.codebook_size:
         raise ConversionError(f"config.json: code_names must name each of the {options.codebook_size} codes")

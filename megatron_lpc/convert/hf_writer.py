@@ -1,7 +1,7 @@
-"""Write safetensors one tensor at a time: safetensors' own writer wants a whole file in memory.
+"""Write safetensors one tensor at a time: the writer of the library `safetensors` needs a whole file in memory.
 
-The format (https://github.com/huggingface/safetensors#format): 8 bytes, the length of the header, little-endian; the header in JSON,
-tensor -> dtype, shape and place; then the tensors without gaps.
+The format (https://github.com/huggingface/safetensors#format): 8 bytes, the length of the header, little-endian; the
+header in JSON, tensor -> dtype, shape and position; then the tensors without gaps.
 """
 
 from __future__ import annotations
@@ -14,55 +14,46 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megatron_lpc.convert.hf_folder import TensorInfo
+from megatron_lpc.convert.tensor_files import SAFETENSORS_DTYPES, TensorInfo
+from megatron_lpc.files import write_json
 
-_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_NAMES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
+Shard = dict[str, TensorInfo]
+"""The tensors of one file, in the order in which they are written."""
 
 
 @dataclass(frozen=True)
 class TensorGroup:
-    """Tensors that are made together, such as the three out of a fused one."""
+    """Tensors that are made together, such as the three parts of a fused one."""
 
     tensors: dict[str, TensorInfo]
     make: Callable[[], Sequence[Tensor]]
-    """They, in this order."""
+    """Returns the tensors, in the order of `tensors`."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all of them in bytes."""
+        return sum(info.nbytes for info in self.tensors.values())
 
 
 def write_safetensors(folder: Path, groups: Sequence[TensorGroup], max_shard_bytes: int) -> None:
     """Write model.safetensors, or shards with an index when there are more bytes than `max_shard_bytes`.
 
-    A shard exceeds that only by being a single tensor. Memory: one group.
+    A shard exceeds that only when it is a single tensor. Memory: one group.
     """
-    # Wider numbers first keeps every tensor aligned to its own width, as readers expect.
+    # Wider dtypes first keeps every tensor aligned to its own width, as readers expect.
     groups = sorted(groups, key=lambda group: -max(info.dtype.itemsize for info in group.tensors.values()))
-    shards = _shards([item for group in groups for item in group.tensors.items()], max_shard_bytes)
-    names = (
-        ["model.safetensors"]
-        if len(shards) == 1
-        else [f"model-{n + 1:05d}-of-{len(shards):05d}.safetensors" for n in range(len(shards))]
-    )
-    tensors = _each(groups)
+    shards = _split_into_shards([item for group in groups for item in group.tensors.items()], max_shard_bytes)
+    names = _file_names(len(shards))
+    tensors = _made_tensors(groups)
     for file, shard in zip(names, shards, strict=True):
-        with (folder / file).open("wb") as stream:
-            stream.write(_header(shard))
-            for name in shard:
-                made, tensor = next(tensors)
-                assert made == name
-                stream.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+        _write_file(folder / file, shard, tensors)
     if len(shards) > 1:
-        total = sum(info.nbytes for shard in shards for info in shard.values())
-        weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        _write_index(folder, dict(zip(names, shards, strict=True)))
 
 
-def _each(groups: Sequence[TensorGroup]) -> Iterator[tuple[str, Tensor]]:
-    for group in groups:
-        yield from zip(group.tensors, group.make(), strict=True)
-
-
-def _shards(tensors: Sequence[tuple[str, TensorInfo]], max_bytes: int) -> list[dict[str, TensorInfo]]:
-    shards: list[dict[str, TensorInfo]] = [{}]
+def _split_into_shards(tensors: Sequence[tuple[str, TensorInfo]], max_bytes: int) -> list[Shard]:
+    shards: list[Shard] = [{}]
     size = 0
     for name, info in tensors:
         if shards[-1] and size + info.nbytes > max_bytes:
@@ -73,16 +64,41 @@ def _shards(tensors: Sequence[tuple[str, TensorInfo]], max_bytes: int) -> list[d
     return shards
 
 
-def _header(shard: dict[str, TensorInfo]) -> bytes:
+def _file_names(count: int) -> list[str]:
+    if count == 1:
+        return ["model.safetensors"]
+    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+
+
+def _made_tensors(groups: Sequence[TensorGroup]) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor, each group made when its first tensor is asked for."""
+    for group in groups:
+        yield from zip(group.tensors, group.make(), strict=True)
+
+
+def _write_file(path: Path, shard: Shard, tensors: Iterator[tuple[str, Tensor]]) -> None:
+    with path.open("wb") as stream:
+        stream.write(_header(shard))
+        for name in shard:
+            made, tensor = next(tensors)
+            assert made == name
+            stream.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def _header(shard: Shard) -> bytes:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    place = 0
+    start = 0
     for name, info in shard.items():
-        header[name] = {
-            "dtype": _NAMES[info.dtype],
-            "shape": list(info.shape),
-            "data_offsets": [place, place + info.nbytes],
-        }
-        place += info.nbytes
+        end = start + info.nbytes
+        header[name] = {"dtype": _NAMES[info.dtype], "shape": list(info.shape), "data_offsets": [start, end]}
+        start = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
+
+
+def _write_index(folder: Path, shards: dict[str, Shard]) -> None:
+    total = sum(info.nbytes for shard in shards.values() for info in shard.values())
+    weight_map = {name: file for file, shard in shards.items() for name in shard}
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    write_json(folder / "model.safetensors.index.json", index)

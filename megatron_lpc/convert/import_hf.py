@@ -2,94 +2,98 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from rich.progress import Progress
 from torch import Tensor
 
-from megatron_lpc.convert.description import HF_FILES, ModelDescription, describe_hf, megatron_description, model_yaml
+from megatron_lpc.convert.description import ModelDescription, describe_hf
 from megatron_lpc.convert.errors import ConversionError
-from megatron_lpc.convert.hf_folder import HFFolder, TensorInfo
-from megatron_lpc.convert.megatron_folder import Piece, write_checkpoint
-from megatron_lpc.convert.output import new_folder, transfer_bar
-from megatron_lpc.convert.weights import Weight
+from megatron_lpc.convert.hf_folder import HFFolder
+from megatron_lpc.convert.import_files import megatron_description, write_companions
+from megatron_lpc.convert.megatron_writer import Piece, write_checkpoint
+from megatron_lpc.convert.output import new_folder
+from megatron_lpc.convert.tensor_files import TensorInfo
+from megatron_lpc.convert.weights import Place, Weight
+from megatron_lpc.terminal import transfer_bar
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Value of `--dtype` -> dtype of the written weights."""
 _BUFFERS = ("rotary_emb.inv_freq",)
-"""Ends of names that old versions of transformers saved and that hold no weights."""
+"""Name endings of tensors that old versions of transformers saved and that are not weights."""
 
 
 def import_hf(hf: Path, output: Path, *, dtype: torch.dtype | None = None, force: bool = False) -> ModelDescription:
-    """Write a checkpoint with the weights of a Hugging Face model, which training starts from by `--pretrained-checkpoint`.
+    """Write a checkpoint with the weights of a Hugging Face model; `--pretrained-checkpoint` starts training from it.
 
-    Beside the weights: model.yaml, the options of the model for a training configuration, and `hf/`, its config.json and tokenizer.
+    Beside the weights: model.yaml, the options of the model for a training configuration; and `hf/`, its config.json
+    and tokenizer.
 
     Args:
-        dtype: of the weights; kept when unset.
+        hf: folder with config.json and weights.
+        output: folder to write.
+        dtype: dtype of the written weights; that of the original when unset.
         force: replace what is at `output`.
 
     Raises:
-        ConversionError: something cannot be converted, is damaged, or there is no room.
+        ConversionError: something cannot be converted, a file is damaged, or the disk is too full.
     """
     source = HFFolder(hf)
     described = describe_hf(source.config)
     check_tensors(source, described)
-    pieces = [piece for weight in described.weights() for piece in _pieces(source, described, weight, dtype)]
+    importing = _Import(source, described, dtype)
+    pieces = [piece for weight in described.weights() for piece in importing.pieces(weight)]
     nbytes = sum(piece.info.nbytes for piece in pieces)
     with (
         new_folder(output, source=hf, nbytes=nbytes, force=force) as folder,
-        transfer_bar(f"Importing {hf}", nbytes) as bar,
+        transfer_bar(f"Importing {hf}", nbytes) as advance,
     ):
-        carry_files(source, folder / HF_FILES)
-        has_tokenizer = any((folder / HF_FILES).glob("tokenizer*"))
-        tokenizer = str(output.absolute() / HF_FILES) if has_tokenizer else None
-        (folder / "model.yaml").write_text(model_yaml(described, tokenizer), encoding="utf-8")
-        write_checkpoint(folder, [_counted(piece, bar) for piece in pieces], megatron_description(described))
+        write_companions(folder, source, described, final_name=output)
+        counted = [_counted(piece, advance) for piece in pieces]
+        write_checkpoint(folder, counted, megatron_description(described))
     return described
 
 
-def carry_files(source: HFFolder, folder: Path) -> None:
-    """Copy all that belongs to a model but its weights."""
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(source.config, indent=2) + "\n", encoding="utf-8")
-    for file in source.carried_files():
-        shutil.copy(file, folder / file.name)
-
-
 def check_tensors(source: HFFolder, described: ModelDescription) -> None:
-    """Compare the tensors that are there with those that the settings promise.
+    """Compare the tensors in a folder with those that its settings call for.
 
     Raises:
-        ConversionError: one is missing, left over or of another shape; or tied weights are there twice and differ.
+        ConversionError: one is missing, left over or of another shape; or tied weights are stored twice and differ.
     """
     wanted: dict[str, tuple[int, ...]] = {}
     for weight in described.weights():
         for place in weight.places(described.model):
             wanted |= zip(weight.hf_names(place), weight.hf_shapes(described.model), strict=True)
     found = {name: info.shape for name, info in source.tensors.items() if not name.endswith(_BUFFERS)}
-    head, embedding = (described.hf_prefix + name for name in ("lm_head.weight", "model.embed_tokens.weight"))
-    if head not in wanted and head in found and embedding in found:
-        if not torch.equal(source.read(head), source.read(embedding)):
-            raise ConversionError(
-                f"{source.folder}: {head} differs from {embedding}, but config.json says tie_word_embeddings"
-            )
-        del found[head]
+
+    lm_head = described.hf_prefix + "lm_head.weight"
+    embedding = described.hf_prefix + "model.embed_tokens.weight"
+    if lm_head not in wanted and lm_head in found and embedding in found:
+        _check_tied_weights(source, lm_head, embedding)
+        del found[lm_head]
+
     for problem, names in (
         ("lacks", wanted.keys() - found.keys()),
         ("holds the unknown", found.keys() - wanted.keys()),
     ):
         if names:
             raise ConversionError(
-                f"{source.folder}: {problem} {_few(sorted(names))}; is config.json that of these weights ({described.family.model_type})?"
+                f"{source.folder}: {problem} {_first_few(sorted(names))}; "
+                f"is config.json that of these weights ({described.family.model_type})?"
             )
-    _compare_shapes(source.folder, found, wanted)
+    _check_shapes(source.folder, found, wanted)
 
 
-def _compare_shapes(folder: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
+def _check_tied_weights(source: HFFolder, lm_head: str, embedding: str) -> None:
+    if not torch.equal(source.read(lm_head), source.read(embedding)):
+        raise ConversionError(
+            f"{source.folder}: {lm_head} differs from {embedding}, but config.json says tie_word_embeddings"
+        )
+
+
+def _check_shapes(folder: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
     for name, shape in wanted.items():
         if found[name] != shape:
             raise ConversionError(
@@ -97,38 +101,53 @@ def _compare_shapes(folder: Path, found: Mapping[str, tuple[int, ...]], wanted: 
             )
 
 
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more tensors" if len(names) > 3 else "")
+def _first_few(names: list[str], count: int = 3) -> str:
+    shown = ", ".join(names[:count])
+    rest = len(names) - count
+    return f"{shown} and {rest} more tensors" if rest > 0 else shown
 
 
-def _pieces(source: HFFolder, described: ModelDescription, weight: Weight, dtype: torch.dtype | None) -> list[Piece]:
-    """A tensor of the checkpoint, layer by layer and expert by expert."""
-    shape = weight.shape(described.model)
-    pieces = []
-    for place in weight.places(described.model):
+@dataclass(frozen=True)
+class _Import:
+    """Makes the tensors of a checkpoint from those of a Hugging Face model."""
+
+    source: HFFolder
+    described: ModelDescription
+    dtype: torch.dtype | None
+    """Of the written weights; that of the original when unset."""
+
+    def pieces(self, weight: Weight) -> list[Piece]:
+        """A tensor of the checkpoint, in one piece per layer and expert."""
+        return [self._piece(weight, place) for place in weight.places(self.described.model)]
+
+    def _piece(self, weight: Weight, place: Place) -> Piece:
         names = weight.hf_names(place)
-        kinds = {source.tensors[name].dtype for name in names}
-        if dtype is None and len(kinds) > 1:
-            raise ConversionError(
-                f"{source.folder}: {', '.join(names)} are of different types and become one tensor; choose one with --dtype"
-            )
-        kept = dtype or kinds.pop()
+        shape = weight.shape(self.described.model)
+        info = TensorInfo((1,) * len(place) + shape, self.dtype or self._common_dtype(names))
 
-        stacked = (1,) * len(place) + shape
-
-        def make(names: list[str] = names, kept: torch.dtype = kept, stacked: tuple[int, ...] = stacked) -> Tensor:
-            return weight.transform.join(described.model, [source.read(name) for name in names]).to(kept).view(stacked)
+        def make() -> Tensor:
+            parts = [self.source.read(name) for name in names]
+            return weight.transform.join(self.described.model, parts).to(info.dtype).view(info.shape)
 
         offsets = place + (0,) * len(shape)
-        info = TensorInfo(stacked, kept)
-        pieces.append(Piece(weight.name, weight.global_shape(described.model), offsets, info, make))
-    return pieces
+        return Piece(weight.name, weight.global_shape(self.described.model), offsets, info, make)
+
+    def _common_dtype(self, names: list[str]) -> torch.dtype:
+        dtypes = {self.source.tensors[name].dtype for name in names}
+        if len(dtypes) > 1:
+            raise ConversionError(
+                f"{self.source.folder}: {', '.join(names)} have different dtypes and become one tensor; "
+                "choose one with --dtype"
+            )
+        return dtypes.pop()
 
 
-def _counted(piece: Piece, bar: Progress) -> Piece:
+def _counted(piece: Piece, advance: Callable[[int], None]) -> Piece:
+    """The same piece, which moves the bar on when it is made."""
+
     def make() -> Tensor:
         tensor = piece.make()
-        bar.advance(bar.task_ids[0], piece.info.nbytes)
+        advance(piece.info.nbytes)
         return tensor
 
-    return Piece(piece.name, piece.global_shape, piece.offsets, piece.info, make)
+    return replace(piece, make=make)

@@ -1,4 +1,7 @@
-"""Logits of the same tokens from either format, to compare them. A model with a head is compared without its latent."""
+"""Logits of the same token ids from either format, to compare them.
+
+A model with a head is compared without its latent.
+"""
 
 from __future__ import annotations
 
@@ -23,26 +26,48 @@ from megatron_lpc.config import (
 from megatron_lpc.convert.head import MODEL_TYPE
 from megatron_lpc.convert.hf_folder import read_json
 
+_VOCAB_MULTIPLE = 840
+"""Padding of the vocabulary: every number of ranks up to 8 divides it, whatever the original was padded to."""
+_MIN_POSITIONS = 512
+"""Room for the longest prompt of a comparison."""
+
 
 def hf_logits(folder: Path, tokens: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Logits [R, S, V] fp32 that transformers computes in `dtype` for each [R, S] of tokens, on the CPU."""
+    """Logits that transformers computes, on the CPU.
+
+    Args:
+        folder: a Hugging Face model.
+        tokens: token ids [B, S] each.
+        dtype: dtype of the weights and of the computation.
+
+    Returns:
+        [B, S, V] fp32 for each [B, S].
+    """
     from transformers import AutoModelForCausalLM
 
     from megatron_lpc.convert.hub.modeling_lpc import LPCForCausalLM
 
-    loader: Any = (
-        LPCForCausalLM if read_json(folder / "config.json").get("model_type") == MODEL_TYPE else AutoModelForCausalLM
-    )
-    model = loader.from_pretrained(folder, dtype=dtype).eval()
+    has_head = read_json(folder / "config.json").get("model_type") == MODEL_TYPE
+    model_class: Any = LPCForCausalLM if has_head else AutoModelForCausalLM
+    model = model_class.from_pretrained(folder, dtype=dtype).eval()
     model = getattr(model, "backbone", model)
     with torch.no_grad():
-        return [model(rows).logits.float() for rows in tokens]
+        return [model(batch).logits.float() for batch in tokens]
 
 
 def megatron_logits(
     folder: Path, model: ModelConfig, tokens: Sequence[Tensor], dtype: torch.dtype = torch.float32
 ) -> list[Tensor]:
-    """Logits [R, S, V] fp32 that megatron-core computes in `dtype` (fp32 or bf16) for each [R, S] of tokens, on the CPU, in this process.
+    """Logits that megatron-core computes, on the CPU, in this process.
+
+    Args:
+        folder: folder of one checkpoint, or of several, whose latest is meant.
+        model: options of its model.
+        tokens: token ids [B, S] each.
+        dtype: dtype of the computation, fp32 or bf16.
+
+    Returns:
+        [B, S, V] fp32 for each [B, S].
 
     Raises:
         ConfigError: the checkpoint is not that of such a model.
@@ -54,7 +79,7 @@ def megatron_logits(
     config = logits_config(model, bf16=dtype == torch.bfloat16)
     context = start_distributed(config)
     try:
-        from megatron_lpc.model import build_model
+        from megatron_lpc.model import build_model  # After the platform has prepared megatron-core for the CPU.
 
         chunks = build_model(config, context.platform, context.groups, config.latent)
         load_weights(chunks, resolve_checkpoint(folder), groups=context.groups, latent_head=False, config=config)
@@ -64,11 +89,12 @@ def megatron_logits(
 
 
 def logits_config(model: ModelConfig, *, bf16: bool = False, parallel: ParallelConfig | None = None) -> Config:
-    """Options that build a model for its logits alone; there are no data, and their options are not read."""
+    """Options that build a model for its logits only; there is no data, and its options are not read."""
     return Config(
-        # Whatever the original was padded to: any number of ranks up to 8 divides this.
         model=replace(
-            model, make_vocab_size_divisible_by=840, max_position_embeddings=max(model.max_position_embeddings, 512)
+            model,
+            make_vocab_size_divisible_by=_VOCAB_MULTIPLE,
+            max_position_embeddings=max(model.max_position_embeddings, _MIN_POSITIONS),
         ),
         latent=LatentConfig(latent_mode="none"),
         loss=LossConfig(loss_type="simpo"),
@@ -79,24 +105,26 @@ def logits_config(model: ModelConfig, *, bf16: bool = False, parallel: ParallelC
 
 
 def logits_of(chunks: list[nn.Module], tokens: Sequence[Tensor]) -> list[Tensor]:
-    """Logits [R, S, V] fp32 of each [R, S] of tokens, in any parallel layout without interleaved stages.
+    """Logits in any parallel layout without interleaved stages.
 
-    Collectives: the pipeline's sends and receives, an all-gather of the vocabulary's parts over the tensor parallel group.
+    Collectives: the pipeline's sends and receives, and an all-gather of vocabulary shards over the tensor parallel
+    group.
 
     Args:
-        chunks: this rank's model.
+        chunks: this rank's model, one chunk.
+        tokens: token ids [B, S] each.
 
     Returns:
-        On the last pipeline stage; empty elsewhere.
+        On the last pipeline stage [B, S, V] fp32 for each [B, S]; empty elsewhere.
     """
     from megatron.core.pipeline_parallel import get_forward_backward_func
 
     from megatron_lpc.model import unwrapped
 
-    def step(rows: Iterator[Tensor], chunk: nn.Module) -> tuple[Tensor, Any]:
-        batch, bare = next(rows), unwrapped(chunk)
-        hidden = bare.hidden_states(batch)
-        return hidden, lambda hidden, non_loss_data: _all_words(bare, hidden)
+    def step(batches: Iterator[Tensor], chunk: nn.Module) -> tuple[Tensor, Any]:
+        model = unwrapped(chunk)
+        hidden = model.hidden_states(next(batches))
+        return hidden, lambda hidden, non_loss_data: _all_logits(model, hidden)
 
     (chunk,) = chunks
     chunk.eval()
@@ -113,10 +141,11 @@ def logits_of(chunks: list[nn.Module], tokens: Sequence[Tensor]) -> list[Tensor]
         )
 
 
-def _all_words(model: Any, hidden: Tensor) -> Tensor:
-    """[S, R, H] -> [R, S, V]: the LM head over all tensor parallel ranks, without padding."""
+def _all_logits(model: Any, hidden: Tensor) -> Tensor:
+    """[S, B, H] -> [B, S, V]: the LM head over all tensor parallel ranks, without padding of the vocabulary."""
     group = model.pg_collection.tp
     own = (hidden @ model.lm_head_weight().t()).float().contiguous()
-    parts = [torch.empty_like(own) for _ in range(group.size())]
-    dist.all_gather(parts, own, group=group)
-    return torch.cat(parts, dim=-1)[..., : model.real_vocab_size].transpose(0, 1)
+    shards = [torch.empty_like(own) for _ in range(group.size())]
+    dist.all_gather(shards, own, group=group)
+    logits = torch.cat(shards, dim=-1)[..., : model.real_vocab_size]
+    return logits.transpose(0, 1)

@@ -1,4 +1,4 @@
-"""The folder that a conversion writes: checked for room, under a temporary name until it is complete, with a bar that shows GB/s."""
+"""The folder that a conversion writes: it has a temporary name until it is complete, and fits on the disk."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
 from megatron_lpc.convert.errors import ConversionError
 
 
 @contextmanager
 def new_folder(path: Path, *, source: Path, nbytes: int, force: bool) -> Iterator[Path]:
-    """A folder to write into, which gets its name at the end; an error or a kill leaves none of that name, or the old one as it was.
+    """A temporary folder to write into, which takes the name `path` when the block ends.
+
+    An error in the block, or a killed process, leaves nothing at `path`, or what was there before.
 
     Args:
-        source: what is converted.
-        nbytes: of the tensors to be written.
-        force: replace what is there.
+        path: final name of the folder.
+        source: what is converted; it may not lie within `path`.
+        nbytes: size of the tensors to be written.
+        force: replace what is at `path`.
 
     Raises:
-        ConversionError: something is there, is the source itself, or the disk is too full.
+        ConversionError: something is at `path`, it holds the source, or the disk is too full.
     """
     path = path.absolute()
+    partial = path.with_name(f".{path.name}.partial.tmp")
+    replaced = path.with_name(f".{path.name}.replaced.tmp")
     if source.resolve().is_relative_to(path.resolve()):
         raise ConversionError(f"--output {path}: holds the input {source}; choose another folder")
-    partial, replaced = (path.with_name(f".{path.name}.{kind}.tmp") for kind in ("partial", "replaced"))
     if replaced.exists() and not path.exists():
-        replaced.rename(path)  # A conversion was killed between its last two moves.
+        # An earlier conversion was killed between its last two moves.
+        replaced.rename(path)
     if path.exists() and not force:
         raise ConversionError(f"--output {path}: exists; choose another folder, or replace it with --force")
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in (partial, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
-    free = shutil.disk_usage(path.parent).free
-    if nbytes > free:
-        raise ConversionError(f"--output {path}: needs {nbytes / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB free")
+    _check_free_space(path, nbytes)
     partial.mkdir()
     try:
         yield partial
@@ -51,16 +51,7 @@ def new_folder(path: Path, *, source: Path, nbytes: int, force: bool) -> Iterato
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-@contextmanager
-def transfer_bar(title: str, nbytes: int) -> Iterator[Progress]:
-    """A bar on standard error; move it on by `progress.advance(progress.task_ids[0], bytes)`."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        progress.add_task(title, total=nbytes)
-        yield progress
+def _check_free_space(path: Path, nbytes: int) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if nbytes > free:
+        raise ConversionError(f"--output {path}: needs {nbytes / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB free")

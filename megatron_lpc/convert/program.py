@@ -21,7 +21,7 @@ from megatron_lpc.convert.export_hf import export_hf
 from megatron_lpc.convert.hf_folder import find_hf_folder
 from megatron_lpc.convert.import_hf import DTYPES, import_hf
 from megatron_lpc.convert.inspect_model import inspection_table
-from megatron_lpc.convert.opened import open_model
+from megatron_lpc.convert.open_model import open_model
 from megatron_lpc.convert.verify import TEXTS, comparison_table, verify
 from megatron_lpc.terminal import wide_console
 

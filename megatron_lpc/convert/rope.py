@@ -1,4 +1,4 @@
-"""Rotary position embeddings: Hugging Face's `rope_parameters` and the options of a run. What has no option is refused by name."""
+"""Rotary position embeddings: Hugging Face's `rope_parameters` <-> the options of a model."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positi
 
 
 def rope_options(rope: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of the model for `rope_parameters` as transformers 5 completes them (`rope_type` and `rope_theta` are always there).
+    """Options of the model for `rope_parameters`.
+
+    Args:
+        rope: as transformers 5 completes them: `rope_type` and `rope_theta` are always there.
 
     Raises:
         ConversionError: naming the setting that megatron-core cannot express.
     """
-    kind, theta = rope["rope_type"], rope["rope_theta"]
+    theta = rope["rope_theta"]
     if theta != int(theta):
-        raise ConversionError(f"config.json: rope_theta {theta} is no whole number, and --rotary-base must be one")
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ConversionError(
-            f"config.json: partial_rotary_factor {rope['partial_rotary_factor']} is not supported in this family"
-        )
+        raise ConversionError(f"config.json: rope_theta {theta} is not a whole number, which --rotary-base must be")
+    rotated = rope.get("partial_rotary_factor", 1.0)
+    if rotated != 1.0:
+        raise ConversionError(f"config.json: partial_rotary_factor {rotated} is not supported in this family")
     options = {
         "rotary_base": int(theta),
         "rotary_percent": 1.0,
@@ -32,27 +34,36 @@ def rope_options(rope: Mapping[str, Any]) -> dict[str, Any]:
         "use_rope_scaling": False,
         "rope_scaling_factor": ModelConfig.rope_scaling_factor,
     }
+    return options | _scaling_options(rope)
+
+
+def _scaling_options(rope: Mapping[str, Any]) -> dict[str, Any]:
+    kind = rope["rope_type"]
     if kind == "default":
-        return options
+        return {}
     if kind == "linear":
-        return options | {"rotary_seq_len_interpolation_factor": float(rope["factor"])}
+        return {"rotary_seq_len_interpolation_factor": float(rope["factor"])}
     if kind == "llama3":
         for name, constant in _LLAMA3.items():
             if rope.get(name) != constant:
                 raise ConversionError(
-                    f"config.json: rope {name} is {rope.get(name)}; megatron-core's llama3 scaling has {constant} built in"
+                    f"config.json: rope {name} is {rope.get(name)}; "
+                    f"megatron-core's llama3 scaling has {constant} built in"
                 )
-        return options | {"use_rope_scaling": True, "rope_scaling_factor": float(rope["factor"])}
+        return {"use_rope_scaling": True, "rope_scaling_factor": float(rope["factor"])}
     raise ConversionError(
-        f"config.json: rope type '{kind}' has no counterpart in megatron-core; it knows default, linear and llama3"
+        f"config.json: rope type '{kind}' has no counterpart in megatron-core, which has default, linear and llama3"
     )
 
 
 def rope_settings(model: ModelConfig) -> dict[str, Any]:
-    """Fields of config.json for the options of a model, in the form that transformers 4 and 5 both read."""
-    scaling: dict[str, Any] | None = None
+    """Settings of config.json for the options of a model, in the form that transformers 4 and 5 both read."""
+    return {"rope_theta": float(model.rotary_base), "rope_scaling": _scaling_setting(model)}
+
+
+def _scaling_setting(model: ModelConfig) -> dict[str, Any] | None:
     if model.use_rope_scaling:
-        scaling = {"rope_type": "llama3", "factor": model.rope_scaling_factor, **_LLAMA3}
-    elif model.rotary_seq_len_interpolation_factor is not None:
-        scaling = {"rope_type": "linear", "factor": model.rotary_seq_len_interpolation_factor}
-    return {"rope_theta": float(model.rotary_base), "rope_scaling": scaling}
+        return {"rope_type": "llama3", "factor": model.rope_scaling_factor, **_LLAMA3}
+    if model.rotary_seq_len_interpolation_factor is not None:
+        return {"rope_type": "linear", "factor": model.rotary_seq_len_interpolation_factor}
+    return None

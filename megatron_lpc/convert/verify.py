@@ -1,5 +1,8 @@
-"""Whether two models are one: every tensor, and the logits of real tokens. Judged by the largest difference, never by agreement of the
-most probable word, which survives a wrong norm or a wrong rotary scaling."""
+"""Whether two models are the same: every tensor, and the logits of real text.
+
+The measure is the largest absolute difference. Agreement on the most probable token would not do: it survives a wrong
+norm or a wrong rotary scaling.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from rich.table import Table
 from torch import Tensor
 
 from megatron_lpc.convert.errors import ConversionError
-from megatron_lpc.convert.opened import OpenedModel
-from megatron_lpc.convert.output import transfer_bar
+from megatron_lpc.convert.open_model import OpenedModel
+from megatron_lpc.terminal import transfer_bar
 
 TEXTS = (
     "The",
@@ -20,65 +23,70 @@ TEXTS = (
     "def mean(values):\n    return sum(values) / len(values)\n",
     "Der Vogel singt; the bird sings; el pájaro canta. 3 + 4 = 7, 1999-12-31, $5.00. " * 8,
 )
+"""Short and long, prose and code, several languages: what is compared when the user gives no text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Largest absolute differences, in fp32."""
+    """Largest absolute differences of two models, in fp32."""
 
     tensors: dict[str, float]
-    """Tensor under its Hugging Face name -> difference; those of both."""
+    """Hugging Face's name of a tensor -> difference, for the tensors that both models have."""
     one_sided: list[str]
     """Tensors that only one of the two has."""
     logits: list[tuple[int, float]]
-    """Number of tokens -> difference, for each text."""
-    words: str
-    """What the tokens were."""
+    """Number of tokens and difference, for each text."""
+    token_source: str
+    """What the compared tokens are: real text, or random token ids."""
 
     @property
     def largest(self) -> float:
-        return max([*self.tensors.values(), *(difference for _, difference in self.logits)], default=0.0)
+        """The largest difference of all."""
+        of_logits = (difference for _, difference in self.logits)
+        return max([*self.tensors.values(), *of_logits], default=0.0)
 
     def agrees(self, tolerance: float) -> bool:
+        """Whether both have the same tensors and no difference is above the tolerance."""
         return not self.one_sided and self.largest <= tolerance
 
 
 def verify(first: OpenedModel, second: OpenedModel, texts: Sequence[str] = TEXTS) -> Comparison:
-    """Compare two models. Memory: one of them in fp32 at a time, for its logits.
+    """Compare two models.
+
+    Memory: one of them in fp32 at a time, for its logits.
 
     Raises:
-        ConversionError: their vocabularies or tensors have other shapes, so that nothing can be compared.
+        ConversionError: their vocabularies or tensors have different shapes, so that they cannot be compared.
     """
-    tokens, words = _tokens(first, second, texts)
-    nbytes = sum(info.nbytes for info in first.stored.values())
-    with transfer_bar("Comparing tensors", nbytes) as bar:
-        left, right = _names(first), _names(second)
-        differences = {}
-        for (name, one), (_, other) in zip(_tensors(first, left & right), _tensors(second, left & right), strict=True):
-            if one.shape != other.shape:
-                raise ConversionError(f"{name} has shape {list(one.shape)} in one and {list(other.shape)} in the other")
-            differences[name] = float((one.float() - other.float()).abs().max())
-            bar.advance(bar.task_ids[0], one.nbytes)
-    logits = [
-        (one.size(1), float((one - other).abs().max()))
-        for one, other in zip(first.logits(tokens), second.logits(tokens), strict=True)
-    ]
-    return Comparison(tensors=differences, one_sided=sorted(left ^ right), logits=logits, words=words)
+    tokens, token_source = _tokens(first, second, texts)
+    first_names = _names(first)
+    second_names = _names(second)
+    return Comparison(
+        tensors=_compare_tensors(first, second, first_names & second_names),
+        one_sided=sorted(first_names ^ second_names),
+        logits=_compare_logits(first, second, tokens),
+        token_source=token_source,
+    )
 
 
 def comparison_table(comparison: Comparison, rows: int = 10) -> Table:
-    """The tensors that differ most, and the logits of every text."""
-    table = Table(title=f"Largest differences (logits of {comparison.words})", title_justify="left")
+    """The tensors that differ most, and the logits of every text.
+
+    Args:
+        rows: how many differing tensors have a row of their own.
+    """
+    table = Table(title=f"Largest differences (logits of {comparison.token_source})", title_justify="left")
     table.add_column("tensor or text")
     table.add_column("largest difference", justify="right")
     table.add_column("tensors", justify="right")
-    worst = sorted(comparison.tensors.items(), key=lambda item: -item[1])
-    differing = [item for item in worst if item[1] != 0]
+    worst_first = sorted(comparison.tensors.items(), key=lambda item: -item[1])
+    differing = [item for item in worst_first if item[1] != 0]
     for name, difference in differing[:rows]:
         table.add_row(name, f"{difference:.3g}")
-    if rest := differing[rows:]:
+    rest = differing[rows:]
+    if rest:
         table.add_row("others that differ", f"at most {rest[0][1]:.3g}", str(len(rest)))
-    table.add_row("equal to the last bit", "0", str(len(worst) - len(differing)))
+    table.add_row("equal to the last bit", "0", str(len(worst_first) - len(differing)))
     for name in comparison.one_sided:
         table.add_row(name, "in one only")
     for length, difference in comparison.logits:
@@ -86,12 +94,36 @@ def comparison_table(comparison: Comparison, rows: int = 10) -> Table:
     return table
 
 
+def _compare_tensors(first: OpenedModel, second: OpenedModel, names: set[str]) -> dict[str, float]:
+    differences = {}
+    nbytes = sum(info.nbytes for info in first.stored.values())
+    pairs = zip(_tensors(first, names), _tensors(second, names), strict=True)
+    with transfer_bar("Comparing tensors", nbytes) as advance:
+        for (name, one), (_, other) in pairs:
+            if one.shape != other.shape:
+                raise ConversionError(f"{name} has shape {list(one.shape)} in one and {list(other.shape)} in the other")
+            differences[name] = _largest_difference(one.float(), other.float())
+            advance(one.nbytes)
+    return differences
+
+
+def _compare_logits(first: OpenedModel, second: OpenedModel, tokens: list[Tensor]) -> list[tuple[int, float]]:
+    differences = []
+    for one, other in zip(first.logits(tokens), second.logits(tokens), strict=True):
+        differences.append((one.size(1), _largest_difference(one, other)))
+    return differences
+
+
+def _largest_difference(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max())
+
+
 def _names(model: OpenedModel) -> set[str]:
     return {name for group in model.groups for name in group.tensors}
 
 
 def _tensors(model: OpenedModel, names: set[str]) -> Iterator[tuple[str, Tensor]]:
-    """In the order of the forward pass, the same in both formats."""
+    """Names and tensors in the order of the forward pass, which is the same in both formats."""
     for group in model.groups:
         if names.isdisjoint(group.tensors):
             continue
@@ -101,21 +133,23 @@ def _tensors(model: OpenedModel, names: set[str]) -> Iterator[tuple[str, Tensor]
 
 
 def _tokens(first: OpenedModel, second: OpenedModel, texts: Sequence[str]) -> tuple[list[Tensor], str]:
-    """[1, S] each, and what they are."""
-    sizes = {model.described.model.vocab_size for model in (first, second)}
-    if len(sizes) > 1:
-        raise ConversionError(
-            f"the two models have vocabularies of {' and '.join(map(str, sorted(sizes, key=str)))} words"
-        )
+    """Token ids [1, S] of each text, and what they are."""
+    vocab_size = _common_vocab_size(first, second)
     longest = min(model.described.model.max_position_embeddings for model in (first, second))
     tokenizer = first.load_tokenizer() or second.load_tokenizer()
     if tokenizer is not None:
-        rows = [tokenizer.encode(text, add_bos=True)[:longest] for text in texts]
-        return [torch.tensor([row]) for row in rows if row], "real text"
+        sequences = [tokenizer.encode(text, add_bos=True)[:longest] for text in texts]
+        return [torch.tensor([sequence]) for sequence in sequences if sequence], "real text"
     generator = torch.Generator().manual_seed(0)
-    (size,) = sizes
-    assert size is not None
     lengths = [min(length, longest) for length in (1, 16, 64, 256)]
-    return [
-        torch.randint(0, size, (1, length), generator=generator) for length in lengths
-    ], "random words, for want of a tokenizer"
+    random = [torch.randint(0, vocab_size, (1, length), generator=generator) for length in lengths]
+    return random, "random token ids, without a tokenizer"
+
+
+def _common_vocab_size(first: OpenedModel, second: OpenedModel) -> int:
+    one = first.described.model.vocab_size
+    other = second.described.model.vocab_size
+    if one != other:
+        raise ConversionError(f"the two models have different vocabulary sizes, {one} and {other}")
+    assert one is not None
+    return one

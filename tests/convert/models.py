@@ -67,7 +67,10 @@ MODELS: dict[str, dict[str, Any]] = {
 def make_model(
     folder: Path, name: str, *, dtype: torch.dtype = torch.float32, vocab_size: int = 131, **save: Any
 ) -> Path:
-    """Write a model with weights of which none is special: norms away from 1 and biases away from 0, else swapped ones go unseen."""
+    """Write a model with weights of which none is special.
+
+    Norms are away from 1 and biases away from 0; otherwise swapped tensors would go unnoticed.
+    """
     torch.manual_seed(len(name))
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SIZES | MODELS[name] | {"vocab_size": vocab_size}))
     for parameter in model.parameters():

@@ -101,7 +101,7 @@ def test_shards(copy: Path, tmp_path: Path) -> None:
 def test_truncated_shard(copy: Path, tmp_path: Path) -> None:
     file = _file_of(copy, UP)
     file.write_bytes(file.read_bytes()[:-8])
-    assert f"{file}: truncated or no safetensors file" in _refusal(copy, tmp_path / "megatron")
+    assert f"{file}: truncated or not a safetensors file" in _refusal(copy, tmp_path / "megatron")
 
 
 def test_number_formats(copy: Path, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_number_formats(copy: Path, tmp_path: Path) -> None:
 
 def test_mixed_types(copy: Path, tmp_path: Path) -> None:
     _change(copy, UP, torch.ones(48, 32, dtype=torch.bfloat16))
-    assert f"{UP} are of different types" in _refusal(copy, tmp_path / "megatron")
+    assert f"{UP} have different dtypes" in _refusal(copy, tmp_path / "megatron")
     import_hf(copy, tmp_path / "megatron", dtype=torch.float32)
 
 
@@ -164,12 +164,12 @@ def test_pickles(copy: Path, tmp_path: Path) -> None:
     (copy / "model.safetensors").unlink()
     binary = copy / "pytorch_model.bin"
     torch.save(tensors | {"evil": _Attack(tmp_path / "hf" / "mark")}, binary)
-    assert "no file of plain tensors" in _refusal(copy, tmp_path / "megatron")
+    assert "not a file of plain tensors" in _refusal(copy, tmp_path / "megatron")
     assert not (tmp_path / "hf" / "mark").exists()
     torch.save(tensors | {"step": 3}, binary)
     assert "something other than named tensors" in _refusal(copy, tmp_path / "megatron")
     binary.write_bytes(pickle.dumps({"a": 1}))
-    assert "no file of plain tensors" in _refusal(copy, tmp_path / "megatron")
+    assert "not a file of plain tensors" in _refusal(copy, tmp_path / "megatron")
     torch.save(tensors, binary)
     binary.write_bytes(binary.read_bytes()[:-2000])
     assert f"{binary}: truncated" in _refusal(copy, tmp_path / "megatron")
@@ -263,12 +263,12 @@ def test_no_checkpoint(tmp_path: Path) -> None:
 
 def test_no_description(checkpoint: Path) -> None:
     (checkpoint / "description.json").unlink()
-    assert "says nothing of its model" in _export_refusal(checkpoint)
+    assert "lacks the options of the model" in _export_refusal(checkpoint)
 
 
 def test_no_vocabulary(checkpoint: Path) -> None:
     _options(checkpoint, vocab_size=None)
-    assert "lacks the size of the vocabulary" in _export_refusal(checkpoint)
+    assert "lacks the vocabulary size" in _export_refusal(checkpoint)
 
 
 def test_other_settings(checkpoint: Path) -> None:
@@ -316,7 +316,7 @@ def test_a_part_is_missing(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) ->
     from megatron_lpc.convert import megatron_folder
 
     monkeypatch.setattr(megatron_folder, "create_read_items_for_chunk_list", lambda *args: [])
-    assert "is there in part alone" in _export_refusal(checkpoint)
+    assert "only a part of" in _export_refusal(checkpoint)
 
 
 # The program.

@@ -11,16 +11,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from megatron_lpc.config import ModelConfig
 from megatron_lpc.convert.errors import ConversionError
-from megatron_lpc.convert.families import (
-    FAMILIES,
-    REFUSED,
-    differing_options,
-    find_family,
-    fit_family,
-    read_model,
-    write_settings,
-)
+from megatron_lpc.convert.families import FAMILIES, REFUSED, find_family
 from megatron_lpc.convert.hf_folder import HFFolder
+from megatron_lpc.convert.model_options import differing_options
+from megatron_lpc.convert.settings import fit_family, read_model, write_settings
 from megatron_lpc.convert.weights import QKV
 
 SIZES = {
@@ -117,14 +111,15 @@ def test_old_gemma_activation() -> None:
     [
         (
             {"model_type": "gpt2"},
-            "model type 'gpt2' cannot be converted; known types: llama, mistral, qwen2, qwen3, gemma, mixtral, qwen3_moe",
+            "model type 'gpt2' cannot be converted; "
+            "known types: llama, mistral, qwen2, qwen3, gemma, mixtral, qwen3_moe",
         ),
         ({"model_type": None}, "model type 'None' cannot be converted"),
         ({"attention_bias": True}, "attention_bias is True; megatron-core's llama needs False"),
         ({"mlp_bias": True}, "mlp_bias is True"),
         ({"hidden_act": "gelu"}, "hidden_act is gelu; megatron-core's llama needs silu"),
         ({"quantization_config": {}}, "quantization_config"),
-        ({"rope_theta": 10000.5}, "rope_theta 10000.5 is no whole number"),
+        ({"rope_theta": 10000.5}, "rope_theta 10000.5 is not a whole number"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported"),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope type 'dynamic' has no counterpart"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope type 'yarn' has no counterpart"),

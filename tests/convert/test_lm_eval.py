@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron_lpc.convert.export_hf import export_hf
 from megatron_lpc.convert.logits import megatron_logits
-from megatron_lpc.convert.opened import open_model
+from megatron_lpc.convert.open_model import open_model
 from megatron_lpc.train import main as train
 
 QUESTIONS = [

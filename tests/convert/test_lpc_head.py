@@ -1,4 +1,4 @@
-"""A trained model with its head: transformers says what megatron-core says, under every latent, and nothing is lost on the way."""
+"""A trained model with its head: transformers computes what megatron-core does, under every latent; nothing is lost."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ class TestLatentChoices:
 
 def test_continuous_has_no_codes(runs: dict[str, Path]) -> None:
     model = AutoModelForCausalLM.from_pretrained(f"{runs['continuous']}-hf", trust_remote_code=True)
-    with pytest.raises(ValueError, match="its one latent is 'mean'"):
+    with pytest.raises(ValueError, match="its only latent is 'mean'"):
         _generate(model, latent="argmax")
 
 

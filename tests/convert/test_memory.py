@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_lpc.convert.families import read_model
-from megatron_lpc.convert.hf_folder import HFFolder, TensorInfo
+from megatron_lpc.convert.hf_folder import HFFolder
 from megatron_lpc.convert.hf_writer import TensorGroup, write_safetensors
+from megatron_lpc.convert.settings import read_model
+from megatron_lpc.convert.tensor_files import TensorInfo
 
 TOOL = Path(__file__).parents[2] / "tools" / "convert_hf.py"
 CONFIG = {
@@ -63,7 +64,10 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def _measured(*arguments: object) -> tuple[int, float]:
-    """Peak resident memory of the program in bytes, and seconds. As the program sees it: its ru_maxrss also remembers this process."""
+    """Peak resident memory of the program in bytes, and seconds.
+
+    The program itself reports its memory: its ru_maxrss as seen from here also includes this process before the exec.
+    """
     start = time.monotonic()
     command = [sys.executable, "-c", _REPORTED, TOOL, *map(str, arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
@@ -83,8 +87,9 @@ def test_two_billion_parameters(tmp_path: Path) -> None:
             ("export", ("--load", tmp_path / "megatron", "--output", tmp_path / "back")),
         ):
             peak, seconds = _measured(what, *arguments)
+            speed = nbytes / 1e9 / seconds
             print(
-                f"{what}: {nbytes / 1e9:.2f} GB, peak {peak / 1e6:.0f} MB, {seconds:.1f} s with start, {nbytes / 1e9 / seconds:.2f} GB/s"
+                f"{what}: {nbytes / 1e9:.2f} GB, peak {peak / 1e6:.0f} MB, {seconds:.1f} s with start, {speed:.2f} GB/s"
             )
             assert peak < largest + 10**9
         one, other = HFFolder(tmp_path / "hf"), HFFolder(tmp_path / "back")

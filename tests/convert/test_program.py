@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from megatron_lpc.convert.errors import ConversionError
-from megatron_lpc.convert.opened import open_model
+from megatron_lpc.convert.open_model import open_model
 from megatron_lpc.convert.program import parser
 from megatron_lpc.convert.verify import verify
 
@@ -103,8 +103,8 @@ def test_verify_sees_a_wrong_setting(copy: Path, llama: Path) -> None:
 def test_verify_without_tokenizer(copy: Path, llama: Path) -> None:
     for file in copy.glob("tokenizer*"):
         file.unlink()
-    assert verify(open_model(copy), open_model(copy)).words == "random words, for want of a tokenizer"
-    assert verify(open_model(copy), open_model(llama)).words == "real text"
+    assert verify(open_model(copy), open_model(copy)).token_source == "random token ids, without a tokenizer"
+    assert verify(open_model(copy), open_model(llama)).token_source == "real text"
 
 
 def test_verify_refuses_what_cannot_be_compared(copy: Path, llama: Path) -> None:
@@ -116,7 +116,7 @@ def test_verify_refuses_what_cannot_be_compared(copy: Path, llama: Path) -> None
     for key in ("model.embed_tokens.weight", "lm_head.weight"):
         tensors[key] = torch.cat([tensors[key], tensors[key][:1]])
     save_file(tensors, copy / "model.safetensors")
-    with pytest.raises(ConversionError, match="vocabularies of 131 and 132 words"):
+    with pytest.raises(ConversionError, match="different vocabulary sizes, 131 and 132"):
         verify(open_model(llama), open_model(copy))
 
 
@@ -128,7 +128,7 @@ def test_inspect(llama: Path, imported: Path, convert_hf: Program, capsys: pytes
             kind,
             "llama (LlamaForCausalLM)",
             "2, 32, 48",
-            "131 words, LM head with weights of its own",
+            "131 token ids, LM head with its own weights",
             "float32",
             "500000",
         ):

@@ -1,4 +1,4 @@
-"""Every family: in, the same logits under every layout, and out again to the last bit."""
+"""Every family: imported, the same logits in every parallel layout, and exported again to the last bit."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def test_logits(folder: Path, logits: Callable[[str, str], list[torch.Tensor]], 
         # In bf16 both round, after other operations: a few units in the last of 8 bits, of the largest logit.
         tolerance = 0.03 * float(other.abs().max()) if bf16 else 1e-5
         differences += ((one - other).abs().amax(-1) / tolerance).flatten().tolist()
-    # A token that likes two experts alike goes to the one or the other as bf16 rounds, in transformers beside its own fp32 too.
+    # A token to which the router gives two experts almost the same score goes to the one or the other as bf16 rounds;
+    # transformers' own bf16 and fp32 differ in the same way.
     chooses = bf16 and MODELS[case.removesuffix("-bf16")].get("num_experts_per_tok", 0) == 2
     beyond = [difference for difference in differences if not difference <= 1]
     assert len(beyond) <= (0.1 * len(differences) if chooses else 0), (

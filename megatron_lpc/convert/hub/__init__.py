@@ -1,1 +1,1 @@
-"""The two files that travel with an exported model. They import nothing but torch and transformers."""
+"""The two files that travel with an exported model. They import only torch and transformers."""

@@ -6,12 +6,20 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+_LATENT_DEFAULTS = {
+    "latent_mode": "lpc",
+    "codebook_size": 64,
+    "latent_mlp_hidden_size": None,
+    "posterior_input": "concat",
+}
+_TAKEN_FROM_BACKBONE = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
+
 
 class LPCConfig(PreTrainedConfig):
-    """`text_config` is the config.json of the language model underneath, of whatever family."""
+    """config.json of a backbone of any family with an LPC head."""
 
     model_type = "lpc"
-    sub_configs = {"text_config": AutoConfig}  # noqa: RUF012 (transformers' own form)
+    sub_configs = {"text_config": AutoConfig}  # noqa: RUF012 (the form that transformers reads)
 
     def __init__(
         self,
@@ -22,20 +30,15 @@ class LPCConfig(PreTrainedConfig):
     ) -> None:
         """
         Args:
-            text_config: settings of the language model; Llama's defaults when unset.
+            text_config: config.json of the backbone; Llama's defaults when unset.
             latent: options of the head and of its training, as the training run had them.
-            code_names: what each of the K codes is called, if anything.
+            code_names: one name for each of the K codes.
         """
         if not isinstance(text_config, PreTrainedConfig):
             text_config = AutoConfig.for_model(**{"model_type": "llama"} | (text_config or {}))
         self.text_config = text_config
-        self.latent: dict[str, Any] = {
-            "latent_mode": "lpc",
-            "codebook_size": 64,
-            "latent_mlp_hidden_size": None,
-            "posterior_input": "concat",
-        } | (latent or {})
+        self.latent: dict[str, Any] = _LATENT_DEFAULTS | (latent or {})
         self.code_names = code_names
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"):
+        for name in _TAKEN_FROM_BACKBONE:
             kwargs.setdefault(name, getattr(text_config, name, None))
         super().__init__(**kwargs)

@@ -1,13 +1,20 @@
-"""A language model with Latent Preference Coding (arXiv 2505.04993): log pi(y_t | x, y_<t, z) = log softmax(W (h_t + z)).
+"""A language model with Latent Preference Coding (arXiv 2505.04993).
+
+    log pi(y_t | x, y_<t, z) = log softmax(W (h_t + z))[y_t]
 
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     model.generate(**tokenizer(prompts, return_tensors="pt", padding=True), latent="mean")
 
-z is read from the last token of the prompt, and added to the last hidden state of that token and of all that follow.
-`latent` chooses it: "mean", the codes weighted by the prior p(z|x); "sample", one code drawn from it; "argmax", its most probable code;
-a number, that code; or a tensor [B, K] of code weights, such as a person's mean posterior.
+z is computed from the last token of the prompt, and added to the last hidden state of that token and of all later ones.
+`latent` chooses it:
 
-Shape legend: B rows, S tokens, H hidden size, K codes, V vocabulary.
+    "mean"       the codes, weighted by the prior p(z|x)
+    "sample"     one code, drawn from the prior
+    "argmax"     the prior's most probable code
+    an integer   that code
+    a tensor     [B, K] mixture weights of the codes, such as the mean posterior of an annotator
+
+Shape legend: B sequences, S tokens, H hidden size, K codes, V vocabulary size.
 """
 
 from __future__ import annotations
@@ -24,10 +31,13 @@ from .configuration_lpc import LPCConfig
 
 Latent = str | int | Tensor
 
+# Hidden states that the posterior network reads for a pair: [h_w; h_l], h_w - h_l, or [h_w; h_l; h_w * h_l].
+_POSTERIOR_INPUTS = {"concat": 2, "difference": 1, "bilinear": 3}
+
 
 @dataclass
 class LPCOutput(CausalLMOutputWithPast):
-    """Adds what was added."""
+    """The backbone's output, and the latent that was added."""
 
     z: Tensor | None = None
     """[B, H]."""
@@ -36,60 +46,74 @@ class LPCOutput(CausalLMOutputWithPast):
 
 
 class LatentHead(nn.Module):
-    """Prior, posterior and codebook; for the `continuous` control a network of the prompt alone. Named as in training."""
+    """Prior, posterior and codebook; for the `continuous` control one network of the prompt.
+
+    Tensors have the same names as in training.
+    """
 
     def __init__(self, config: LPCConfig) -> None:
         super().__init__()
-        latent, hidden = config.latent, config.get_text_config().hidden_size
-        codes, width = latent["codebook_size"], latent["latent_mlp_hidden_size"] or hidden
-        posterior = {"concat": 2, "difference": 1, "bilinear": 3}[latent["posterior_input"]] * hidden
+        latent = config.latent
+        hidden = config.get_text_config().hidden_size
+        codes = latent["codebook_size"]
+        width = latent["latent_mlp_hidden_size"] or hidden
+        posterior_inputs = _POSTERIOR_INPUTS[latent["posterior_input"]] * hidden
         self.is_continuous = latent["latent_mode"] == "continuous"
         if self.is_continuous:
-            parameters = (hidden + 1) * width + (posterior + 1) * width + 2 * (width + 1) * codes + codes * hidden
-            self.network = _mlp(hidden, max(1, round((parameters - hidden) / (2 * hidden + 1))), hidden)
+            width = _matched_width(hidden, width, codes, posterior_inputs)
+            self.network = _mlp(hidden, width, hidden)
         else:
             self.prior = _mlp(hidden, width, codes)
-            self.posterior = _mlp(
-                posterior, width, codes
-            )  # Not read here: it needs a pair. It is kept for further training.
+            # Not used here, for it reads a labelled pair. It is kept so that training can continue.
+            self.posterior = _mlp(posterior_inputs, width, codes)
             self.codebook = nn.Parameter(torch.zeros(codes, hidden))
 
     def forward(self, h_x: Tensor, latent: Latent) -> tuple[Tensor, Tensor | None]:
-        """z [B, H] and the weights of its codes [B, K] fp32, from the hidden states [B, H] at the last token of each prompt.
+        """Latents of B prompts.
+
+        Args:
+            h_x: [B, H] hidden states at the last token of each prompt.
+            latent: how z is chosen; see the top of this file.
+
+        Returns:
+            z [B, H], and the mixture weights of its codes [B, K] fp32 (None for the continuous control).
 
         Raises:
-            ValueError: there is no such latent.
+            ValueError: the model has no such latent.
         """
         if self.is_continuous:
             if latent != "mean":
-                raise ValueError(f"latent={latent!r}: this model has no codes; its one latent is 'mean'")
+                raise ValueError(f"latent={latent!r}: this model has no codes; its only latent is 'mean'")
             return self.network(h_x), None
-        weights = self._weights(self.prior(h_x).float().softmax(-1), latent)
+        prior = self.prior(h_x).float().softmax(-1)
+        weights = self._weights(prior, latent)
         return weights.to(self.codebook.dtype) @ self.codebook, weights
 
     def _weights(self, prior: Tensor, latent: Latent) -> Tensor:
+        """Mixture weights [B, K] fp32 of a latent, from the prior's probabilities [B, K] fp32."""
         codes = prior.size(-1)
         if isinstance(latent, Tensor):
             if latent.shape != prior.shape:
                 raise ValueError(f"latent: code weights must be {list(prior.shape)}, got {list(latent.shape)}")
             return latent.to(prior)
+        if latent == "mean":
+            return prior
         if isinstance(latent, int) and 0 <= latent < codes:
             chosen = torch.full((len(prior),), latent, device=prior.device)
         elif latent == "argmax":
             chosen = prior.argmax(-1)
         elif latent == "sample":
             chosen = torch.multinomial(prior, 1).squeeze(-1)
-        elif latent == "mean":
-            return prior
         else:
             raise ValueError(
-                f"latent={latent!r}: must be 'mean', 'sample', 'argmax', a code from 0 to {codes - 1}, or weights [B, {codes}]"
+                f"latent={latent!r}: must be 'mean', 'sample', 'argmax', "
+                f"a code from 0 to {codes - 1}, or weights [B, {codes}]"
             )
         return nn.functional.one_hot(chosen, codes).float()
 
 
 class LPCForCausalLM(PreTrainedModel, GenerationMixin):
-    """Any language model of transformers, `backbone`, with a `latent_head` between its last hidden states and its LM head."""
+    """Any language model of transformers, `backbone`, with a `latent_head` before its LM head."""
 
     config_class = LPCConfig
     base_model_prefix = "backbone"
@@ -125,37 +149,33 @@ class LPCForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         **kwargs: Any,
     ) -> LPCOutput:
-        """One pass.
+        """One forward pass.
 
         Args:
             input_ids: [B, S].
             attention_mask: [B, S], 0 on padding, on either side; with a cache, [B, past + S].
-            latent: how z is chosen (see above), where it is not given.
-            z: [B, H], added to every hidden state, as in the steps of `generate` that follow the first.
-            prompt_end: [B] int64, index of each prompt's last token, from which on z is added; each row's last token when unset, so that
-                the whole input is the prompt. Give it to score responses.
-            logits_to_keep: compute the logits of that many last tokens; 0: of all.
-            kwargs: handed to the backbone.
+            latent: how z is chosen (see the top of this file), where `z` is not given.
+            z: [B, H], added to every hidden state, as in the steps of `generate` after the first.
+            prompt_end: [B] int64, index of each prompt's last token, from which on z is added. When unset, each
+                sequence's last token: the whole input is the prompt. Give it to score responses.
+            logits_to_keep: compute the logits of that many last tokens only; 0 computes all.
+            kwargs: passed to the backbone.
 
         Returns:
-            logits [B, S or `logits_to_keep`, V], and what was added.
+            logits [B, S or `logits_to_keep`, V], and the latent that was added.
         """
         outputs = self.backbone.base_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
-        hidden, code_weights = outputs.last_hidden_state, None
+        hidden = outputs.last_hidden_state
         kept = hidden[:, -logits_to_keep:]
+        code_weights = None
         if z is None:
-            columns = torch.arange(hidden.size(1), device=hidden.device)
             if prompt_end is None:
-                present = (
-                    columns.new_ones(hidden.shape[:2])
-                    if attention_mask is None
-                    else attention_mask[:, -hidden.size(1) :]
-                )
-                prompt_end = (present * columns).argmax(-1)
-            h_x = hidden[torch.arange(len(hidden), device=hidden.device), prompt_end]
-            z, code_weights = self.latent_head(h_x, latent)
-            answered = columns[-logits_to_keep:] >= prompt_end[:, None]
-            kept = torch.where(answered[..., None], kept + z[:, None], kept)
+                prompt_end = _last_tokens(hidden, attention_mask)
+            sequences = torch.arange(len(hidden), device=hidden.device)
+            z, code_weights = self.latent_head(hidden[sequences, prompt_end], latent)
+            columns = torch.arange(hidden.size(1), device=hidden.device)
+            has_latent = columns[-logits_to_keep:] >= prompt_end[:, None]
+            kept = torch.where(has_latent[..., None], kept + z[:, None], kept)
         else:
             kept = kept + z[:, None]
         return LPCOutput(
@@ -171,10 +191,12 @@ class LPCForCausalLM(PreTrainedModel, GenerationMixin):
         """As `GenerationMixin.generate`, with prompts padded on the left.
 
         Raises:
-            ValueError: there is no such latent; or beams are asked for under a sampled one, which each beam would draw for itself.
+            ValueError: there is no such latent; or beam search is asked for with a sampled latent, which every beam
+                would draw for itself.
         """
         settings = kwargs.get("generation_config") or self.generation_config
-        if latent == "sample" and (kwargs.get("num_beams") or getattr(settings, "num_beams", None) or 1) > 1:
+        num_beams = kwargs.get("num_beams") or getattr(settings, "num_beams", None) or 1
+        if latent == "sample" and num_beams > 1:
             raise ValueError(
                 "latent='sample' has no beam search: every beam would have another latent; use num_return_sequences"
             )
@@ -183,8 +205,26 @@ class LPCForCausalLM(PreTrainedModel, GenerationMixin):
     def _update_model_kwargs_for_generation(
         self, outputs: LPCOutput, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> dict[str, Any]:
-        """The latent of the prompt stays for the whole response."""
-        return super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs) | {"z": outputs.z}
+        """Keep the latent of the prompt for the whole response."""
+        model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
+        return model_kwargs | {"z": outputs.z}
+
+
+def _last_tokens(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """[B] int64, index of the last token of each sequence that is not padding."""
+    columns = torch.arange(hidden.size(1), device=hidden.device)
+    if attention_mask is None:
+        attention_mask = columns.new_ones(hidden.shape[:2])
+    present = attention_mask[:, -hidden.size(1) :]
+    return (present * columns).argmax(-1)
+
+
+def _matched_width(hidden: int, width: int, codes: int, posterior_inputs: int) -> int:
+    """Hidden width of the continuous control with as many parameters as prior, posterior and codebook have together."""
+    prior = (hidden + 1) * width + (width + 1) * codes
+    posterior = (posterior_inputs + 1) * width + (width + 1) * codes
+    parameters = prior + posterior + codes * hidden
+    return max(1, round((parameters - hidden) / (2 * hidden + 1)))
 
 
 def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:

@@ -1,0 +1,144 @@
+"""A backbone's config.json <-> the options of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PreTrainedConfig
+
+from megatron_lpc.config import ModelConfig, head_width, hf_settings
+from megatron_lpc.convert.errors import ConversionError
+from megatron_lpc.convert.families import FAMILIES, Family, find_family
+from megatron_lpc.convert.model_options import as_flags, complete, differing_options
+from megatron_lpc.convert.rope import rope_options, rope_settings
+
+
+def read_model(config: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
+    """Family and options of the model that a config.json describes.
+
+    Raises:
+        ConversionError: naming the model type, or the setting that megatron-core cannot express.
+    """
+    family = find_family(config.get("model_type"))
+    if "quantization_config" in config:
+        raise ConversionError(
+            "config.json: quantization_config: the weights are quantized; give the model in bf16, fp16 or fp32"
+        )
+    completed = _complete_settings(config)
+    for name, wanted in family.settings.items():
+        found = getattr(completed, name, wanted)
+        if found != wanted:
+            raise ConversionError(f"config.json: {name} is {found}; megatron-core's {family.model_type} needs {wanted}")
+    return family, _model_options(family, completed)
+
+
+def _complete_settings(config: Mapping[str, Any]) -> PreTrainedConfig:
+    """All settings, with the family's defaults, from a config.json that transformers 4 or 5 wrote.
+
+    transformers fills in the defaults, which differ between families, and also reads the fields of its version 4.
+    """
+    try:
+        return AutoConfig.for_model(**deepcopy(dict(config)))  # It completes nested settings in place.
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise ConversionError(f"config.json: transformers refuses it: {error}") from error
+
+
+def _model_options(family: Family, config: PreTrainedConfig) -> ModelConfig:
+    return ModelConfig(
+        **{name: getattr(config, setting) for name, setting in hf_settings().items()},
+        ffn_hidden_size=getattr(config, family.ffn_hidden_size_setting),
+        kv_channels=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        untie_embeddings_and_output_weights=not config.tie_word_embeddings,
+        sliding_window=_sliding_window(family, config),
+        **_expert_options(family, config),
+        **family.options,
+        **rope_options(config.rope_parameters),
+    )
+
+
+def _expert_options(family: Family, config: PreTrainedConfig) -> dict[str, Any]:
+    """Options of a mixture of experts; none for a dense family.
+
+    The auxiliary loss that balances experts (`router_aux_loss_coef`) belongs to training, so no option of the model
+    mirrors it.
+    """
+    if family.num_experts_setting is None:
+        return {}
+    adds_up_to_one = config.norm_topk_prob if family.has_norm_topk_prob else True
+    if config.num_experts_per_tok == 1 and adds_up_to_one:
+        raise ConversionError(
+            "config.json: num_experts_per_tok is 1 and its mixing weight would always be 1: "
+            "megatron-core refuses such a router"
+        )
+    return {
+        "num_experts": getattr(config, family.num_experts_setting),
+        "moe_router_topk": config.num_experts_per_tok,
+        "moe_router_pre_softmax": not adds_up_to_one,
+    }
+
+
+def _sliding_window(family: Family, config: PreTrainedConfig) -> int | None:
+    if family.window == "none":
+        return None
+    if family.window == "all layers":
+        return config.sliding_window
+    kinds = set(config.layer_types)
+    if len(kinds) > 1:
+        raise ConversionError(
+            "config.json: some layers have a sliding window and others do not; --sliding-window holds for all layers"
+        )
+    return config.sliding_window if kinds == {"sliding_attention"} else None
+
+
+def write_settings(family: Family, model: ModelConfig) -> dict[str, Any]:
+    """A config.json made from the options of a model, with the field names that transformers 4 and 5 both read."""
+    settings: dict[str, Any] = {
+        "model_type": family.model_type,
+        "architectures": [family.architecture],
+        **{setting: getattr(model, name) for name, setting in hf_settings().items()},
+        "intermediate_size": model.ffn_hidden_size,
+        family.ffn_hidden_size_setting: model.ffn_hidden_size,
+        "head_dim": head_width(model),
+        "tie_word_embeddings": not model.untie_embeddings_and_output_weights,
+        **family.settings,
+        **rope_settings(model),
+    }
+    if family.num_experts_setting is not None:
+        settings[family.num_experts_setting] = model.num_experts
+        settings["num_experts_per_tok"] = model.moe_router_topk
+    if family.has_norm_topk_prob:
+        settings["norm_topk_prob"] = not model.moe_router_pre_softmax
+    if family.window != "none":
+        settings["sliding_window"] = model.sliding_window
+    if family.window == "by layer":
+        settings["use_sliding_window"] = model.sliding_window is not None
+        settings["max_window_layers"] = 0
+    return settings
+
+
+def fit_family(model: ModelConfig) -> tuple[Family, dict[str, Any]]:
+    """A family that expresses a model which was not made from a config.json, and its settings.
+
+    The settings are read back and must give the same model.
+
+    Raises:
+        ConversionError: no family expresses the model; the message names its unusual options.
+    """
+    model = complete(model)
+    for family in FAMILIES.values():
+        family_has_experts = family.num_experts_setting is not None
+        model_has_experts = model.num_experts is not None
+        if family_has_experts != model_has_experts:
+            continue
+        settings = write_settings(family, model)
+        _, read_back = read_model(settings)
+        if not differing_options(read_back, model):
+            return family, settings
+    _, plain = read_model(write_settings(FAMILIES["llama"], model))
+    unusual = as_flags(differing_options(plain, model))
+    raise ConversionError(
+        f"no Hugging Face family has this model: none combines {unusual}; known families: {', '.join(FAMILIES)}"
+    )
