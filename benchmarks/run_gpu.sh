@@ -24,7 +24,7 @@ results="benchmarks/results/$gpu"
 mkdir -p "$results"
 
 "$PYTHON" -m pytest tests/kernels -m gpu 2>&1 | tee "$results/tests.txt"
-"$PYTHON" tools/inspect_kernels.py --markdown | tee "$results/inspect.md"
+"$PYTHON" kernels/inspect_kernels.py --markdown | tee "$results/inspect.md"
 
 pair_logps() {
     local name="$1"

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from lpc_kernels import GumbelMix, gumbel_mix
-from lpc_kernels.gumbel_mix import gumbel_mix_reference
+from lpc_kernels.gumbel_mix.pytorch_backend import gumbel_mix_pytorch
+from lpc_kernels.gumbel_mix.result import MixOptions
 from torch import Tensor
 
 from benchmarks.kernels.mix_case import MixCase
 from benchmarks.kernels.step import Step, Unavailable
+
+
+def _pytorch(logits_q: Tensor, logits_p: Tensor, codebook: Tensor, sample_ids: Tensor, **options: Any) -> GumbelMix:
+    return gumbel_mix_pytorch(logits_q, logits_p, codebook, sample_ids, MixOptions(**options))
 
 
 def _provider(mix: Callable[..., GumbelMix]) -> Callable[[MixCase], Step]:
@@ -47,11 +53,11 @@ def _ours(case: MixCase) -> Step:
 
 def _compile(case: MixCase) -> Step:
     torch.compiler.reset()
-    return _provider(torch.compile(gumbel_mix_reference, dynamic=False))(case)
+    return _provider(torch.compile(_pytorch, dynamic=False))(case)
 
 
 PROVIDERS: dict[str, Callable[[MixCase], Step]] = {
-    "pytorch": _provider(gumbel_mix_reference),
+    "pytorch": _provider(_pytorch),
     "ours": _ours,
     "compile": _compile,
 }

@@ -1,7 +1,8 @@
-"""The one table of the kernel configurations that ship: what `tools/inspect_kernels.py` compiles ahead of time and holds to limits.
+"""The one table of the kernel configurations that ship, compiled ahead of time and held to limits by
+`inspect_kernels.py`.
 
-A module with Triton kernels joins by naming itself in `MODULES` and binding `SHIPPED: tuple[Shipped, ...]`. It should make the rows with
-the very functions that its launcher asks for blocks and warps, so that what is inspected is what runs.
+A module with kernels joins by naming itself in `MODULES` and binding `SHIPPED: tuple[Shipped, ...]`. It should make
+the entries with the very functions that its backend asks for blocks and warps, so that what is inspected is what runs.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-MODULES: tuple[str, ...] = ("lpc_kernels.gumbel_mix_op", "lpc_kernels.pair_logps_triton")
+MODULES: tuple[str, ...] = ("lpc_kernels.gumbel_mix.shipped", "lpc_kernels.pair_logps.shipped")
 """Modules that bind `SHIPPED`. Importing them needs Triton."""
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 """A100, H100 and H200, B200, MI300."""
@@ -19,7 +20,10 @@ TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 @dataclass(frozen=True, kw_only=True)
 class Shipped:
-    """One configuration of one kernel, and the limits it keeps on every target. No stack and no excess of shared memory: always asked."""
+    """One configuration of one kernel, and its limits on every target.
+
+    No stack and no excess of shared memory: always required.
+    """
 
     name: str
     """Unique: the function it serves, the pass, the shape it is made for."""
@@ -30,7 +34,8 @@ class Shipped:
     constants: Mapping[str, Any]
     """`tl.constexpr` arguments, and None for a pointer that is not given."""
     aligned: tuple[str, ...] = ()
-    """Run-time arguments divisible by 16: pointers and strides, as the launcher finds them for tensors of usual shapes."""
+    """Run-time arguments divisible by 16: pointers and strides, as the launcher finds them for tensors of usual
+    shapes."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Launch options: num_warps, num_stages, enable_fp_fusion and the like."""
     targets: tuple[str, ...] = TARGETS
@@ -41,9 +46,12 @@ class Shipped:
 
 
 def shipped() -> tuple[Shipped, ...]:
-    """Every row of every module, in the order of `MODULES`. Raises ValueError for two rows of one name."""
-    rows: tuple[Shipped, ...] = sum((import_module(module).SHIPPED for module in MODULES), ())
-    names = [row.name for row in rows]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"shipped kernels: two rows are called {', '.join(sorted(twice))}")
-    return rows
+    """Every configuration of every module, in the order of `MODULES`. Raises ValueError for two of one name."""
+    configurations: list[Shipped] = []
+    for module in MODULES:
+        configurations.extend(import_module(module).SHIPPED)
+    names = [configuration.name for configuration in configurations]
+    duplicates = {name for name in names if names.count(name) > 1}
+    if duplicates:
+        raise ValueError(f"shipped kernels: two configurations are called {', '.join(sorted(duplicates))}")
+    return tuple(configurations)

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("triton", reason="PyTorch for CPU comes without Triton: pip install triton")
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = ROOT / "tools" / "inspect_kernels.py"
+PROGRAM = ROOT / "kernels" / "inspect_kernels.py"
 README = ROOT / "kernels" / "README.md"
 
 
@@ -54,7 +54,7 @@ def test_every_shipped_kernel_keeps_its_limits(tmp_path):
         broken = [line for line in broken if not re.search(r": \d bytes of stack$", line)]
         lines, stated = ([line.split("|")[1:3] for line in which] for which in (lines, stated))
     assert not broken
-    assert lines == stated, "out of date: python tools/inspect_kernels.py --update kernels/README.md"
+    assert lines == stated, "out of date: python kernels/inspect_kernels.py --update kernels/README.md"
 
 
 @pytest.mark.parametrize(

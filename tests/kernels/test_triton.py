@@ -1,4 +1,5 @@
-"""Runs the files `triton_*.py` of this folder in a process of their own: with Triton's interpreter, and on a GPU where there is one.
+"""Runs the files `triton_*.py` of the folders here in a process of their own: with Triton's interpreter, and on a GPU
+where there is one.
 
 Triton decides when a kernel is defined whether it is interpreted, so both cannot be had in this process.
 """
@@ -12,13 +13,14 @@ import pytest
 import torch
 
 FOLDER = Path(__file__).parent
-FILES = sorted(path.name for path in FOLDER.glob("triton_*.py"))
+FILES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("triton_*.py"))
 
 
 def run_file(name: str, *options: str, interpret: bool) -> None:
-    paths = os.pathsep.join((str(FOLDER), os.environ.get("PYTHONPATH", "")))
+    file = FOLDER / name
+    paths = os.pathsep.join((str(FOLDER), str(file.parent), os.environ.get("PYTHONPATH", "")))
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--timeout=540", "-p", "no:cacheprovider", *options, str(FOLDER / name)],
+        [sys.executable, "-m", "pytest", "-q", "--timeout=540", "-p", "no:cacheprovider", *options, str(file)],
         env={**os.environ, "PYTHONPATH": paths, "TRITON_INTERPRET": str(int(interpret))},
         capture_output=True,
         text=True,

@@ -1,0 +1,69 @@
+"""The large product h W^T, a chunk of loss tokens at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import cycle
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from lpc_kernels.huge_pages import in_huge_pages
+from lpc_kernels.pair_logps.problem import Problem
+from lpc_kernels.pair_logps.segments import token_chunks
+
+Chunk = TypeVar("Chunk")
+Started = TypeVar("Started")
+
+_CPU_PIECE = 4096
+"""Vocabulary entries of one product on a CPU, whose library copies all those of a product into memory of its own."""
+
+
+def overlapped(chunks: Iterable[Chunk], start: Callable[[Chunk], Started], in_flight: int) -> Iterator[Started]:
+    """What `start` returns for each chunk, in order, with `in_flight` of them started before the first is handed out.
+
+    Communication that `start` begins is so overlapped with the work on the next chunk.
+    """
+    waiting: deque[Started] = deque()
+    for chunk in chunks:
+        waiting.append(start(chunk))
+        if len(waiting) == in_flight:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def chunks_in_flight(problem: Problem) -> int:
+    """Two with tensor parallelism: other ranks' statistics arrive during the next chunk's product, at the price of a
+    second chunk.
+    """
+    return 1 if problem.shard.group_name is None else 2
+
+
+class ChunkLogits:
+    """Makes the logits of chunks in buffers that are allocated once, which a general allocator would leave
+    fragmented.
+    """
+
+    def __init__(self, problem: Problem, chunks: list[slice], in_flight: int = 1) -> None:
+        """chunks: of loss tokens. in_flight: chunks whose logits are needed at one time."""
+        self._hidden = problem.hidden
+        self._weight = problem.vocab_weight
+        vocab_local = self._weight.size(0)
+        on_cpu = self._weight.device.type == "cpu"
+        self._pieces = token_chunks(vocab_local, _CPU_PIECE if on_cpu else max(1, vocab_local))
+        largest = max((chunk.stop - chunk.start for chunk in chunks), default=0)
+        buffers = [
+            in_huge_pages(torch.empty, (largest, vocab_local), self._hidden.dtype, self._hidden.device)
+            for _ in range(min(in_flight, len(chunks)))
+        ]
+        self._buffers = cycle(buffers)
+
+    def __call__(self, chunk: slice) -> Tensor:
+        """[C, V] h W^T of a chunk, valid until `in_flight` more chunks have been made."""
+        hidden = self._hidden[chunk]
+        logits = next(self._buffers)[: chunk.stop - chunk.start]
+        for piece in self._pieces:
+            torch.mm(hidden, self._weight[piece].t(), out=logits[:, piece])
+        return logits

@@ -1,0 +1,81 @@
+"""What one call of `pair_logps` is to compute: made once after validation, and read by every algorithm and backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lpc_kernels.pair_logps.segments import Segments
+from lpc_kernels.pair_logps.vocab_shard import VocabShard, latent_biases
+
+PairLoss = Callable[[Tensor, Tensor], Tensor]
+"""From [L, 2, C] summed log-probs of C pairs, chosen before rejected, and the [C] int64 indices of the pairs, to their
+[C] losses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Validated inputs of a call: N loss tokens, hidden size H, V entries of this rank's vocabulary shard, L latents
+    of P pairs.
+    """
+
+    hidden: Tensor
+    """[N, H]."""
+    lm_head_weight: Tensor
+    """[>= V, H], padding last."""
+    z: Tensor | None
+    """[L, P, H]."""
+    targets: Tensor
+    """[N] int64 token ids."""
+    segments: Segments
+    shard: VocabShard
+    chunk_size: int
+    with_entropy: bool
+    main_grad: Tensor | None = None
+    """fp32 (fp64) buffer that the LM head's gradient is added to."""
+    pair_loss: PairLoss | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return self.hidden.size(0)
+
+    @property
+    def num_latents(self) -> int:
+        return 1 if self.z is None else self.z.size(0)
+
+    @property
+    def stats_shape(self) -> tuple[int, int, int]:
+        """[S, L, N] of the softmax statistics."""
+        return 4 if self.with_entropy else 3, self.num_latents, self.num_tokens
+
+    @property
+    def stats_dtype(self) -> torch.dtype:
+        return torch.promote_types(self.hidden.dtype, torch.float32)
+
+    @property
+    def vocab_weight(self) -> Tensor:
+        """[V, H] weight of the LM head without padding."""
+        return self.lm_head_weight[: self.shard.vocab_local]
+
+    @cached_property
+    def bias(self) -> Tensor | None:
+        """[L, P, V] what each latent adds to the logits of its pair."""
+        return latent_biases(self.z, self.vocab_weight)
+
+
+class Scores(NamedTuple):
+    """What an algorithm returns."""
+
+    token_logps: Tensor
+    """[L, N]."""
+    stats: Tensor
+    """[S, L, N] softmax statistics over the whole vocabulary."""
+    loss: Tensor | None = None
+    """Scalar sum of the pair losses, from the algorithm that computes it along the way."""
+    pair_losses: Tensor | None = None
+    """[P] without gradient, with `loss`."""

@@ -1,0 +1,131 @@
+"""Inputs, the definition, and the cases that tensor parallel ranks and one process must agree on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from lpc_kernels import pair_logps
+from lpc_kernels.pair_logps.reference import pair_logps_reference
+from torch import Tensor
+from torch.distributed import ProcessGroup
+from torch.nn.functional import logsigmoid
+
+
+def draw(
+    rows: int, words: int, width: int, pairs: int, latents: int | None, seed: int, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """hidden, weight, z ([P, H], or [L, P, H] with `latents`), targets and ascending segments of 2 `pairs` responses,
+    some empty.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shape = (pairs, width) if latents is None else (latents, pairs, width)
+    return {
+        "hidden": torch.randn(rows, width, generator=generator, dtype=torch.float64).to(dtype).requires_grad_(),
+        "lm_head_weight": torch.randn(words, width, generator=generator, dtype=torch.float64)
+        .to(dtype)
+        .requires_grad_(),
+        "z": torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_(),
+        "targets": torch.randint(words, (rows,), generator=generator),
+        "segment_ids": torch.randint(2 * pairs, (rows,), generator=generator).sort().values,
+    }
+
+
+def reference(
+    hidden: Tensor,
+    lm_head_weight: Tensor,
+    targets: Tensor,
+    segment_ids: Tensor,
+    num_segments: int,
+    z: Tensor | None,
+    vocab_size: int | None = None,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """The package's definition, of the LM head without its padding."""
+    unpadded = lm_head_weight[:vocab_size]
+    options = {"logit_softcap": softcap, "temperature": temperature}
+    return pair_logps_reference(hidden, unpadded, targets, segment_ids, num_segments, z, **options)
+
+
+@dataclass(frozen=True)
+class Case:
+    shards: tuple[int, ...]
+    """Words on each rank, padding included."""
+    algorithm: Literal["recompute", "pairwise", "frozen"] = "recompute"
+    vocab_size: int | None = None
+    rows: int = 25
+    latents: int | None = None
+    dtype: torch.dtype = torch.float32
+    softcap: float | None = None
+    entropy: bool = False
+    compiled: bool = False
+
+
+_SHAPES = {
+    "equal": Case((8, 8)),
+    "latents": Case((8, 8), latents=2, entropy=True),
+    "softcap": Case((8, 8), latents=3, softcap=2.0),
+    "unequal": Case((11, 4)),
+    "one word": Case((12, 1), latents=2),
+    "padded": Case((8, 8), vocab_size=13, entropy=True),
+    "only padding": Case((8, 4), vocab_size=8, latents=2, entropy=True),
+    "only padding, one latent": Case((8, 4), vocab_size=8, latents=1),
+    "no rows": Case((8, 8), rows=0, latents=2),
+    "fp64": Case((5, 8), vocab_size=11, latents=2, dtype=torch.float64),
+    "bf16": Case((8, 8), latents=2, dtype=torch.bfloat16),
+    "compiled": Case((8, 8), latents=2, compiled=True),
+    "four ranks": Case((4, 4, 4, 4), latents=2),
+    "four ranks, uneven": Case((1, 9, 5, 3), vocab_size=14),
+}
+CASES = {
+    f"{algorithm}, {name}": replace(case, algorithm=algorithm)
+    for name, case in _SHAPES.items()
+    for algorithm in ("recompute", "pairwise", "frozen")
+}
+PAIRS, WIDTH, CHUNK = 3, 8, 7
+
+
+def run(case: Case, rank: int | None, group: ProcessGroup | None) -> dict[str, Tensor]:
+    """Outputs and gradients on one rank's shard, or, with `rank` None, of the whole head."""
+    edges = [sum(case.shards[:n]) for n in range(len(case.shards) + 1)]
+    real = case.vocab_size or edges[-1]
+    inputs = draw(case.rows, edges[-1], WIDTH, PAIRS, case.latents, 7, case.dtype)
+    corners = [min(word, real - 1) for edge in edges for word in (max(edge - 1, 0), edge)]
+    targets = torch.cat((torch.tensor(corners), inputs["targets"] % real))[: case.rows]
+    start, stop = (0, edges[-1]) if rank is None else (edges[rank], edges[rank + 1])
+    weight = inputs["lm_head_weight"].detach()[start:stop].clone().requires_grad_(case.algorithm != "frozen")
+    whole = case.algorithm != "pairwise"
+    call = torch.compile(pair_logps, fullgraph=whole, backend="aot_eager") if case.compiled else pair_logps
+    result = call(
+        inputs["hidden"],
+        weight,
+        targets,
+        inputs["segment_ids"],
+        2 * PAIRS,
+        z=inputs["z"],
+        pair_loss=_pair_loss,
+        algorithm=case.algorithm,
+        vocab_start=start,
+        vocab_size=case.vocab_size,
+        tp_group=group,
+        chunk_size=CHUNK,
+        logit_softcap=case.softcap,
+        with_entropy=case.entropy,
+    )
+    loss, rows = result.loss, result.token_logps
+    if case.algorithm != "pairwise":
+        loss = loss + (torch.linspace(-1, 1.5, rows.numel(), dtype=rows.dtype).view(rows.shape) * rows).sum()
+    wanted = {"hidden": inputs["hidden"], "z": inputs["z"]} | (
+        {} if case.algorithm == "frozen" else {"lm_head_weight": weight}
+    )
+    gradients = dict(zip(wanted, torch.autograd.grad(loss, list(wanted.values())), strict=True))
+    outputs = {"sums": result.logps, "rows": rows, "loss": result.loss, "entropy": result.entropy}
+    outputs["pair_losses"] = result.pair_losses
+    return {name: value.detach() for name, value in outputs.items() if value is not None} | gradients
+
+
+def _pair_loss(logps: Tensor, pairs: Tensor) -> Tensor:
+    margins = logps[:, 0] - logps[:, 1] + pairs
+    return (-logsigmoid(0.2 * margins) + 0.01 * logps[:, 0].square()).sum(0)
