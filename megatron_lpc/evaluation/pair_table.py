@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from torch import Tensor
 
 from megatron_lpc.config import LossConfig
-from megatron_lpc.losses import finish_metrics, pair_metrics, preference_loss
+from megatron_lpc.losses import finish_metrics, implicit_rewards, pair_metrics, preference_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +51,9 @@ def table_metrics(loss: LossConfig, table: PairTable, latent: int) -> dict[str, 
     logps = table.logps[:, latent].T.reshape(-1)
     reference_logps = table.reference_logps.T.reshape(-1)
     response_length = table.response_length.T.reshape(-1)
-    preference = preference_loss(loss, logps, reference_logps, response_length)
+    losses = preference_loss(loss, logps, reference_logps, response_length)
+    rewards = implicit_rewards(loss, logps, reference_logps, response_length)
     if table.num_codes == 0:
-        return finish_metrics(pair_metrics(preference.loss, preference, logps))
-    sums = pair_metrics(preference.loss, preference, logps, table.posterior_logits, table.prior_logits)
+        return finish_metrics(pair_metrics(losses, rewards, logps))
+    sums = pair_metrics(losses, rewards, logps, table.posterior_logits, table.prior_logits)
     return finish_metrics(sums)

@@ -2,14 +2,15 @@
 
 from megatron_lpc.losses.latent_terms import kl_with_free_bits, latent_loss, usage_entropy
 from megatron_lpc.losses.metrics import finish_metrics, pair_metrics, sum_metrics
-from megatron_lpc.losses.preference import PreferenceLoss, preference_loss, uses_reference
+from megatron_lpc.losses.preference import Rewards, implicit_rewards, preference_loss, uses_reference
 from megatron_lpc.losses.schedules import LatentSchedule, LatentState
 
 __all__ = [
     "LatentSchedule",
     "LatentState",
-    "PreferenceLoss",
+    "Rewards",
     "finish_metrics",
+    "implicit_rewards",
     "kl_with_free_bits",
     "latent_loss",
     "pair_metrics",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from megatron_lpc.losses.preference import PreferenceLoss
+from megatron_lpc.losses.preference import Rewards
 
 _PAIRS = "pairs"
 _USAGE = "lpc/usage"
@@ -23,7 +23,7 @@ _FIRST_CHOICE = "lpc/first_choice"
 
 def pair_metrics(
     loss: Tensor,
-    preference: PreferenceLoss,
+    rewards: Rewards,
     policy_logps: Tensor,
     posterior_logits: Tensor | None = None,
     prior_logits: Tensor | None = None,
@@ -44,7 +44,7 @@ def pair_metrics(
 
     Args:
         loss: [B] everything that is minimised, the latent terms included.
-        preference: the pairs' rewards.
+        rewards: the pairs' implicit rewards.
         policy_logps: [2B] summed response log-probs, chosen first.
         posterior_logits: [B, K]; None where there are no codes.
         prior_logits: [B, K]; None where there are no codes.
@@ -54,8 +54,8 @@ def pair_metrics(
     """
     if (posterior_logits is None) != (prior_logits is None):
         raise ValueError("pair_metrics needs both posterior_logits and prior_logits, or neither")
-    chosen = preference.rewards_chosen
-    rejected = preference.rewards_rejected
+    chosen = rewards.chosen
+    rejected = rewards.rejected
     logps_chosen, logps_rejected = policy_logps.detach().chunk(2)
     per_pair = {
         _PAIRS: torch.ones_like(chosen),

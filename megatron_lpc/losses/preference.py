@@ -1,8 +1,8 @@
-"""The preference objectives: response log-probs in, one loss and two rewards a pair out.
+"""The preference objectives: response log-probs in, one loss and two rewards per pair out.
 
-Symbols: l_w, l_l are the summed log-probs of the chosen and the rejected response under the policy, r_w, r_l the same under the
-frozen reference, |y| the number of response tokens. Below, tensors of shape [2, B] hold the chosen responses in row 0 and the
-rejected ones in row 1.
+Symbols: l_w, l_l are the summed log-probs of the chosen and the rejected response under the policy, r_w, r_l the same
+under the frozen reference, |y| the number of response tokens. Below, tensors of shape [2, B] hold the chosen responses
+in row 0 and the rejected ones in row 1.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ from megatron_lpc.config.schema import LossConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreferenceLoss:
-    """B pairs judged. fp32, or fp64 for fp64 log-probs."""
+class Rewards:
+    """Implicit rewards of B pairs, without gradient: fp32, or fp64 for fp64 log-probs."""
 
-    loss: Tensor
-    """[B] objective of each pair, nats; the only one of the three that carries gradient."""
-    rewards_chosen: Tensor
-    """[B] implicit reward of the chosen response, without gradient."""
-    rewards_rejected: Tensor
-    """[B] implicit reward of the rejected response, without gradient."""
+    chosen: Tensor
+    """[B]."""
+    rejected: Tensor
+    """[B]."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class _Responses:
 
     @property
     def policy_average(self) -> Tensor:
-        """[2, B] log-prob a token."""
+        """[2, B] log-prob per token."""
         return self.policy / self.length
 
 
@@ -58,15 +56,18 @@ def _sft(config: LossConfig, responses: _Responses) -> Tensor:
 def _dpo(config: LossConfig, responses: _Responses) -> Tensor:
     """Direct Preference Optimization, with m = beta ((l_w - r_w) - (l_l - r_l)) and e = label smoothing.
 
-    Plain: -log s(m) (arXiv 2305.18290, eq. 7). Conservative: -(1 - e) log s(m) - e log s(-m) (E. Mitchell, "A note on DPO with
-    noisy preferences"). Robust: (-(1 - e) log s(m) + e log s(-m)) / (1 - 2 e) (arXiv 2403.00409). RPO adds
+    Plain: -log s(m) (arXiv 2305.18290, eq. 7). Conservative: -(1 - e) log s(m) - e log s(-m) (E. Mitchell, "A note on
+    DPO with noisy preferences"). Robust: (-(1 - e) log s(m) + e log s(-m)) / (1 - 2 e) (arXiv 2403.00409). RPO adds
     `rpo_alpha` times the SFT loss (arXiv 2404.19733).
     """
     chosen, rejected = responses.log_ratio
     margin = config.beta * (chosen - rejected)
     smoothing = config.label_smoothing
-    as_labelled, flipped = -(1 - smoothing) * logsigmoid(margin), -smoothing * logsigmoid(-margin)
-    loss = (as_labelled - flipped) / (1 - 2 * smoothing) if config.robust else as_labelled + flipped
+    as_labelled = -(1 - smoothing) * logsigmoid(margin)
+    flipped = -smoothing * logsigmoid(-margin)
+    loss = as_labelled + flipped
+    if config.robust:
+        loss = (as_labelled - flipped) / (1 - 2 * smoothing)
     return loss + config.rpo_alpha * _sft(config, responses)
 
 
@@ -98,21 +99,44 @@ def uses_reference(config: LossConfig) -> bool:
 
 def preference_loss(
     config: LossConfig, policy_logps: Tensor, reference_logps: Tensor | None, response_length: Tensor
-) -> PreferenceLoss:
-    """Judge B pairs by the log-probs of their 2B responses, chosen first.
-
-    Rewards are TRL's: beta (l - r) from summed log-probs for dpo and ipo, beta l / |y| for simpo. Objectives of TRL that have no
-    reference reward beta times the log-prob that they train on; sft does likewise, which gives beta l / |y| again.
+) -> Tensor:
+    """[B] objective of each pair, nats, from the log-probs of the 2B responses, chosen first. fp32, or fp64 for fp64
+    log-probs.
 
     Args:
         config: objective and its constants.
         policy_logps: [2B] summed response log-probs, nats. Half precision is raised to fp32.
-        reference_logps: [2B] the same under the reference; None for an objective without one (a given one is not read then).
-        response_length: [2B] response tokens. 0 counts as 1, so that an empty response (an error upstream) gives no NaN.
+        reference_logps: [2B] the same under the reference; None for an objective without one, which does not read a
+            given one.
+        response_length: [2B] response tokens. 0 counts as 1, so that an empty response (an error upstream) gives no
+            NaN.
 
     Raises:
         ValueError: a shape differs, or the objective needs a reference and there is none.
     """
+    responses = _responses(config, policy_logps, reference_logps, response_length)
+    objective = (_WITH_REFERENCE | _WITHOUT_REFERENCE)[config.loss_type]
+    return objective(config, responses)
+
+
+def implicit_rewards(
+    config: LossConfig, policy_logps: Tensor, reference_logps: Tensor | None, response_length: Tensor
+) -> Rewards:
+    """The rewards that an objective implies, which are TRL's. Arguments and errors as of `preference_loss`.
+
+    beta (l - r) from summed log-probs for dpo and ipo, beta l / |y| for simpo. Objectives of TRL that have no
+    reference reward beta times the log-prob that they train on; sft does likewise, which gives beta l / |y| again.
+    """
+    responses = _responses(config, policy_logps, reference_logps, response_length)
+    score = responses.log_ratio if uses_reference(config) else responses.policy_average
+    chosen, rejected = config.beta * score.detach()
+    return Rewards(chosen=chosen, rejected=rejected)
+
+
+def _responses(
+    config: LossConfig, policy_logps: Tensor, reference_logps: Tensor | None, response_length: Tensor
+) -> _Responses:
+    """The checked arguments of `preference_loss`, in its dtype."""
     if policy_logps.ndim != 1 or policy_logps.numel() % 2:
         raise ValueError(f"policy_logps must be [2B], chosen then rejected; it is {list(policy_logps.shape)}")
     for name, tensor in (("reference_logps", reference_logps), ("response_length", response_length)):
@@ -120,16 +144,9 @@ def preference_loss(
             raise ValueError(f"{name} is {list(tensor.shape)}, but policy_logps is {list(policy_logps.shape)}")
     if uses_reference(config) and reference_logps is None:
         raise ValueError(f"--loss-type {config.loss_type} compares with a reference, but reference_logps is None")
-
     dtype = torch.promote_types(policy_logps.dtype, torch.float32)
-    responses = _Responses(
+    return _Responses(
         policy=policy_logps.to(dtype).view(2, -1),
         reference=reference_logps.to(dtype).view(2, -1) if reference_logps is not None else None,
         length=response_length.clamp(min=1).to(dtype).view(2, -1),
-    )
-    objective = (_WITH_REFERENCE | _WITHOUT_REFERENCE)[config.loss_type]
-    score = responses.log_ratio if uses_reference(config) else responses.policy_average
-    rewards_chosen, rewards_rejected = config.beta * score.detach()
-    return PreferenceLoss(
-        loss=objective(config, responses), rewards_chosen=rewards_chosen, rewards_rejected=rewards_rejected
     )

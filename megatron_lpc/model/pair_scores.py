@@ -43,6 +43,8 @@ class PairScores:
     loss: Tensor | None = None
     """Scalar fp32: the query's `pair_loss` summed over the pairs, where there is one. Gradients may then come only
     through this and not through `logps`."""
+    pair_losses: Tensor | None = None
+    """[B] fp32 losses of the pairs, without gradient, where there is a `pair_loss`."""
 
     @property
     def device(self) -> torch.device:

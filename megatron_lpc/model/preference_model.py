@@ -139,7 +139,12 @@ class PreferenceModel(GPTModel):
             chunk_size=self.logps_chunk_size,
             main_grad=_main_grad(weight),
         )
-        return PairScores(logps=result.logps.view(-1, 2 * batch.num_pairs), latent=latent, loss=result.loss)
+        return PairScores(
+            logps=result.logps.view(-1, 2 * batch.num_pairs),
+            latent=latent,
+            loss=result.loss,
+            pair_losses=result.pair_losses,
+        )
 
     def _latent(self, at: Callable[[Tensor], Tensor], batch: PairBatch, query: LatentQuery) -> LatentOutput | None:
         """The head's output for the summaries h_x, h_w and h_l; None for the plain algorithm."""

@@ -1,4 +1,6 @@
-"""What a micro-batch is trained for: the loss of its pairs, known to the model when it scores them, and what comes on top."""
+"""The objective of a micro-batch: the loss of its pairs, which the model computes while scoring, and the latent
+terms.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from megatron_lpc.config import Config, LossConfig
 from megatron_lpc.data.batch import PairBatch
-from megatron_lpc.losses import LatentState, latent_loss, pair_metrics, preference_loss
+from megatron_lpc.losses import LatentState, implicit_rewards, latent_loss, pair_metrics, preference_loss
 from megatron_lpc.model import LatentQuery, PairScores
 from megatron_lpc.training.mfu import batch_work
 
@@ -32,14 +34,14 @@ def _pair_loss(config: LossConfig, batch: PairBatch) -> PairLoss:
     def loss(logps: Tensor, pairs: Tensor) -> Tensor:
         responses = torch.cat([pairs, pairs + batch.num_pairs])
         reference = None if batch.reference_logps is None else batch.reference_logps[responses]
-        return preference_loss(config, logps[0].flatten(), reference, batch.response_length[responses]).loss
+        return preference_loss(config, logps[0].flatten(), reference, batch.response_length[responses])
 
     return loss
 
 
 @dataclass(frozen=True)
 class TrainingObjective:
-    """Preference loss + lambda KL(q || p), summed over the pairs of a micro-batch that was scored by `training_query`."""
+    """Preference loss + lambda KL(q || p), summed over the pairs of a micro-batch scored by `training_query`."""
 
     config: Config
     state: LatentState
@@ -47,13 +49,18 @@ class TrainingObjective:
     def __call__(self, batch: PairBatch, scores: PairScores) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum to minimise, and the metrics of `pair_metrics` and the `work` of `mfu.batch_work`."""
         assert scores.loss is not None
-        logps, latent, total = scores.logps[0].detach(), scores.latent, scores.loss
-        preference = preference_loss(self.config.loss, logps, batch.reference_logps, batch.response_length)
-        loss = preference.loss
-        logits_q = logits_p = None
+        assert scores.pair_losses is not None
+        logps = scores.logps[0].detach()
+        latent = scores.latent
+        total = scores.loss
+        losses = scores.pair_losses
+        rewards = implicit_rewards(self.config.loss, logps, batch.reference_logps, batch.response_length)
+        posterior_logits = prior_logits = None
         if latent is not None and latent.kl is not None and latent.posterior_logits is not None:
-            logits_q, logits_p = latent.posterior_logits, latent.prior_logits
-            on_top = latent_loss(self.config.latent, self.state.kl_weight, latent.kl, logits_q)
-            loss, total = loss + on_top, total + on_top.sum()
-        metrics = pair_metrics(loss, preference, logps, logits_q, logits_p)
+            posterior_logits = latent.posterior_logits
+            prior_logits = latent.prior_logits
+            latent_terms = latent_loss(self.config.latent, self.state.kl_weight, latent.kl, posterior_logits)
+            losses = losses + latent_terms
+            total = total + latent_terms.sum()
+        metrics = pair_metrics(losses, rewards, logps, posterior_logits, prior_logits)
         return total, metrics | {"work": batch_work(batch, self.config.model.sliding_window)}

@@ -8,26 +8,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_lpc.losses import PreferenceLoss, finish_metrics, pair_metrics, sum_metrics
+from megatron_lpc.losses import Rewards, finish_metrics, pair_metrics, sum_metrics
 
 
-def random_pairs(pairs: int, codes: int = 4) -> tuple[Tensor, PreferenceLoss, Tensor, Tensor, Tensor]:
+def random_pairs(pairs: int, codes: int = 4) -> tuple[Tensor, Rewards, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    preference = PreferenceLoss(loss=draw(pairs), rewards_chosen=draw(pairs), rewards_rejected=draw(pairs))
-    return preference.loss + 1, preference, draw(2 * pairs).requires_grad_(), draw(pairs, codes), draw(pairs, codes)
+    loss = draw(pairs) + 1
+    rewards = Rewards(chosen=draw(pairs), rejected=draw(pairs))
+    return loss, rewards, draw(2 * pairs).requires_grad_(), draw(pairs, codes), draw(pairs, codes)
 
 
-def part(metrics_input: tuple[Tensor, PreferenceLoss, Tensor, Tensor, Tensor], pairs: slice) -> dict[str, Tensor]:
-    loss, preference, logps, posterior, prior = metrics_input
-    some = PreferenceLoss(
-        loss=preference.loss[pairs],
-        rewards_chosen=preference.rewards_chosen[pairs],
-        rewards_rejected=preference.rewards_rejected[pairs],
-    )
+def part(metrics_input: tuple[Tensor, Rewards, Tensor, Tensor, Tensor], pairs: slice) -> dict[str, Tensor]:
+    loss, rewards, logps, posterior, prior = metrics_input
+    some = Rewards(chosen=rewards.chosen[pairs], rejected=rewards.rejected[pairs])
     return pair_metrics(loss[pairs], some, logps.view(2, -1)[:, pairs].reshape(-1), posterior[pairs], prior[pairs])
 
 
@@ -42,17 +39,17 @@ def test_parts_of_different_size_add_up_to_the_whole() -> None:
 
 def test_means() -> None:
     everything = random_pairs(6)
-    loss, preference, logps, posterior, prior = everything
+    loss, rewards, logps, posterior, prior = everything
     done = finish_metrics(part(everything, slice(None)))
     q = torch.distributions.Categorical(logits=posterior.double())
     p = torch.distributions.Categorical(logits=prior.double())
     usage = torch.distributions.Categorical(probs=q.probs.mean(0))
     expected = {
         "loss": loss.mean(),
-        "rewards/chosen": preference.rewards_chosen.mean(),
-        "rewards/rejected": preference.rewards_rejected.mean(),
-        "rewards/margins": (preference.rewards_chosen - preference.rewards_rejected).mean(),
-        "rewards/accuracies": (preference.rewards_chosen > preference.rewards_rejected).double().mean(),
+        "rewards/chosen": rewards.chosen.mean(),
+        "rewards/rejected": rewards.rejected.mean(),
+        "rewards/margins": (rewards.chosen - rewards.rejected).mean(),
+        "rewards/accuracies": (rewards.chosen > rewards.rejected).double().mean(),
         "logps/chosen": logps[:6].mean().detach(),
         "logps/rejected": logps[6:].mean().detach(),
         "lpc/kl": torch.distributions.kl_divergence(q, p).mean(),
@@ -69,10 +66,8 @@ def test_means() -> None:
 def code_metrics(posterior: Tensor) -> dict[str, float]:
     pairs = len(posterior)
     zeros = torch.zeros(pairs)
-    preference = PreferenceLoss(loss=zeros, rewards_chosen=zeros, rewards_rejected=zeros)
-    return finish_metrics(
-        pair_metrics(zeros, preference, torch.zeros(2 * pairs), posterior, torch.zeros_like(posterior))
-    )
+    rewards = Rewards(chosen=zeros, rejected=zeros)
+    return finish_metrics(pair_metrics(zeros, rewards, torch.zeros(2 * pairs), posterior, torch.zeros_like(posterior)))
 
 
 def test_a_flat_posterior_is_seen_as_collapsed() -> None:
@@ -90,23 +85,23 @@ def test_codes_that_are_certain_are_all_active() -> None:
 
 
 def test_a_tie_is_not_accurate() -> None:
-    rewards = torch.tensor([0.5, 0.5])
-    preference = PreferenceLoss(loss=rewards, rewards_chosen=rewards, rewards_rejected=torch.tensor([0.5, 0.4]))
-    assert finish_metrics(pair_metrics(rewards, preference, torch.zeros(4)))["rewards/accuracies"] == 0.5
+    chosen = torch.tensor([0.5, 0.5])
+    rewards = Rewards(chosen=chosen, rejected=torch.tensor([0.5, 0.4]))
+    assert finish_metrics(pair_metrics(chosen, rewards, torch.zeros(4)))["rewards/accuracies"] == 0.5
 
 
 def test_without_codes_there_are_no_code_metrics() -> None:
-    loss, preference, logps, _, _ = random_pairs(3)
-    assert not [name for name in finish_metrics(pair_metrics(loss, preference, logps)) if name.startswith("lpc/")]
+    loss, rewards, logps, _, _ = random_pairs(3)
+    assert not [name for name in finish_metrics(pair_metrics(loss, rewards, logps)) if name.startswith("lpc/")]
 
 
 def test_errors() -> None:
-    loss, preference, logps, posterior, prior = random_pairs(3)
+    loss, rewards, logps, posterior, prior = random_pairs(3)
     with pytest.raises(ValueError, match="both posterior_logits and prior_logits, or neither"):
-        pair_metrics(loss, preference, logps, posterior)
+        pair_metrics(loss, rewards, logps, posterior)
     with pytest.raises(ValueError, match="metrics of 0 pairs cannot be averaged"):
         finish_metrics({"pairs": torch.tensor(0.0)})
     with pytest.raises(ValueError, match="cannot add metrics of different names"):
-        sum_metrics([pair_metrics(loss, preference, logps), pair_metrics(loss, preference, logps, posterior, prior)])
+        sum_metrics([pair_metrics(loss, rewards, logps), pair_metrics(loss, rewards, logps, posterior, prior)])
     with pytest.raises(ValueError, match="cannot add metrics"):
         sum_metrics([])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from megatron_lpc.config.schema import LossConfig
-from megatron_lpc.losses import pair_metrics, preference_loss, uses_reference
+from megatron_lpc.losses import implicit_rewards, pair_metrics, preference_loss, uses_reference
 
 PAIRS = 5
 LENGTHS = torch.tensor([3, 7, 1, 4, 6, 2, 2, 9, 5, 4])
@@ -132,7 +132,7 @@ def test_equals_trl_dpo_trainer(
         "label_smoothing": config.label_smoothing,
     }
     theirs = trl_dpo_each(policy, reference, LENGTHS, **settings)
-    torch.testing.assert_close(ours.loss, torch.tensor(theirs, dtype=torch.float64))
+    torch.testing.assert_close(ours, torch.tensor(theirs, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("loss_type", ["dpo", "ipo"])
@@ -142,8 +142,8 @@ def test_rewards_and_metrics_equal_trl(loss_type: Literal["dpo", "ipo"], logps: 
     trl_name = {"dpo": "sigmoid", "ipo": "ipo"}[loss_type]
     loss, theirs = trl_dpo(policy, reference, LENGTHS, [trl_name], [1.0], beta=0.2)
 
-    judged = preference_loss(config, policy, reference, LENGTHS)
-    sums = pair_metrics(judged.loss, judged, policy)
+    losses = preference_loss(config, policy, reference, LENGTHS)
+    sums = pair_metrics(losses, implicit_rewards(config, policy, reference, LENGTHS), policy)
     means = {name: (value / PAIRS).item() for name, value in sums.items()}
     assert 0 < means["rewards/accuracies"] < 1
     assert means["loss"] == pytest.approx(loss)
@@ -155,14 +155,15 @@ def test_rewards_and_metrics_equal_trl(loss_type: Literal["dpo", "ipo"], logps: 
 
 
 def test_conservative_dpo_equals_trl(logps: tuple[Tensor, Tensor]) -> None:
-    """TRL keeps label smoothing of the sigmoid loss in its CPO trainer alone; on log-ratios that is conservative DPO."""
+    """TRL keeps label smoothing of the sigmoid loss in its CPO trainer only; on log-ratios that is conservative DPO."""
     policy, reference = logps
     chosen, rejected = (policy - reference).chunk(2)
     theirs, rewards_chosen, rewards_rejected = trl_cpo(chosen, rejected, "sigmoid", beta=0.3, label_smoothing=0.15)
     ours = preference_loss(LossConfig(beta=0.3, label_smoothing=0.15), policy, reference, LENGTHS)
-    torch.testing.assert_close(ours.loss, theirs)
-    torch.testing.assert_close(ours.rewards_chosen, rewards_chosen)
-    torch.testing.assert_close(ours.rewards_rejected, rewards_rejected)
+    rewards = implicit_rewards(LossConfig(beta=0.3, label_smoothing=0.15), policy, reference, LENGTHS)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(rewards.chosen, rewards_chosen)
+    torch.testing.assert_close(rewards.rejected, rewards_rejected)
 
 
 def test_summed_ipo_equals_trl(logps: tuple[Tensor, Tensor]) -> None:
@@ -171,7 +172,7 @@ def test_summed_ipo_equals_trl(logps: tuple[Tensor, Tensor]) -> None:
     chosen, rejected = (policy - reference).chunk(2)
     theirs, _, _ = trl_cpo(chosen, rejected, "ipo", beta=0.3)
     ours = preference_loss(LossConfig(loss_type="ipo", beta=0.3, ipo_length_average=False), policy, reference, LENGTHS)
-    torch.testing.assert_close(ours.loss, theirs)
+    torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.4])
@@ -180,9 +181,10 @@ def test_simpo_equals_trl(gamma: float, logps: tuple[Tensor, Tensor]) -> None:
     chosen, rejected = (policy / LENGTHS).chunk(2)
     theirs, rewards_chosen, rewards_rejected = trl_cpo(chosen, rejected, "simpo", beta=2.0, simpo_gamma=gamma)
     ours = preference_loss(LossConfig(loss_type="simpo", beta=2.0, simpo_gamma=gamma), policy, None, LENGTHS)
-    torch.testing.assert_close(ours.loss, theirs)
-    torch.testing.assert_close(ours.rewards_chosen, rewards_chosen)
-    torch.testing.assert_close(ours.rewards_rejected, rewards_rejected)
+    rewards = implicit_rewards(LossConfig(loss_type="simpo", beta=2.0, simpo_gamma=gamma), policy, None, LENGTHS)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(rewards.chosen, rewards_chosen)
+    torch.testing.assert_close(rewards.rejected, rewards_rejected)
 
 
 def test_sft_is_cross_entropy_of_the_chosen() -> None:
@@ -191,8 +193,9 @@ def test_sft_is_cross_entropy_of_the_chosen() -> None:
     targets = torch.randint(11, (2, 6), generator=generator)
     logps = logits.log_softmax(-1).gather(-1, targets[..., None]).sum((-2, -1))
     ours = preference_loss(LossConfig(loss_type="sft"), logps, None, torch.tensor([6, 6]))
-    torch.testing.assert_close(ours.loss[0], torch.nn.functional.cross_entropy(logits[0], targets[0]))
-    torch.testing.assert_close(ours.rewards_rejected[0], 0.1 * logps[1] / 6)
+    rewards = implicit_rewards(LossConfig(loss_type="sft"), logps, None, torch.tensor([6, 6]))
+    torch.testing.assert_close(ours[0], torch.nn.functional.cross_entropy(logits[0], targets[0]))
+    torch.testing.assert_close(rewards.rejected[0], 0.1 * logps[1] / 6)
 
 
 ALL = [
@@ -209,7 +212,7 @@ ALL = [
 def test_gradient(config: LossConfig, logps: tuple[Tensor, Tensor]) -> None:
     policy, reference = logps
     assert torch.autograd.gradcheck(
-        lambda p: preference_loss(config, p, reference, LENGTHS).loss, policy.clone().requires_grad_()
+        lambda p: preference_loss(config, p, reference, LENGTHS), policy.clone().requires_grad_()
     )
 
 
@@ -217,32 +220,34 @@ def test_gradient(config: LossConfig, logps: tuple[Tensor, Tensor]) -> None:
 @pytest.mark.parametrize("margin", [1e4, -1e4])
 def test_extreme_margins_are_finite(config: LossConfig, margin: float) -> None:
     policy = torch.tensor([margin, -margin]).requires_grad_()
-    judged = preference_loss(config, policy, torch.zeros(2), torch.tensor([1, 1]))
-    judged.loss.sum().backward()
+    losses = preference_loss(config, policy, torch.zeros(2), torch.tensor([1, 1]))
+    losses.sum().backward()
     assert policy.grad is not None
-    assert torch.isfinite(judged.loss).all()
+    assert torch.isfinite(losses).all()
     assert torch.isfinite(policy.grad).all()
 
 
 @pytest.mark.parametrize("config", ALL, ids=str)
 def test_empty_response_gives_no_nan(config: LossConfig) -> None:
-    judged = preference_loss(config, torch.zeros(2), torch.zeros(2), torch.tensor([0, 0]))
-    assert torch.isfinite(judged.loss).all()
+    losses = preference_loss(config, torch.zeros(2), torch.zeros(2), torch.tensor([0, 0]))
+    assert torch.isfinite(losses).all()
 
 
 def test_policy_equal_to_reference_costs_ln_2() -> None:
     logps = torch.tensor([-40.0, -1234.5, -77.0, -3.0])
-    judged = preference_loss(LossConfig(), logps, logps.clone(), torch.tensor([3, 4, 5, 6]))
-    assert judged.loss.tolist() == pytest.approx([math.log(2)] * 2, abs=1e-7)
-    assert judged.rewards_chosen.tolist() == [0, 0]
+    losses = preference_loss(LossConfig(), logps, logps.clone(), torch.tensor([3, 4, 5, 6]))
+    rewards = implicit_rewards(LossConfig(), logps, logps.clone(), torch.tensor([3, 4, 5, 6]))
+    assert losses.tolist() == pytest.approx([math.log(2)] * 2, abs=1e-7)
+    assert rewards.chosen.tolist() == [0, 0]
 
 
 def test_half_precision_is_raised_and_rewards_carry_no_gradient() -> None:
     policy = torch.tensor([-1.0, -2.0], dtype=torch.bfloat16).requires_grad_()
-    judged = preference_loss(LossConfig(), policy, torch.zeros(2), torch.tensor([1, 1]))
-    assert judged.loss.dtype is judged.rewards_chosen.dtype is torch.float32
-    assert judged.loss.requires_grad
-    assert not judged.rewards_chosen.requires_grad
+    losses = preference_loss(LossConfig(), policy, torch.zeros(2), torch.tensor([1, 1]))
+    rewards = implicit_rewards(LossConfig(), policy, torch.zeros(2), torch.tensor([1, 1]))
+    assert losses.dtype is rewards.chosen.dtype is torch.float32
+    assert losses.requires_grad
+    assert not rewards.chosen.requires_grad
 
 
 def test_which_objectives_have_a_reference() -> None:
