@@ -17,7 +17,8 @@ import lpc_kernels
 assert lpc_kernels.__file__.startswith(sys.path[0]), lpc_kernels.__file__
 has_triton = importlib.util.find_spec("triton") is not None
 for module in pkgutil.walk_packages(lpc_kernels.__path__, "lpc_kernels."):
-    needs_triton = module.name.endswith(("triton_kernels", "triton_backend", "gumbel_mix.ops", "mix.shipped", "logps.shipped"))
+    needs_triton = module.name.rpartition(".")[2] in ("triton_kernels", "triton_backend", "shipped")
+    needs_triton |= module.name == "lpc_kernels.gumbel_mix.ops"
     if has_triton or not needs_triton:
         importlib.import_module(module.name)
 assert not any(name.split(".")[0] in ("megatron", "megatron_lpc") for name in sys.modules)
