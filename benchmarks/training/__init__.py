@@ -1,1 +1,1 @@
-"""Training speed and memory of this project and of TRL's DPOTrainer, side by side: `python -m benchmarks.training --help`."""
+"""Speed and memory of training, beside TRL's DPOTrainer: `python -m benchmarks.training --help`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -13,32 +12,19 @@ import pytest
 import torch
 from launch import run
 
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def benchmark_train(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
-    return importlib.import_module("benchmarks.training.__main__")
+from benchmarks.training import measure
+from benchmarks.training.__main__ import main
+from benchmarks.training.providers import measurements
+from benchmarks.training.report import table
 
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_this_project_and_trl_side_by_side(tiny_run, tmp_path: Path) -> None:
-    flags = [
-        "--data",
-        tiny_run.train_data,
-        "--output",
-        str(tmp_path),
-        "--vocab-size",
-        "320",
-        "--steps",
-        "1",
-        "--rounds",
-        "1",
-    ]
-    flags += ["--global-batch-size", "4", "--micro-batch-size", "2", "--pack-to", "512", "--max-length", "128"]
-    flags += ["--num-layers", "2"]
+def test_this_project_and_trl_side_by_side(tiny_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(measure.ROOT)
+    flags = ["--data", tiny_run.train_data, "--output", str(tmp_path), "--vocab-size", "320"]
+    flags += ["--steps", "1", "--rounds", "1", "--num-layers", "2", "--max-length", "128"]
+    flags += ["--global-batch-size", "4", "--micro-batch-size", "2", "--pack-to", "512"]
     providers = ("trl", "trl-padding-free", "shared-packed", "shared-packed-lpc")
     run([sys.executable, "-m", "benchmarks.training", *flags, "--providers", *providers])
     results = json.loads((tmp_path / "results.json").read_text())
@@ -62,27 +48,42 @@ def test_this_project_and_trl_side_by_side(tiny_run, tmp_path: Path) -> None:
     assert f"--num-layers 2 --providers {' '.join(providers)}`" in text
 
 
-def test_what_does_not_fit_gets_a_note_and_no_ratio(benchmark_train, monkeypatch) -> None:
-    def too_large(*_):
+def test_what_does_not_fit_gets_a_note_and_no_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(benchmark_train, "measure_trl", too_large)
-    trl = benchmark_train.measure(None, "trl")
+    monkeypatch.setattr(measure, "measure_trl", too_large)
+    trl = measure.measure(None, "trl")
     rounds = [{"seconds": [2.0], "peak_gb": 3.0}]
     data = SimpleNamespace(lengths=np.array([[5, 3, 4]] * 4))
-    work = SimpleNamespace(rows=lambda: [0, 1, 2, 3], dataset=lambda: data, global_batch_size=2)
-    trl_line, ours = benchmark_train.table(work, {"trl": [trl], "packed": rounds})
+    work = SimpleNamespace(example_indices=lambda: [0, 1, 2, 3], dataset=lambda: data, global_batch_size=2)
+    trl_line, ours = table(work, {"trl": [trl], "packed": rounds})
     assert trl_line == {"provider": "TRL DPOTrainer", "note": "does not fit into the GPU's memory"}
     assert ours["pairs/s"] == 1.0
     assert not {"speed / TRL", "memory / TRL"} & ours.keys()
 
 
+def test_lpc_alternates_with_what_it_is_compared_with() -> None:
+    assert measurements(["separate", "separate-lpc"]) == ["separate", "separate-lpc", "separate-lpc/plain"]
+    assert measurements(["separate-lpc", "packed"]) == ["separate-lpc", "packed"]
+
+
+def test_a_measurement_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "asdict", lambda work: {"unknown": work})
+    with pytest.raises(measure.MeasurementFailed, match=r"packed failed:\n(.|\n)*unexpected keyword argument"):
+        measure.measure_in_process(None, "packed")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [(["--liger"], "--liger needs --device cuda"), (["--num-layers", "0"], "--num-layers must be at least 1")],
+    [
+        (["--liger"], "--liger needs --device cuda"),
+        (["--num-layers", "0"], "--num-layers must be at least 1"),
+        (["--providers", "other"], "invalid choice: 'other'"),
+    ],
 )
-def test_refuses_what_would_not_be_honoured(benchmark_train, monkeypatch, capsys, flags, message) -> None:
-    monkeypatch.setattr(sys, "argv", ["benchmarks.training", "--data", "pairs.jsonl", "--output", "results", *flags])
-    with pytest.raises(SystemExit):
-        benchmark_train.main()
+def test_refuses_what_would_not_be_honoured(capsys: pytest.CaptureFixture[str], flags: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--data", "pairs.jsonl", "--output", "results", *flags])
+    assert stop.value.code == 2
     assert message in capsys.readouterr().err
