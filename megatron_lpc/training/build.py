@@ -92,7 +92,12 @@ def build_run(config: Config) -> Run:
     Raises:
         ConfigError: the options cannot work, a source of data cannot be read, or a checkpoint or cache does not fit.
     """
-    context, tokenizer = open_inputs(start_distributed(config))
+    return assemble_run(start_distributed(config))
+
+
+def assemble_run(context: RunContext) -> Run:
+    """`build_run` in processes that have started; several runs of one parallel layout can share them."""
+    context, tokenizer = open_inputs(context)
     config = context.config
 
     train_data = None
