@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# All that one GPU can tell: the kernels' tests, what the compiler makes of them, times and memory beside other libraries;
-# and, where preference pairs are given, training beside TRL.
+# All that one GPU can tell: the kernels' tests, what the compiler makes of them, times and memory beside other
+# libraries; and, where preference pairs are given, training beside TRL.
 #
 #     bash benchmarks/run_gpu.sh [PAIRS]
 #
-# Results go to benchmarks/results/GPU. PYTHON=... takes that Python, with the project installed; without it .venv is made.
+# Results go to benchmarks/results/GPU. PYTHON=... takes that Python, with the project installed; without it .venv is
+# made.
 set -euo pipefail
 pairs=""
 if [ $# -gt 0 ]; then
@@ -16,7 +17,7 @@ if [ -z "${PYTHON:-}" ]; then
     bash tools/setup_venv.sh
     PYTHON=.venv/bin/python
     for package in liger-kernel quack-kernels; do
-        "$PYTHON" -m pip install --quiet "$package" || echo "$package does not install; the benchmark goes on without it"
+        "$PYTHON" -m pip install --quiet "$package" || echo "$package does not install; continuing without it"
     done
 fi
 gpu="$("$PYTHON" -c 'import torch; print(torch.cuda.get_device_name().lower().replace(" ", "-"))')"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Make .venv in the repository's root and install the project with its test tools into it. Does nothing when that is already done.
+# Make .venv in the repository's root and install the project with its test tools into it. Does nothing when that is
+# already done.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 stamp=.venv/installed
