@@ -9,6 +9,7 @@ from megatron_lpc.config import (
     ConfigError,
     DataConfig,
     LatentConfig,
+    LoggingConfig,
     LossConfig,
     TrainingConfig,
     load_yaml,
@@ -40,35 +41,27 @@ def test_flag_beats_file_beats_default(write):
 def test_a_flag_can_set_what_the_file_changed_back_to_the_default(write):
     path = write("training: {bf16: true, train_iters: 5}\nlatent: {latent_mode: none}\ndata: {train_data: [a]}")
     assert parse_args(["--config", path]).training == TrainingConfig(bf16=True, train_iters=5)
-    assert (
-        parse_args(["--config", path, "--no-bf16", "--train-iters", "none", "--latent-mode", "lpc", "--train-data"])
-        == Config()
-    )
+    flags = "--no-bf16 --train-iters none --latent-mode lpc --train-data"
+    assert parse_args(["--config", path, *flags.split()]) == Config()
 
 
 def test_kinds_of_values_as_flags():
-    argv = [
-        "--train-data",
-        "a.jsonl",
-        "b.jsonl",
-        "--valid-data",
-        "one=c=1.jsonl",
-        "two=d.jsonl",
-        "--lr",
-        "5e-7",
-        "--beta",
-        "1",
-    ]
-    config = parse_args(
-        [*argv, "--bf16", "--robust", "--latent-mode", "none", "--max-prompt-length=7", "--chat-template", "none"]
+    flags = (
+        "--train-data a.jsonl b.jsonl --valid-data one=c=1.jsonl two=d.jsonl --max-prompt-length=7 "
+        "--chat-template none --lr 5e-7 --bf16 --beta 1 --robust --latent-mode none --profile-ranks 0 3"
+    )
+    config = parse_args(flags.split())
+    data = DataConfig(
+        train_data=["a.jsonl", "b.jsonl"],
+        valid_data={"one": "c=1.jsonl", "two": "d.jsonl"},
+        max_prompt_length=7,
     )
     assert config == Config(
-        data=DataConfig(
-            train_data=["a.jsonl", "b.jsonl"], valid_data={"one": "c=1.jsonl", "two": "d.jsonl"}, max_prompt_length=7
-        ),
+        data=data,
         training=TrainingConfig(lr=5e-7, bf16=True),
         loss=LossConfig(beta=1.0, robust=True),
         latent=LatentConfig(latent_mode="none"),
+        logging=LoggingConfig(profile_ranks=[0, 3]),
     )
     assert type(config.loss.beta) is float
 
@@ -126,6 +119,8 @@ def test_empty_files_and_sections(write, text):
         ("data:\n  tokenizer_model: 3\n", 2, "expected a string, got 3 (int)"),
         ("data:\n  train_data: a\n", 2, "expected a list of strings, got 'a' (str)"),
         ("data:\n  train_data: [a, 1]\n", 2, "expected a list of strings"),
+        ("logging:\n  profile_ranks: [0, '1']\n", 2, "expected a list of integers, got [0, '1'] (list)"),
+        ("logging:\n  profile_ranks: 0\n", 2, "expected a list of integers, got 0 (int)"),
         ("data:\n  valid_data: [a]\n", 2, "expected NAME: FILE pairs of strings"),
         ("data:\n  valid_data: {a: 1}\n", 2, "expected NAME: FILE pairs of strings"),
         ("data:\n  valid_data: !!python/object:os.system {}\n", 2, "could not determine a constructor"),
@@ -167,6 +162,7 @@ def test_files_that_cannot_be_read(tmp_path, write):
         (["--lr", "inf"], "--lr: expected a number"),
         (["--latent-lr", "x"], "--latent-lr: expected a number or none"),
         (["--posterior-input", "concatt"], "did you mean 'concat'?"),
+        (["--profile-ranks", "0", "one"], "--profile-ranks: expected an integer, got 'one' (str)"),
         (["--valid-data", "a.jsonl"], "--valid-data: expected NAME=FILE, got 'a.jsonl'"),
         (["--valid-data", "a=b", "a=c"], "--valid-data: duplicate name 'a'"),
         (["--bf16", "true"], "unexpected 'true': every option is a flag, and a switch takes no value"),

@@ -23,33 +23,11 @@ def test_every_option_is_printed_and_the_changed_ones_are_marked():
 
 
 def test_a_saved_configuration_loads_back(tmp_path):
-    argv = [
-        "--lr",
-        "5e-7",
-        "--adam-eps",
-        "1e-12",
-        "--train-data",
-        "ü.jsonl",
-        "[x]",
-        "--valid-data",
-        "no=yes",
-        "--sliding-window",
-        "3",
-    ]
-    config = parse_args(
-        [
-            *argv,
-            "--save",
-            "none",
-            "--tokenizer-model",
-            "5e-7",
-            "--group-column",
-            "on",
-            "--latent-mode",
-            "none",
-            "--bf16",
-        ]
+    flags = (
+        "--lr 5e-7 --adam-eps 1e-12 --train-data ü.jsonl [x] --valid-data no=yes --sliding-window 3 --save none "
+        "--tokenizer-model 5e-7 --group-column on --latent-mode none --bf16 --profile-ranks 1 2"
     )
+    config = parse_args(flags.split())
     path = tmp_path / "new" / "config.yaml"
     save_resolved(config, path)
     assert load_yaml(path) == config

@@ -15,6 +15,7 @@ from megatron_lpc.config import (
 )
 from megatron_lpc.config.metadata import option
 from megatron_lpc.config.options import all_options, sections
+from megatron_lpc.convert.hub.configuration_lpc import LPCConfig
 
 
 def test_every_field_of_the_schema_is_an_option():
@@ -58,6 +59,12 @@ def test_evaluation_reads_all_options_of_weights_and_none_of_the_optimizer():
     assert {"valid_data", "loss_type", "load", "bf16", "seed"} <= set(read)
     assert "profile" in training_only_options("logging")
     assert not {"train_data", "lr", "save", "reference_cache", "attention_dropout", "kl_weight"} & set(read)
+
+
+def test_an_exported_model_has_the_defaults_of_the_head():
+    """The code that goes to the Hub stands by itself, and so repeats them."""
+    defaults = {name: all_options()[name].default for name in options_with_role(Role.HEAD)}
+    assert LPCConfig().latent == defaults
 
 
 @dataclass(kw_only=True)
