@@ -1,17 +1,20 @@
 """The schema: what every option has, and the lists that are derived from it."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import FrozenInstanceError, dataclass, field, fields
 
 import pytest
 
 from megatron_lpc.config import (
+    Config,
     ModelConfig,
     Role,
+    TrainingConfig,
     hf_settings,
     options_of_conversion,
     options_of_evaluation,
     options_with_role,
     training_only_options,
+    with_options,
 )
 from megatron_lpc.config.metadata import option
 from megatron_lpc.config.options import all_options, sections
@@ -21,6 +24,16 @@ from megatron_lpc.convert.hub.configuration_lpc import LPCConfig
 def test_every_field_of_the_schema_is_an_option():
     names = [f.name for section in sections().values() for f in fields(section)]
     assert list(all_options()) == names
+
+
+def test_a_configuration_is_never_written_to():
+    config = Config()
+    with pytest.raises(FrozenInstanceError):
+        config.training.lr = 1.0
+    with pytest.raises(FrozenInstanceError):
+        config.training = TrainingConfig()
+    assert with_options(config, lr=1.0).training == TrainingConfig(lr=1.0)
+    assert config == Config()
 
 
 def test_every_option_has_a_role():

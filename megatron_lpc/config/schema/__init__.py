@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """A whole run."""
 

@@ -8,7 +8,7 @@ from megatron_lpc.config.idle_rules import NOT_SAVED
 from megatron_lpc.config.metadata import Role, option
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
     """What a run starts from and what it saves."""
 

@@ -9,7 +9,7 @@ from megatron_lpc.config.idle_rules import NOT_STREAMING
 from megatron_lpc.config.metadata import Role, option
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Preference data and how it becomes tokens."""
 

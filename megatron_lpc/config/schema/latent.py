@@ -9,7 +9,7 @@ from megatron_lpc.config.idle_rules import CONSTANT_TAU, NO_FINAL_TAU, NO_KL, NO
 from megatron_lpc.config.metadata import Role, option
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class LatentConfig:
     """The latent preference code and its latent schedule (arXiv 2505.04993, section 3)."""
 

@@ -8,7 +8,7 @@ from megatron_lpc.config.idle_rules import NO_MEMORY_HISTORY, NO_PROFILE, NO_VAL
 from megatron_lpc.config.metadata import Role, option
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class LoggingConfig:
     """What is logged, evaluated and profiled, and how often."""
 

@@ -18,7 +18,7 @@ from megatron_lpc.config.idle_rules import (
 from megatron_lpc.config.metadata import Role, option
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class LossConfig:
     """The preference objective and where its reference log-probs come from."""
 

@@ -9,7 +9,7 @@ from megatron_lpc.config.idle_rules import NO_EXPERTS, NO_ROPE_SCALING
 from megatron_lpc.config.metadata import Role, option
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Shape of the Llama-like backbone (RMSNorm, gated MLP, rotary position embedding)."""
 

@@ -9,7 +9,7 @@ from megatron_lpc.config.idle_rules import NO_FULL_RECOMPUTE
 from megatron_lpc.config.metadata import Role, option
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
     """The parallel layout of the model. The data parallel size follows from the world size."""
 

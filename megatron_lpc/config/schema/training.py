@@ -9,7 +9,7 @@ from megatron_lpc.config.idle_rules import CONSTANT_LR, NO_LATENT, PACKED, STEPS
 from megatron_lpc.config.metadata import Role, option
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """Batches, steps, optimizer and LR schedule."""
 
