@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # One agent per node, by hand or from your own launcher. On every node, with the same address and port of the first:
 #
-#     NODES=8 NODE_RANK=0 MASTER_ADDR=10.0.0.1 bash examples/llama3/torchrun.sh examples/llama3/70b.yaml [--flag value …]
+#     NODES=8 NODE_RANK=0 MASTER_ADDR=10.0.0.1 \
+#         bash examples/llama3/torchrun.sh examples/llama3/70b.yaml [--flag value …]
 set -euo pipefail
 : "${NODES:=1}" "${NODE_RANK:=0}" "${GPUS_PER_NODE:=8}" "${MASTER_ADDR:=127.0.0.1}" "${MASTER_PORT:=29500}"
 config=$1

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Do the codes find two annotators who disagree? Trains plain DPO, the control, LPC, and LPC with one option changed at a
-# time, with three seeds each, on one core of a CPU, and writes the table of README.md to runs/recovery/table.md:
+# Do the codes find two annotators who disagree? Trains plain DPO, the control, LPC, and LPC with one option changed at
+# a time, with three seeds each, on one core of a CPU, and writes the table of README.md to runs/recovery/table.md:
 #
 #     bash examples/recovery/run.sh
 set -euo pipefail
