@@ -2,9 +2,9 @@
 
 Each data parallel rank reads its share of the rows (`datasets.distributed.split_dataset_by_node`: its own files where
 they divide among the ranks, else every n-th row), encodes them, and shuffles them in blocks: block k of the rank's
-pairs is permuted by a hash of seed, rank and k. So one block is all that is held, and a run resumes exactly from where the
-reader was at the start of a block. Unlike that of a data set on disk, the order depends on the number of data parallel
-ranks.
+pairs is permuted by a hash of seed, rank and k. So one block is all that is held, and a run resumes exactly from where
+the reader was at the start of a block. Unlike that of a data set on disk, the order depends on the number of data
+parallel ranks.
 """
 
 from __future__ import annotations

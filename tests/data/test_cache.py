@@ -60,9 +60,9 @@ def test_the_cache_holds_every_pair_in_order(config, source, monkeypatch):
     assert [as_lists(dataset[i]) for i in range(len(dataset))] == expected * 2
     assert dataset.groups == [str(i % 2) for i in range(10)] * 2
     assert not dataset[0].prompt.flags.owndata  # a view of the file, not a copy
-    for row in (-1, 20):
-        with pytest.raises(IndexError, match=f"example index {row} of a data set of 20 pairs"):
-            dataset[row]
+    for example_index in (-1, 20):
+        with pytest.raises(IndexError, match=f"example index {example_index} of a data set of 20 pairs"):
+            dataset[example_index]
 
 
 def test_groups_are_none_without_a_group_column(config, source):
@@ -89,7 +89,7 @@ def test_the_cache_is_used_again(config, source, builds):
         "version",
     ],
 )
-def test_the_cache_is_built_anew_after_a_change(
+def test_the_cache_is_rebuilt_after_a_change(
     config, source, builds, change, template_file, hf_folder, monkeypatch, write_jsonl, rows
 ):
     first = build(config(), source)
@@ -181,10 +181,9 @@ cache.encode_pair = lambda pair, *rest: os._exit(9) if pair.location.line == 8 e
 config = DataConfig(tokenizer_model={sentencepiece_file!r}, data_cache_path={str(tmp_path / "cache")!r})
 cache.build_dataset(config, load_tokenizer(config), [{source!r}], "train")
 """
-    assert (
-        subprocess.run([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False).returncode
-        == 9
-    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    killed = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    assert killed.returncode == 9
     left = [path.name for path in (tmp_path / "cache").iterdir()]
     assert left
     assert all(name.startswith(".building-") for name in left)
@@ -244,7 +243,7 @@ def test_real_transcripts(config):
     }
     tokenizer = load_tokenizer(options)
     lines = [row.values for row in read_rows(str(HH))]
-    for place in (0, 1, 50):  # before the first bad row, rows and lines agree
-        prompt, chosen, rejected = (tokenizer.decode(list(ids)) for ids in as_lists(dataset[place])[:3])
+    for number in (0, 1, 50):  # before the first bad row, pairs and lines agree
+        prompt, chosen, rejected = (tokenizer.decode(list(ids)) for ids in as_lists(dataset[number])[:3])
         assert prompt.endswith("\n\nAssistant:")
-        assert (prompt + chosen, prompt + rejected) == (lines[place]["chosen"], lines[place]["rejected"])
+        assert (prompt + chosen, prompt + rejected) == (lines[number]["chosen"], lines[number]["rejected"])

@@ -141,7 +141,7 @@ def test_unusable_pairs(texts, options, message):
     assert str(caught.value).startswith(f"f.jsonl:3: {message}")
 
 
-def test_rows_and_masks_are_those_of_trl(hf_folder):
+def test_sequences_are_those_of_trl(hf_folder):
     trl = pytest.importorskip("trl.trainer.dpo_trainer")
     tokenizer = load_tokenizer(DataConfig(tokenizer_model=hf_folder))
     long = {"prompt_ids": [5, 6, 7], "chosen_ids": [8, 9, 10, 11, 1], "rejected_ids": [12, 1]}
@@ -151,5 +151,6 @@ def test_rows_and_masks_are_those_of_trl(hf_folder):
     assert tokenizer.encode(text[0]) == [5, 6, 7]  # the premise: these ids and this text are one
     config = DataConfig(max_length=7, truncation_mode="keep_start")
     pair = encode_pair(Pair(LOCATION, *text), tokenizer, config)
-    rows = [[*pair.prompt[1:], *response] for response in (pair.chosen, pair.rejected)]  # ours begin with <s>
-    assert [row + [0] * (6 - len(row)) for row in rows] == theirs["input_ids"].tolist()
+    # Ours begin with <s>.
+    sequences = [[*pair.prompt[1:], *response] for response in (pair.chosen, pair.rejected)]
+    assert [sequence + [0] * (6 - len(sequence)) for sequence in sequences] == theirs["input_ids"].tolist()

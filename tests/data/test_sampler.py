@@ -8,42 +8,29 @@ sizes = st.integers(1, 6)
 
 
 @given(st.integers(1, 40), st.integers(0, 2**31), st.integers(0, 50))
-def test_every_epoch_is_an_order_of_all_rows(num_examples, seed, epoch):
+def test_every_epoch_is_an_order_of_all_examples(num_examples, seed, epoch):
     order = TrainingOrder(num_examples, seed)
-    rows = [order.example_index(epoch * num_examples + place) for place in range(num_examples)]
-    assert sorted(rows) == list(range(num_examples))
+    first = epoch * num_examples
+    examples = [order.example_index(sample_id) for sample_id in range(first, first + num_examples)]
+    assert sorted(examples) == list(range(num_examples))
 
 
-def test_an_order_depends_on_seed_and_epoch_alone():
+def test_an_order_depends_on_seed_and_epoch_only():
     order = TrainingOrder(50, seed=1)
-    stream = [order.example_index(i) for i in range(150)]
-    assert [TrainingOrder(50, seed=1).example_index(i) for i in reversed(range(150))] == stream[::-1]
-    epochs = [
-        stream[:50],
-        stream[50:100],
-        stream[100:],
-        [TrainingOrder(50, seed=2).example_index(i) for i in range(50)],
-    ]
-    assert len({tuple(rows) for rows in epochs}) == 4
-    # Pinned: a change would break the resume of every run there is.
-    assert [TrainingOrder(8, seed=1234).example_index(i) for i in range(16)] == [
-        0,
-        5,
-        1,
-        4,
-        2,
-        6,
-        7,
-        3,
-        6,
-        0,
-        5,
-        2,
-        7,
-        1,
-        4,
-        3,
-    ]
+    forwards = [order.example_index(sample_id) for sample_id in range(150)]
+    again = TrainingOrder(50, seed=1)
+    backwards = [again.example_index(sample_id) for sample_id in reversed(range(150))]
+    assert backwards == forwards[::-1]
+    other_seed = TrainingOrder(50, seed=2)
+    orders = [forwards[:50], forwards[50:100], forwards[100:], [other_seed.example_index(i) for i in range(50)]]
+    assert len({tuple(examples) for examples in orders}) == 4
+
+
+def test_the_order_is_pinned():
+    # A change would break the resume of every run there is.
+    order = TrainingOrder(8, seed=1234)
+    expected = [0, 5, 1, 4, 2, 6, 7, 3, 6, 0, 5, 2, 7, 1, 4, 3]
+    assert [order.example_index(sample_id) for sample_id in range(16)] == expected
 
 
 def test_an_order_of_nothing_is_refused():
@@ -52,11 +39,14 @@ def test_an_order_of_nothing_is_refused():
 
 
 @given(st.integers(1, 60), st.integers(1, 20), sizes)
-def test_evaluation_counts_every_row_once(num_examples, units, unit):
-    batches = evaluation_batches(num_examples, units * unit, unit)
-    assert [row for rows, valid in batches for row in rows[:valid]] == list(range(num_examples))
-    assert all(len(rows) % unit == 0 and len(rows) <= units * unit for rows, _ in batches)
-    assert all(0 <= min(rows) <= max(rows) < num_examples for rows, _ in batches)
-    # No more is filled up than it takes to reach the unit.
-    assert all(len(rows) - valid < unit for rows, valid in batches)
-    assert len(batches) == -(-num_examples // (units * unit))
+def test_evaluation_counts_every_example_once(num_examples, multiples, multiple):
+    batches = evaluation_batches(num_examples, multiples * multiple, multiple)
+    counted = [example for examples, num_counted in batches for example in examples[:num_counted]]
+    assert counted == list(range(num_examples))
+    for examples, num_counted in batches:
+        assert len(examples) % multiple == 0
+        assert len(examples) <= multiples * multiple
+        assert 0 <= min(examples) <= max(examples) < num_examples
+        # No more is filled up than it takes to reach the multiple.
+        assert len(examples) - num_counted < multiple
+    assert len(batches) == -(-num_examples // (multiples * multiple))
