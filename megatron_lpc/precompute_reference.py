@@ -1,4 +1,6 @@
-"""Write reference log-probs once: `torchrun … -m megatron_lpc.precompute_reference --config FILE.yaml [--flag value …]`.
+"""Write reference log-probs once.
+
+    torchrun … -m megatron_lpc.precompute_reference --config FILE.yaml [--flag value …]
 
 Takes the options of the training that will read them, `--reference precomputed` among them. The parallel layout may be
 another one.

@@ -1,4 +1,7 @@
-"""A run so small that its steps take milliseconds: generated preferences, a tokenizer trained on them, a model of two layers."""
+"""A run so small that its steps take milliseconds.
+
+Its preferences are generated, its tokenizer is trained on them, its model has two layers.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ settings.load_profile("here")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several workers (pytest-xdist), keep those in one that share what is dear to set up."""
+    """Where tests run in several workers (pytest-xdist), keep those in one that share a costly setup."""
     for item in items:
         in_layouts = item.path.name in ("test_layouts.py", "test_start.py")
         item.add_marker(pytest.mark.xdist_group("layouts" if in_layouts else str(item.path)))

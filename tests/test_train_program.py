@@ -91,19 +91,19 @@ def test_goes_on_exactly_after_sigterm_and_after_kill_9(tiny_run, undisturbed: P
         assert first.wait(60) == 0, first.stderr.read()
     stopped = _steps_done(tmp_path)
     assert 3 <= stopped < 20, "it stopped at once"
-    assert _newest_checkpoint(tmp_path) == stopped
+    assert _latest_checkpoint(tmp_path) == stopped
 
     with subprocess.Popen(
         command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as second:
         _wait_for(
             second,
-            lambda: _newest_checkpoint(tmp_path) > stopped and _steps_done(tmp_path) > _newest_checkpoint(tmp_path),
+            lambda: _latest_checkpoint(tmp_path) > stopped and _steps_done(tmp_path) > _latest_checkpoint(tmp_path),
         )
         for victim in [*_children(second.pid), second.pid]:
             os.kill(victim, signal.SIGKILL)
         second.wait(60)
-    newest = _newest_checkpoint(tmp_path)
+    newest = _latest_checkpoint(tmp_path)
     assert stopped < newest < STEPS, "it was killed after a checkpoint and before its end"
     assert newest <= STEPS - 5, "there are five losses to compare"
 
@@ -126,7 +126,7 @@ def test_exits_early_with_a_profile_and_a_log_of_each_rank(tiny_run, undisturbed
     flags = ["--exit-interval", "3", "--deterministic", "--rank-log-dir", str(tmp_path / "logs")]
     flags += ["--profile", "--profile-step-start", "1", "--profile-step-end", "2", "--profile-ranks", "1"]
     torchrun(2, *_train(tiny_run, tmp_path, *TP2, *flags))
-    assert _newest_checkpoint(tmp_path) == 3, "neither the end of the run nor of its save interval"
+    assert _latest_checkpoint(tmp_path) == 3, "neither the end of the run nor of its save interval"
     assert _metrics(tmp_path) == _metrics(undisturbed)[:3], "and no evaluation"
     assert [path.name for path in (tmp_path / "profile").iterdir()] == ["rank_00001_steps_1_to_2.json"]
     for rank in range(2):
@@ -140,7 +140,10 @@ def test_steps_that_are_not_finite(tiny_run, tmp_path: Path) -> None:
     flags = ("--config", tiny_run.config, "--save", str(tmp_path), "--max-bad-steps", "2", "--train-iters", "20")
     done = run([sys.executable, worker, *bad, *flags], check=False)
     saved = tmp_path / "bad_batch_7.json"
-    message = f"the loss or a gradient was not finite for 3 steps in a row, the last is step 7; the pairs it read are in {saved}"
+    message = (
+        "the loss or a gradient was not finite for 3 steps in a row, the last is step 7; "
+        f"the pairs it read are in {saved}"
+    )
     assert f"error: {message}\n" in done.stderr, done.stderr
     assert done.returncode == 1
     lines = read_metrics(tmp_path / "metrics.jsonl")
@@ -234,6 +237,6 @@ def _steps_done(save: Path) -> int:
     return max((line["iteration"] for line in read_metrics(path)), default=0) if path.exists() else 0
 
 
-def _newest_checkpoint(save: Path) -> int:
+def _latest_checkpoint(save: Path) -> int:
     path = save / "latest_checkpointed_iteration.txt"
     return int(path.read_text()) if path.exists() else 0

@@ -1,4 +1,7 @@
-"""Twenty steps of the trainer give the losses of a `transformers` Llama trained by plain PyTorch with the same weights and data."""
+"""Twenty steps of the trainer give the losses of a `transformers` Llama.
+
+That one is trained by plain PyTorch with the same weights and data.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from megatron_lpc.data.batch import PairBatch
 
 pytestmark = pytest.mark.distributed
-WORDS, WIDTH, HEADS, GROUPS, LAYERS = 101, 32, 4, 2, 4
-HEAD = WIDTH // HEADS
+VOCAB_SIZE, HIDDEN_SIZE, HEADS, GROUPS, LAYERS = 101, 32, 4, 2, 4
+HEAD = HIDDEN_SIZE // HEADS
 TOLERANCE = 2e-6
 BETA = {"dpo": 0.1, "simpo": 2.0}
 RECIPE = {"eps": 1e-5, "beta": 1.0, "decay": 0.1, "clip": 1.0, "warmup": 4}
@@ -113,8 +116,8 @@ def _llama(weights: dict[str, Tensor], eps: float) -> LlamaForCausalLM:
     tied = "output_layer.weight" not in weights
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=WORDS,
-            hidden_size=WIDTH,
+            vocab_size=VOCAB_SIZE,
+            hidden_size=HIDDEN_SIZE,
             intermediate_size=48,
             num_hidden_layers=LAYERS,
             num_attention_heads=HEADS,
@@ -124,20 +127,22 @@ def _llama(weights: dict[str, Tensor], eps: float) -> LlamaForCausalLM:
             max_position_embeddings=64,
         )
     )
-    # Without the rows that only pad the vocabulary.
-    mapped = {"model.embed_tokens.weight": weights["embedding.word_embeddings.weight"][:WORDS]}
-    mapped["lm_head.weight"] = mapped["model.embed_tokens.weight"] if tied else weights["output_layer.weight"][:WORDS]
+    # Without the token ids that only pad the vocabulary.
+    mapped = {"model.embed_tokens.weight": weights["embedding.word_embeddings.weight"][:VOCAB_SIZE]}
+    mapped["lm_head.weight"] = (
+        mapped["model.embed_tokens.weight"] if tied else weights["output_layer.weight"][:VOCAB_SIZE]
+    )
     mapped["model.norm.weight"] = weights["decoder.final_layernorm.weight"]
     for layer in range(LAYERS):
         ours, theirs = f"decoder.layers.{layer}.", f"model.layers.{layer}."
-        per_group = weights[ours + "self_attention.linear_qkv.weight"].view(GROUPS, -1, WIDTH)
+        per_group = weights[ours + "self_attention.linear_qkv.weight"].view(GROUPS, -1, HIDDEN_SIZE)
         query, key, value = per_group.split([HEADS // GROUPS * HEAD, HEAD, HEAD], dim=1)
         gate, up = weights[ours + "mlp.linear_fc1.weight"].chunk(2)
         mapped |= {
             theirs + "input_layernorm.weight": weights[ours + "input_layernorm.weight"],
-            theirs + "self_attn.q_proj.weight": query.reshape(-1, WIDTH),
-            theirs + "self_attn.k_proj.weight": key.reshape(-1, WIDTH),
-            theirs + "self_attn.v_proj.weight": value.reshape(-1, WIDTH),
+            theirs + "self_attn.q_proj.weight": query.reshape(-1, HIDDEN_SIZE),
+            theirs + "self_attn.k_proj.weight": key.reshape(-1, HIDDEN_SIZE),
+            theirs + "self_attn.v_proj.weight": value.reshape(-1, HIDDEN_SIZE),
             theirs + "self_attn.o_proj.weight": weights[ours + "self_attention.linear_proj.weight"],
             theirs + "post_attention_layernorm.weight": weights[ours + "pre_mlp_layernorm.weight"],
             theirs + "mlp.gate_proj.weight": gate,

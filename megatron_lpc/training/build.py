@@ -76,10 +76,12 @@ class Run:
         return islice(batches, self.train_iters - self.start.iteration)
 
     def save_checkpoint(self, state: RunState) -> None:
-        """Save a checkpoint after the step that led to `state`.
+        """Save a checkpoint after the step that led to `state`; nothing where `save` is unset.
 
         Collectives: those of `Checkpoints.save` and of `stream_positions`.
         """
+        if self.config.checkpoint.save is None:
+            return
         positions = stream_positions(self.train_loader, state.consumed_samples, self.context.groups)
         self.checkpoints.save(replace(state, positions=positions))
 

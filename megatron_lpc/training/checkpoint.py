@@ -115,7 +115,7 @@ class Checkpoints:
         description = read_description(folder)
         if "run" not in description:
             raise ConfigError(
-                f"{folder}: holds weights alone; start from it with --pretrained-checkpoint instead of --load"
+                f"{folder}: holds only weights; start from it with --pretrained-checkpoint instead of --load"
             )
         context, policy = self._context, self._policy
         compare_options(folder, description["options"], context.config)

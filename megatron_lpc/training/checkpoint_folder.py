@@ -1,6 +1,6 @@
-"""Folders of checkpoints: names as Megatron-LM's, what lies beside the tensors, and the moves that make a checkpoint appear whole.
+"""Folders of checkpoints: their names, as Megatron-LM's; what lies beside the tensors; how they appear whole.
 
-SAVE/latest_checkpointed_iteration.txt   number of the newest complete checkpoint; written last
+SAVE/latest_checkpointed_iteration.txt   number of the latest complete checkpoint; written last
 SAVE/iter_0000100/                       one checkpoint; it has this name only when it is complete
 SAVE/.iter_0000200.tmp/                  one being written, or what a killed process left
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
 import re
 import shutil
@@ -19,6 +18,7 @@ from typing import Any
 from torch.distributed.checkpoint.metadata import Metadata
 
 from megatron_lpc.config import ConfigError
+from megatron_lpc.files import write_json, write_text
 
 _POINTER = "latest_checkpointed_iteration.txt"
 _DESCRIPTION = "description.json"
@@ -26,10 +26,10 @@ _FORMAT = "metadata.json"  # megatron-core's, written after all tensors.
 
 
 def resolve_checkpoint(path: str | Path) -> Path:
-    """The folder of one checkpoint, given that folder or the one that holds many, whose newest is meant.
+    """The folder of one checkpoint, given that folder or the one that holds many, whose latest is meant.
 
     Raises:
-        ConfigError: nothing is there, no checkpoint is in it, or the newest is missing or incomplete.
+        ConfigError: nothing is there, no checkpoint is in it, or the latest is missing or incomplete.
     """
     path = Path(path)
     if not path.is_dir():
@@ -38,12 +38,13 @@ def resolve_checkpoint(path: str | Path) -> Path:
         return path
     if not (path / _POINTER).is_file():
         raise ConfigError(
-            f"{path}: holds no checkpoint (neither {_FORMAT} nor {_POINTER}); give a folder that --save wrote, or an iter_* in it"
+            f"{path}: holds no checkpoint (neither {_FORMAT} nor {_POINTER}); "
+            "give a folder that --save wrote, or an iter_* in it"
         )
     number = (path / _POINTER).read_text(encoding="utf-8").strip()
     folder = path / (_name(int(number)) if number.isdecimal() else number)
     if not number or not (folder / _FORMAT).is_file():
-        others = ", ".join(p.name for p in _complete(path)) or "none"
+        others = ", ".join(complete.name for complete in _complete(path)) or "none"
         raise ConfigError(
             f"{path / _POINTER}: names '{number}', which is no complete checkpoint; complete ones: {others}"
         )
@@ -56,7 +57,7 @@ def holds_checkpoint(path: str | Path) -> bool:
 
 
 def open_partial(root: Path, iteration: int) -> Path:
-    """Remove what killed saves left, and make the folder in which a checkpoint grows. For one rank only."""
+    """Remove what killed saves left, and make the folder in which a checkpoint is written. For one rank only."""
     for leftover in root.glob(".iter_*.tmp"):
         shutil.rmtree(leftover)
     partial = partial_folder(root, iteration)
@@ -73,24 +74,25 @@ def publish(root: Path, iteration: int, keep_last: int) -> None:
     """Give a complete checkpoint its name, point to it, and only then delete older ones. For one rank only.
 
     Args:
-        keep_last: how many to keep, this one included; 0 keeps all. Those of later iterations, which another run left, stay.
+        keep_last: how many to keep, this one included; 0 keeps all. Those of later iterations, which another run left,
+            stay.
     """
-    final, replaced = root / _name(iteration), root / f".{_name(iteration)}.replaced.tmp"
+    final = root / _name(iteration)
+    replaced = root / f".{_name(iteration)}.replaced.tmp"
     if final.exists():
         final.rename(replaced)
     partial_folder(root, iteration).rename(final)
-    pointer = root / f".{_POINTER}.tmp"
-    pointer.write_text(f"{iteration}\n", encoding="utf-8")
-    os.replace(pointer, root / _POINTER)
+    write_text(root / _POINTER, f"{iteration}\n")
     shutil.rmtree(replaced, ignore_errors=True)
     older = [folder for folder in _complete(root) if _number(folder) <= iteration]
-    for folder in older[:-keep_last] if keep_last else []:
-        shutil.rmtree(folder)
+    if keep_last:
+        for folder in older[:-keep_last]:
+            shutil.rmtree(folder)
 
 
 def write_description(folder: Path, description: dict[str, Any]) -> None:
-    """Write what is not a tensor: progress, layout and all options."""
-    (folder / _DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
+    """Write what is not a tensor: progress, parallel layout and all options."""
+    write_json(folder / _DESCRIPTION, description)
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -109,8 +111,10 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def read_tensor_index(folder: Path) -> Metadata:
-    """torch's index of the tensors in a checkpoint. It is a pickle, which torch loads without restriction: here it may hold nothing but
-    plain data, so call this before torch reads it.
+    """torch's index of the tensors in a checkpoint.
+
+    It is a pickle, which torch loads without restriction. Here it may hold nothing but plain data, so call this before
+    torch reads it.
 
     Raises:
         ConfigError: it cannot be read, or would run code.
@@ -125,10 +129,11 @@ def read_tensor_index(folder: Path) -> Metadata:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Builds records, enumerations, shapes and data types alone."""
+    """Builds only records, enumerations, shapes and data types."""
 
     _ALLOWED = (
-        r"torch\.distributed\.checkpoint\.metadata\.(\w+Metadata|Metadata|MetadataIndex|StorageMeta|TensorProperties|_MEM_FORMAT_ENCODING)"
+        r"torch\.distributed\.checkpoint\.metadata\."
+        r"(\w+Metadata|Metadata|MetadataIndex|StorageMeta|TensorProperties|_MEM_FORMAT_ENCODING)"
         r"|torch\.distributed\.checkpoint\.planner\.(SavePlan|WriteItem|WriteItemType|TensorWriteData|BytesIOWriteData)"
         r"|torch\.distributed\.checkpoint\.filesystem\.(_StorageInfo|_StoragePrefix)"
         r"|megatron\.core\.dist_checkpointing\.strategies\.torch\.(MCoreMetadata|MCoreSavePlan)"
@@ -151,4 +156,5 @@ def _number(folder: Path) -> int:
 
 def _complete(root: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    return sorted((p for p in root.glob("iter_*") if p.name[5:].isdecimal() and (p / _FORMAT).is_file()), key=_number)
+    numbered = [folder for folder in root.glob("iter_*") if folder.name.removeprefix("iter_").isdecimal()]
+    return sorted((folder for folder in numbered if (folder / _FORMAT).is_file()), key=_number)

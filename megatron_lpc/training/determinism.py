@@ -1,4 +1,7 @@
-"""`--deterministic`: the same run gives the same bits, or does not start. As Megatron-LM, it refuses and never overrides."""
+"""`--deterministic`: the same run gives the same bits, or does not start.
+
+As in Megatron-LM, what contradicts it is refused and never overridden.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Model FLOPs utilisation: the work that the algorithm demands, over the work that the devices could have done.
 
-Convention (as PaLM's, arXiv 2204.02311, appendix B): a product with a weight matrix costs 2 FLOPs per weight and token forward and
-twice that backward, so 6 in all; attention's two products count the query-key pairs that the causal mask lets through. The LM head
-counts for response tokens alone, the latent head for each pair. A reference in the run adds a forward pass.
-Padding, recomputed activations and padded words are no demanded work and do not count.
+Convention (that of PaLM, arXiv 2204.02311, appendix B): a product with a weight matrix costs 2 FLOPs per weight and
+token forward and twice that backward, so 6 in all; attention's two products count the query-key pairs that the causal
+mask lets through. The LM head counts only for response tokens, the LPC head per pair. A reference in the run adds a
+forward pass. Padding, recomputed activations and the padding of the vocabulary are not demanded work, and do not count.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from megatron_lpc.platform import Platform
 
 _FORWARD, _FORWARD_BACKWARD = 2, 6
 
-# Dense bf16 tensor-core peaks in TFLOPS, from the makers' data sheets; the first pattern found in the device's name counts.
+# Dense bf16 tensor-core peaks in TFLOPS, from the makers' data sheets. The first pattern found in the device's name
+# counts.
 _PEAK_BF16 = {
     r"GB200": 2500.0,
     r"B200": 2250.0,
@@ -90,7 +91,10 @@ def mfu(flops: float, seconds: float, devices: int, peak_tflops: float) -> float
 
 
 def peak_tflops(platform: Platform, bf16: bool) -> float:
-    """Peak of one device in TFLOPS: the data sheet's for bf16 on a known GPU, else measured by a short matrix product."""
+    """Peak of one device in TFLOPS.
+
+    The data sheet's for bf16 on a known GPU, else measured by a short matrix product.
+    """
     if bf16 and platform.is_cuda:
         for pattern, peak in _PEAK_BF16.items():
             if re.search(rf"\b({pattern})", platform.name):

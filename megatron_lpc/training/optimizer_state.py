@@ -1,11 +1,12 @@
-"""The optimizer's state in the shape of the model's parameters: what a checkpoint keeps, whatever optimizer and layout wrote it.
+"""The optimizer's state in the shape of the model's parameters.
 
-megatron-core 0.16 has `sharded_state_dict` for this. With torch's AdamW it loses the step of a distributed optimizer, hands one step tensor
-to all parameters, and copies into views of leaves; with any Adam it misplaces what follows the padding between two gradient buckets (tied
-embeddings under pipeline parallelism, overlapped reduction); and a plain and a distributed optimizer cannot read each other. So only
-its maps of parameters are used here. Names of tensors are those that megatron-core gives to a plain optimizer.
+That is what a checkpoint keeps, whatever optimizer and parallel layout wrote it.
 
-This is a format of our own beside megatron-core's, not a patch of it: nothing in the library is replaced.
+megatron-core 0.16 has `sharded_state_dict` for this. With torch's AdamW it loses the step of a distributed optimizer,
+hands one step tensor to all parameters, and copies into views of leaves. With any Adam it misplaces what follows the
+padding between two gradient buckets (tied embeddings under pipeline parallelism, overlapped reduction). And a plain and
+a distributed optimizer cannot read each other. So only its maps of parameters are used here. Names of tensors are those
+that megatron-core gives to a plain optimizer.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _MASTER = "fp32_param"
 
 @dataclass(frozen=True)
 class _Slot:
-    """What this rank's optimizer keeps of one parameter: of all of it, or of a piece of it when state is distributed."""
+    """What this rank's optimizer keeps of one parameter: of all of it, or of a piece when the state is distributed."""
 
     parameter: Tensor
     """The model's own tensor."""
@@ -43,7 +44,7 @@ class _Slot:
 def sharded_optimizer_state(optimizer: MegatronOptimizer, model_state: dict[str, Any], loading: bool) -> dict[str, Any]:
     """Name in the model's state -> name of the state -> sharded tensor, for megatron-core's `dist_checkpointing`.
 
-    Collectives when saving distributed state: one all-gather a bucket and tensor over the data parallel group.
+    Collectives when saving distributed state: one all-gather per bucket and kind of state over the data parallel group.
     Memory: with distributed state, fp32 tensors of this rank's whole parameters on the host.
 
     Args:

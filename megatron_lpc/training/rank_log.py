@@ -33,7 +33,10 @@ class _Tee:
 
 
 def open_rank_log(folder: str | None, rank: int) -> None:
-    """Append standard output and standard error of this rank to its file, from now on; nothing when `folder` is None."""
+    """Also append standard output and standard error of this rank to its file, from now on.
+
+    Nothing happens when `folder` is None.
+    """
     close_rank_log()
     if folder is None:
         return

@@ -39,7 +39,7 @@ class RunContext:
 
 
 def start_distributed(config: Config) -> RunContext:
-    """Validate the options, join the processes that `torchrun` started, make the process groups, and seed every generator.
+    """Validate the options, join the processes that `torchrun` started, make the groups, and seed every generator.
 
     A process that `torchrun` did not start is a world of one.
 

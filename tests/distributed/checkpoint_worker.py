@@ -7,8 +7,8 @@ Jobs run one after the other in the same processes. RUN is a name in `RUNS`; che
     straight:RUN       six steps without a stop, a checkpoint after the third; results in FOLDER/straight-RUN-RANK.pt
     resume:RUN:FROM    load FOLDER/FROM, train up to the sixth step; results in FOLDER/resume-RUN-FROM-RANK.pt
     initial:RUN        a checkpoint of fresh weights
-    killed:RUN:PLACE   load, one step and a save, again and again, until the process kills itself at a PLACE within a save
-    weights            what `load_weights` and `load` say of checkpoints that do not fit; messages in FOLDER/messages.json
+    killed:RUN:PLACE   load, one step and a save, again and again, until the process kills itself at a PLACE in a save
+    weights            what `load_weights` and `load` say of checkpoints that do not fit, into FOLDER/messages.json
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from megatron_lpc.config import Config, ConfigError, LatentConfig, with_options
 from megatron_lpc.model import build_model
 from megatron_lpc.platform import select_platform
 from megatron_lpc.platform.process_groups import destroy_process_groups
-from megatron_lpc.training import checkpoint_folder
 from megatron_lpc.training.checkpoint import Checkpoints
 from megatron_lpc.training.checkpoint_folder import resolve_checkpoint
 from megatron_lpc.training.checkpoint_tensors import load_weights
@@ -169,6 +168,13 @@ def killed(folder: Path, name: str, place: str) -> None:
         os.kill(process, signal.SIGKILL)
         os._exit(1)
 
+    replace_file = os.replace
+
+    def die_at_pointer(source: Path, target: Path) -> None:
+        if Path(target).name == "latest_checkpointed_iteration.txt":
+            die()
+        replace_file(source, target)
+
     run = ShortRun(config_of(name, folder, save=str(folder / "killed")))
     run.state = run.checkpoints.load(folder / "killed")
     if place == "between_tensors":
@@ -183,13 +189,13 @@ def killed(folder: Path, name: str, place: str) -> None:
     else:
         run.step()
         run.checkpoints.save(run.state)
-        checkpoint_folder.os.replace = die
+        os.replace = die_at_pointer
     run.step()
     run.checkpoints.save(run.state)
 
 
 def weights(folder: Path) -> None:
-    """Loads of weights alone, and every refusal."""
+    """Loads of only weights, and every refusal."""
     messages: dict[str, str] = {}
     run = ShortRun(config_of("single_tied", folder, save=None))
     config, context = run.config, run.context

@@ -13,9 +13,9 @@ import megatron_lpc.training.step as steps
 
 
 def main() -> None:
-    words = sys.argv[1:]
-    first_flag = next(place for place, word in enumerate(words) if word.startswith("--"))
-    bad = dict(word.split(":") for word in words[:first_flag])
+    arguments = sys.argv[1:]
+    first_flag = next(place for place, argument in enumerate(arguments) if argument.startswith("--"))
+    bad = dict(argument.split(":") for argument in arguments[:first_flag])
     train_pass, step = steps.train_pass, 0
 
     def diverging(chunks: Any, batches: Any, query: Any, objective: Any) -> Any:
@@ -30,7 +30,7 @@ def main() -> None:
         return train_pass(chunks, batches, query, poisoned if str(step) in bad else objective)
 
     steps.train_pass = diverging
-    program.main(words[first_flag:])
+    program.main(arguments[first_flag:])
 
 
 if __name__ == "__main__":

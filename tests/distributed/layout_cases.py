@@ -87,7 +87,10 @@ CASES: dict[str, tuple[str, str, str]] = {
 
 
 def layout_config(layout: str, case: str) -> Config:
-    """Options of one cell of the table. A vocabulary of 101 padded to 104, so that one rank of two holds padded token ids."""
+    """Options of one cell of the table.
+
+    The vocabulary of 101 is padded to 104, so that one rank of two holds padded token ids.
+    """
     loss, latent, model = CASES[case]
     parallel = ParallelConfig(device="cpu", **LAYOUTS[layout][1])
     if model == "experts" and parallel.tensor_model_parallel_size > 1:

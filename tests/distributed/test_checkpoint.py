@@ -40,7 +40,7 @@ REFUSALS = {
     "resume_latent": "--latent-mode continuous, now lpc",
     "resume_layers": "--num-layers 4, now 2",
     "resume_nothing": "holds no checkpoint",
-    "resume_weights": "holds weights alone; start from it with --pretrained-checkpoint",
+    "resume_weights": "holds only weights; start from it with --pretrained-checkpoint",
     "resume_damaged": "description.json: cannot be read",
 }
 
@@ -76,8 +76,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def killed_twice(folder: Path) -> list[tuple[int, list[str], str]]:
-    """(exit status, checkpoint folder, pointer) after a run that died among the tensors of its save, and after its successor, which saved
-    once and died with a second save complete but for the pointer."""
+    """(exit status, checkpoint folder, pointer) after two runs that were killed.
+
+    The first died among the tensors of its save; its successor saved once and died with a second save complete but for
+    the pointer.
+    """
     save = folder / "killed"
     shutil.copytree(folder / "single", save)
 
@@ -162,7 +165,7 @@ def test_refusal(resumed_alone: Path, case: str) -> None:
 
 
 def test_checkpoint_of_random_states_is_private_to_its_layout(folder: Path) -> None:
-    """One file a rank, beside a description that names the layout."""
+    """One file per rank, beside a description that names the layout."""
     checkpoint = folder / "dp2" / f"iter_{SAVED:07d}"
     assert len(list(checkpoint.glob("random_state_*.safetensors"))) == 2
     description = json.loads((checkpoint / "description.json").read_text())

@@ -92,7 +92,8 @@ def _assert_equal(one: dict, many: dict, case: str) -> None:
         torch.testing.assert_close(many["z"][sample], value, rtol=1e-5, atol=1e-5)
     assert many["grads"].keys() == one["grads"].keys()
     for name, gradient in one["grads"].items():
-        # Cancellation within a matrix leaves small entries with the rounding of the large ones: the largest sets the scale.
+        # Cancellation within a matrix leaves small entries with the rounding of the large ones: the largest sets the
+        # scale.
         scale = max(1.0, float(gradient.abs().max()))
         torch.testing.assert_close(
             many["grads"][name], gradient, rtol=0, atol=1e-5 * scale, msg=lambda text, name=name: f"{name}: {text}"
@@ -101,7 +102,7 @@ def _assert_equal(one: dict, many: dict, case: str) -> None:
 
 @pytest.mark.parametrize("model", ["tied", "untied"])
 def test_algorithms_of_the_head_agree(layout: Result, model: str) -> None:
-    """Gradients made in the forward pass, straight into megatron-core's buffer, are those of logits made again in backward."""
+    """Gradients made in the forward pass, straight into megatron-core's buffer, are those of recomputed logits."""
     pairwise, recomputed = layout[f"dpo-lpc-{model}"], layout[f"dpo_recomputed-lpc-{model}"]
     for sample, value in recomputed["logps"].items():
         torch.testing.assert_close(pairwise["logps"][sample], value, rtol=1e-6, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Whole runs with shared prompts and packed rows: the numbers of separate rows, for less work."""
+"""Whole runs with shared prompts and packed sequences: the numbers of separate sequences, for less work."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def _assert_equal(separate: list[dict], packed: list[dict]) -> None:
             assert other[name] == pytest.approx(one[name], rel=1e-5, abs=2e-5), f"{name} at {one['iteration']}"
 
 
-def test_data_parallel_packed_shared_run_with_a_cache_of_separate_rows(tiny_run, separate, tmp_path: Path) -> None:
+def test_data_parallel_packed_shared_run_with_a_cache_of_separate_sequences(tiny_run, separate, tmp_path: Path) -> None:
     """Ranks hold different numbers of pairs; reference log-probs are found by pair, not by place."""
     cache = ("--reference", "precomputed", "--reference-cache", str(tmp_path / "cache"))
     torchrun(1, "-m", "megatron_lpc.precompute_reference", "--config", tiny_run.config, *cache)
     _assert_equal(separate, _lines(tiny_run, tmp_path / "run", 2, *PACKED, *cache))
 
 
-def test_a_cache_written_from_packed_rows_and_a_pipeline(tiny_run, separate, tmp_path: Path) -> None:
+def test_a_cache_written_from_packed_sequences_and_a_pipeline(tiny_run, separate, tmp_path: Path) -> None:
     cache = ("--reference", "precomputed", "--reference-cache", str(tmp_path / "cache"))
     torchrun(2, "-m", "megatron_lpc.precompute_reference", "--config", tiny_run.config, *cache, *PACKED)
     _assert_equal(
@@ -79,7 +79,7 @@ def test_a_pair_that_does_not_fit_is_refused(tiny_run, tmp_path: Path) -> None:
 
 
 def test_a_streamed_run_resumes_exactly(tiny_run, tmp_path: Path) -> None:
-    """Two data parallel ranks with a share of the rows each, packed; stopped and taken up in the middle of a shuffled block."""
+    """Two data parallel ranks, each with its share of the pairs, packed; resumed in the middle of a shuffled block."""
     flags = (*PACKED, "--streaming", "--shuffle-buffer-size", "7")
     straight = _lines(tiny_run, tmp_path / "straight", 2, *flags, "--save-interval", "2")
     half = tmp_path / "straight" / "iter_0000002"

@@ -2,7 +2,8 @@
 
     python trajectory_worker.py OUTPUT.pt
 
-Writes, per case of `CASES`: the weights before the first step, the micro-batches of every step, and its losses and gradient norms.
+Writes, per case of `CASES`: the weights before the first step, the micro-batches of every step, and its losses and
+gradient norms.
 """
 
 from __future__ import annotations

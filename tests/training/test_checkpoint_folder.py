@@ -1,4 +1,4 @@
-"""Folders of checkpoints: the newest is found, appears whole, and older ones go only then."""
+"""Folders of checkpoints: the latest is found, appears whole, and older ones go only then."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def names(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir())
 
 
-def test_newest_checkpoint_is_found(tmp_path: Path) -> None:
+def test_latest_checkpoint_is_found(tmp_path: Path) -> None:
     save(tmp_path, 5)
     save(tmp_path, 10)
     assert resolve_checkpoint(tmp_path) == tmp_path / "iter_0000010"
@@ -47,7 +47,7 @@ def test_named_checkpoint_is_found(tmp_path: Path) -> None:
     assert resolve_checkpoint(tmp_path) == tmp_path / "release"
 
 
-def test_keep_last_deletes_older_ones_alone(tmp_path: Path) -> None:
+def test_keep_last_deletes_only_older_ones(tmp_path: Path) -> None:
     for iteration in (1, 2, 3, 9):
         save(tmp_path, iteration)
     (tmp_path / "iter_notes").mkdir()

@@ -100,7 +100,7 @@ def test_a_resumed_run_never_has_a_step_twice(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_a_new_run_starts_the_file_anew(tmp_path):
+def test_a_new_run_starts_an_empty_file(tmp_path):
     with Watch(_config(tmp_path), 2, 0, _console()) as watch:
         watch.evaluation(0, "held_out", {"loss": 3.0})
         watch.step(1, {"loss": 2.0})
