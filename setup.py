@@ -71,7 +71,7 @@ setup(
         "wandb": ["wandb"],
         "docs": ["mkdocs-material", "mkdocstrings[python]"],
         # Triton runs and compiles the kernels without a GPU too, and PyTorch for CPU comes without it.
-        # 3.6 and 3.7 are those of torch 2.11 and 2.13; later ones compile other code than the table in kernels/README.md.
+        # 3.6 and 3.7 are those of torch 2.11 and 2.13; later ones compile other code than kernels/README.md tells.
         "test": [
             "pytest",
             "pytest-timeout",

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 
 class UserError(Exception):
-    """Something that the person who started the program can correct; the message says what and how."""
+    """An error that the user can correct; the message says what is wrong and what to do."""
 
     exit_code = 2
 
@@ -31,7 +31,10 @@ def warn(message: str) -> None:
 
 @contextmanager
 def reports_errors() -> Iterator[None]:
-    """A `UserError` ends the process with its `exit_code` and, on rank 0, one message `error: ...`; others keep their stack trace."""
+    """A `UserError` ends the process with its `exit_code` and, on rank 0, one message `error: ...`.
+
+    Any other exception keeps its stack trace.
+    """
     try:
         yield
     except UserError as error:

@@ -13,7 +13,8 @@ from pathlib import Path
 def whole_file(path: str | Path) -> Iterator[Path]:
     """A temporary path to write to, which takes the name `path` when the block ends.
 
-    The folder of `path` is made when it is missing. An error in the block removes the temporary file and leaves what was at `path`.
+    The folder of `path` is made when it is missing. An error in the block removes the temporary file and leaves
+    what was at `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

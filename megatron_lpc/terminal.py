@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 
 
 def wide_console() -> Console:
-    """Standard output; wide where it is no terminal, so that tables in files keep their words."""
+    """Standard output; wide where it is no terminal, so that tables in files are not cut."""
     return Console() if sys.stdout.isatty() else Console(width=120)
 
 
