@@ -1,4 +1,4 @@
-"""Its worker and tests share the table of small models."""
+"""The program, and small models on disk that the tests convert or damage."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+# `models` and `logits_worker` lie beside the tests.
 sys.path.insert(0, str(Path(__file__).parent))
 
 
@@ -40,10 +41,9 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import PreTrainedTokenizerFast
 
     folder = make_model(tmp_path_factory.mktemp("llama") / "hf", "llama3", max_shard_size="20KB")
-    words = {
-        word: number for number, word in enumerate(["<pad>", "<s>", "</s>", *(chr(code) for code in range(33, 127))])
-    }
-    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[], unk_token="<pad>"))
+    tokens = ["<pad>", "<s>", "</s>", *(chr(code) for code in range(33, 127))]
+    vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="</s>", bos_token="<s>", pad_token="<pad>"
@@ -53,12 +53,13 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(llama: Path, tmp_path: Path) -> Path:
-    """The same, to be damaged."""
+    """A copy of `llama`, to be damaged."""
     return Path(shutil.copytree(llama, tmp_path / "hf"))
 
 
 @pytest.fixture(scope="session")
 def imported(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint made from `llama`."""
     from megatron_lpc.convert.import_hf import import_hf
 
     folder = tmp_path_factory.mktemp("imported") / "megatron"
@@ -68,5 +69,5 @@ def imported(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkpoint(imported: Path, tmp_path: Path) -> Path:
-    """The imported checkpoint, to be damaged."""
+    """A copy of `imported`, to be damaged."""
     return Path(shutil.copytree(imported, tmp_path / "megatron"))

@@ -1,4 +1,4 @@
-"""Whatever is wrong is named, and nothing half done is left."""
+"""Every error names what is wrong, and nothing unfinished is left on disk."""
 
 from __future__ import annotations
 
@@ -109,14 +109,14 @@ def test_number_formats(copy: Path, tmp_path: Path) -> None:
     assert f"{NORM} is I32" in _refusal(copy, tmp_path / "megatron")
 
 
-def test_mixed_types(copy: Path, tmp_path: Path) -> None:
+def test_mixed_dtypes_of_one_tensor(copy: Path, tmp_path: Path) -> None:
     _change(copy, UP, torch.ones(48, 32, dtype=torch.bfloat16))
     assert f"{UP} have different dtypes" in _refusal(copy, tmp_path / "megatron")
     import_hf(copy, tmp_path / "megatron", dtype=torch.float32)
 
 
-def test_types_of_their_own_are_kept(copy: Path, tmp_path: Path) -> None:
-    """Narrow numbers of odd count before wide ones: readers want each aligned to its width."""
+def test_mixed_dtypes_are_kept(copy: Path, tmp_path: Path) -> None:
+    """Narrow dtypes of odd count before wide ones: readers want each tensor aligned to its width."""
     name = "model.layers.0.input_layernorm.weight"
     _change(copy, name, torch.ones(32, dtype=torch.bfloat16))
     _change(copy, NORM, torch.full((32,), 0.5, dtype=torch.float64))

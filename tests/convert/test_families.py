@@ -1,4 +1,4 @@
-"""Tables: every setting of a config.json becomes an option, comes back, or is refused by name."""
+"""Every setting of a config.json becomes an option and is written back, or is refused by name."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SIZES = {
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_table_names_every_tensor(tmp_path: Path, name: str) -> None:
-    """As they lie in files: transformers 5 fuses experts when it reads them."""
+    """The names in files: transformers 5 fuses experts when it reads them."""
     config = SIZES | {"model_type": name}
     family, model = read_model(config)
     AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)).save_pretrained(tmp_path)
@@ -173,7 +173,7 @@ def test_relatives_are_refused_with_the_reason(name: str) -> None:
     assert REFUSED[name] in str(error.value)
 
 
-def test_a_model_of_no_config_finds_its_family() -> None:
+def test_options_without_a_config_find_their_family() -> None:
     base = ModelConfig(vocab_size=101)
     assert fit_family(base)[0].model_type == "llama"
     assert fit_family(replace(base, sliding_window=9))[0].model_type == "mistral"

@@ -40,9 +40,8 @@ def test_backbone_in_the_harness(trained: Path, tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(
-            name, raising=False
-        )  # Left by the training above: the harness would take them for torchrun's.
+        # Set by the training above; the harness would take them for torchrun's.
+        monkeypatch.delenv(name, raising=False)
     hf = tmp_path / "hf"
     export_hf(trained, hf, backbone_only=True)
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS))
@@ -79,13 +78,14 @@ def test_backbone_in_the_harness(trained: Path, tmp_path: Path, monkeypatch: pyt
 
 
 def _log_prob(checkpoint: Path, hf: Path, context: str, continuation: str) -> float:
-    """Of the continuation, by megatron-core."""
+    """Log-prob of the continuation by megatron-core."""
     tokenizer = AutoTokenizer.from_pretrained(hf)
-    start, whole = (len(tokenizer(context)["input_ids"]), tokenizer(context + continuation)["input_ids"])
+    start = len(tokenizer(context)["input_ids"])
+    whole = tokenizer(context + continuation)["input_ids"]
     opened = open_model(checkpoint)
     (logits,) = megatron_logits(checkpoint, opened.described.model, [torch.tensor([whole])])
     logps = logits[0].log_softmax(-1)
-    return float(sum(logps[place - 1, whole[place]] for place in range(start, len(whole))))
+    return float(sum(logps[position - 1, whole[position]] for position in range(start, len(whole))))
 
 
 def test_plain_transformers_load_it(trained: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ HEADS = {
     "qwen3_moe": ["--num-experts", "4", "--moe-router-pre-softmax", "--qk-layernorm"],
     "continuous": ["--latent-mode", "continuous"],
 }
-"""Name -> flags of a run, which decide the family. Codes are large and learn fast, so that z changes what is said."""
+"""Name -> flags of a run, which decide the family. Codes are large and learn fast, so that z changes the tokens."""
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +49,19 @@ def runs(tiny_run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def prompts() -> list[Tensor]:
+    """[S] token ids of four lengths."""
     generator = torch.Generator().manual_seed(1)
     return [torch.randint(4, 320, (length,), generator=generator) for length in (3, 9, 6, 12)]
 
 
 def padded_left() -> dict[str, Tensor]:
-    width = max(len(prompt) for prompt in prompts())
-    tokens, mask = torch.full((len(prompts()), width), 3), torch.zeros(len(prompts()), width, dtype=torch.long)
+    """The prompts as one batch for `generate`."""
+    seq_len = max(len(prompt) for prompt in prompts())
+    tokens = torch.full((len(prompts()), seq_len), 3)
+    mask = torch.zeros(len(prompts()), seq_len, dtype=torch.long)
     for row, prompt in enumerate(prompts()):
-        tokens[row, -len(prompt) :], mask[row, -len(prompt) :] = prompt, 1
+        tokens[row, -len(prompt) :] = prompt
+        mask[row, -len(prompt) :] = 1
     return {"input_ids": tokens, "attention_mask": mask}
 
 
@@ -68,11 +72,11 @@ class Megatron:
     model: Any
 
     def hidden(self, tokens: Tensor) -> Tensor:
-        """[S, H]."""
+        """Last hidden states [S, H] of one sequence [S]."""
         return self.model.hidden_states(tokens[None])[:, 0]
 
     def z(self, prompt: Tensor, weights: Tensor | None) -> Tensor:
-        """[H]; of the model's own prior without `weights` [K]."""
+        """[H], by the mixture weights [K] given, or by the model's own prior."""
         from megatron_lpc.losses.schedules import LatentState
 
         h_x = self.hidden(prompt)[-1:]
@@ -84,11 +88,11 @@ class Megatron:
         ]
 
     def prior(self, prompt: Tensor) -> Tensor:
-        """[K]."""
+        """Probabilities [K] of the codes."""
         return self.model.latent_head.prior(self.hidden(prompt)[-1]).softmax(-1)
 
     def logps(self, tokens: Tensor, z: Tensor | float) -> Tensor:
-        """[S, V] with z at every place."""
+        """[S, V] with z at every position."""
         logits = (self.hidden(tokens) + z) @ self.model.lm_head_weight().t()
         return logits[:, : self.model.real_vocab_size].log_softmax(-1)
 
@@ -133,7 +137,7 @@ def _generate(model: Any, **options: Any) -> list[list[int]]:
     return tokens[:, batch["input_ids"].size(1) :].tolist()
 
 
-def test_generate_says_what_megatron_says(name: str, exported: Any, megatron: Megatron) -> None:
+def test_generate_gives_the_tokens_of_megatron(name: str, exported: Any, megatron: Megatron) -> None:
     exported.generation_config.eos_token_id = None
     weights: dict[Any, list[Tensor | None]] = {"mean": [None] * len(prompts())}
     if name != "continuous":
@@ -143,33 +147,33 @@ def test_generate_says_what_megatron_says(name: str, exported: Any, megatron: Me
         drawn = exported(**padded_left(), latent="sample").code_weights
         assert drawn.sum(-1).tolist() == [1.0] * len(prompts())
         weights["sample"] = list(drawn)
-    said = {}
+    generated = {}
     for latent, mixtures in weights.items():
         torch.manual_seed(5)
-        said[latent] = _generate(exported, latent=latent)
+        generated[latent] = _generate(exported, latent=latent)
         wanted = [
             megatron.greedy(prompt, megatron.z(prompt, mixture))
             for prompt, mixture in zip(prompts(), mixtures, strict=True)
         ]
-        assert said[latent] == wanted, latent
+        assert generated[latent] == wanted, latent
         torch.manual_seed(5)
         assert _generate(exported, latent=latent, use_cache=False) == wanted, latent
-    silent = [megatron.greedy(prompt, 0.0) for prompt in prompts()]
-    different = {str(tokens) for tokens in said.values()} - {str(silent)}
+    without_latent = [megatron.greedy(prompt, 0.0) for prompt in prompts()]
+    different = {str(tokens) for tokens in generated.values()} - {str(without_latent)}
     assert len(different) > (0 if name == "continuous" else 3), "z makes no difference, so nothing was tested"
 
 
 def test_log_probs(name: str, exported: Any, megatron: Megatron) -> None:
-    """Of whole sequences, whose prompt ends in the middle; padded on the right."""
-    rows = [torch.cat([prompt, prompt.flip(0)]) for prompt in prompts()]
-    width = max(len(row) for row in rows)
-    tokens = torch.stack([torch.nn.functional.pad(row, (0, width - len(row))) for row in rows])
-    mask = torch.stack([(torch.arange(width) < len(row)).long() for row in rows])
+    """Of whole sequences whose prompt ends in the middle, padded on the right."""
+    sequences = [torch.cat([prompt, prompt.flip(0)]) for prompt in prompts()]
+    seq_len = max(len(sequence) for sequence in sequences)
+    tokens = torch.stack([torch.nn.functional.pad(tokens, (0, seq_len - len(tokens))) for tokens in sequences])
+    mask = torch.stack([(torch.arange(seq_len) < len(sequence)).long() for sequence in sequences])
     ends = torch.tensor([len(prompt) - 1 for prompt in prompts()])
     with torch.no_grad():
         out = exported(tokens, attention_mask=mask, prompt_end=ends)
         bare = exported(tokens, attention_mask=mask, prompt_end=ends, z=torch.zeros_like(out.z))
-    for row, (sequence, prompt) in enumerate(zip(rows, prompts(), strict=True)):
+    for row, (sequence, prompt) in enumerate(zip(sequences, prompts(), strict=True)):
         z = megatron.z(prompt, None)
         torch.testing.assert_close(out.z[row], z, rtol=0, atol=1e-5)
         start = len(prompt) - 1
@@ -234,7 +238,7 @@ class TestLatentChoices:
             drawn = exported(tokens.expand(4000, -1), latent="sample", logits_to_keep=1).code_weights.mean(0)
         assert (drawn - prior).abs().max() < 0.04
 
-    def test_weights_of_a_person(self, exported: Any) -> None:
+    def test_mixture_weights(self, exported: Any) -> None:
         weights = torch.eye(CODES)[[2, 2, 0, 1]]
         by_weights = _generate(exported, latent=weights)
         assert by_weights[:2] == _generate(exported, latent=2)[:2]

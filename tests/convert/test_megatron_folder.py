@@ -1,4 +1,4 @@
-"""Checkpoints whose tensors lie in pieces, as tensor parallel ranks write them."""
+"""Checkpoints whose tensors are stored in pieces, as tensor parallel ranks write them."""
 
 from __future__ import annotations
 

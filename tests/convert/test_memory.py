@@ -1,4 +1,4 @@
-"""Two billion parameters go in and out in little memory. Needs 13 GB of disk."""
+"""Importing and exporting two billion parameters needs little memory. Needs 13 GB of disk."""
 
 from __future__ import annotations
 

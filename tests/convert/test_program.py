@@ -33,7 +33,7 @@ def test_every_way_to_start_it_is_the_same_program(start: list[str], monkeypatch
 
 
 def test_starting_the_program_loads_no_engine() -> None:
-    """Conversion needs neither megatron-core nor the model of this project: `verify` alone builds one."""
+    """Conversion needs neither megatron-core nor the model of this project: only `verify` builds one."""
     listing = (
         "import sys, megatron_lpc.convert.program; "
         "print(*(name for name in sys.modules if name.startswith(('megatron.core', 'megatron_lpc.model'))))"
@@ -92,7 +92,7 @@ def test_verify_names_what_differs(copy: Path, llama: Path, convert_hf: Program,
 
 
 def test_verify_sees_a_wrong_setting(copy: Path, llama: Path) -> None:
-    """All tensors are equal, and yet it is another model."""
+    """All tensors are equal, but the models are not."""
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
     comparison = verify(open_model(llama), open_model(copy))
