@@ -32,14 +32,16 @@ def test_every_way_to_start_it_is_the_same_program(start: list[str], monkeypatch
         assert command in done.stdout
 
 
-def test_starting_the_program_loads_no_engine() -> None:
-    """Conversion needs neither megatron-core nor the model of this project: only `verify` builds one."""
-    listing = (
-        "import sys, megatron_lpc.convert.program; "
-        "print(*(name for name in sys.modules if name.startswith(('megatron.core', 'megatron_lpc.model'))))"
-    )
+def test_conversion_needs_neither_engine_nor_model() -> None:
+    """Beside the options: the tokenizer and the names of a checkpoint's files. Only `verify` builds a model."""
+    listing = "import sys, megatron_lpc.convert.program; print(*(n for n in sys.modules if n.startswith('megatron')))"
     done = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    loaded = set(done.stdout.split())
+    assert not {name for name in loaded if not name.startswith("megatron_lpc")}
+    parts = {name for name in loaded if name.startswith(("megatron_lpc.data.", "megatron_lpc.training."))}
+    assert parts == {"megatron_lpc.data.tokenizer", "megatron_lpc.training.checkpoint_folder"}
+    rooms = {"losses", "model", "evaluation"}
+    assert not {name for name in loaded if name.split(".")[1:2] and name.split(".")[1] in rooms}
 
 
 def test_unreadable_text(llama: Path, convert_hf: Program, capsys: pytest.CaptureFixture) -> None:
