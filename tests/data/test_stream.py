@@ -59,6 +59,12 @@ def test_pairs_are_shuffled_within_a_bounded_buffer(stream):
     ]
 
 
+def test_the_order_depends_on_the_seed(stream):
+    one = numbers(stream.tokenizer, islice(stream().pairs(3), 20))
+    assert numbers(stream.tokenizer, islice(stream().pairs(3), 20)) == one
+    assert numbers(stream.tokenizer, islice(stream().pairs(4), 20)) != one
+
+
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_share_the_rows(stream, size):
     seen = [
