@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lpc_kernels import pair_logps
+from lpc_kernels.pair_logps.algorithms import Circumstances, choose_algorithm
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.functional import logsigmoid
 
@@ -379,3 +380,29 @@ def test_errors(options, message):
     inputs["z"] = None
     with pytest.raises(ValueError, match=message):
         pair_logps(**{**inputs, "num_segments": 4, **options})
+
+
+@pytest.mark.parametrize("algorithm", ["recompute", "pairwise", "frozen"])
+def test_pair_losses_are_those_of_the_loss(algorithm):
+    inputs = draw(30, 19, 8, 3, 2, 6, torch.float32)
+    inputs["lm_head_weight"].requires_grad_(algorithm != "frozen")
+    result, _ = run(inputs, 3, algorithm=algorithm, chunk_size=12)
+    expected = preference(result.logps.detach().view(2, 2, 3), torch.arange(3))
+    assert_close(result.pair_losses, expected, 1e-6)
+    assert not result.pair_losses.requires_grad
+    assert_close(result.pair_losses.sum(), result.loss.detach())
+
+
+@pytest.mark.parametrize(
+    ("change", "chosen"),
+    [
+        ({}, "pairwise"),
+        ({"pairs_fit": False}, "recompute"),
+        ({"pairs_fit": False, "lm_head_trained": False}, "recompute"),
+        ({"pairs_fit": False, "lm_head_trained": False, "num_latents": 1}, "frozen"),
+        ({"wants_gradient": False}, "scoring"),
+    ],
+)
+def test_auto_chooses_the_cheapest(change, chosen):
+    circumstances = {"wants_gradient": True, "lm_head_trained": True, "num_latents": 2, "pairs_fit": True}
+    assert choose_algorithm("auto", Circumstances(**{**circumstances, **change})) == chosen
