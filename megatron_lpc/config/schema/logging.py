@@ -37,7 +37,7 @@ class LoggingConfig:
     """Profile some steps with torch.profiler and write Chrome traces under `save`."""
 
     profile_step_start: int = option(10, range="[0, inf)", role=Role.RUN, idle=NO_PROFILE)
-    """First step to profile."""
+    """First step to profile, counted from 0."""
 
     profile_step_end: int = option(12, range="[1, inf)", role=Role.RUN, idle=NO_PROFILE)
     """Step before which profiling ends."""
