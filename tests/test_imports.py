@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Modules and packages of megatron_lpc. Each imports only what stands in a line above its own.
+# Layers of megatron_lpc, the lowest first. A module imports only from lower layers.
 LAYERS = (
     ("command_line", "files", "terminal"),
     ("config", "platform"),
