@@ -1,11 +1,13 @@
-"""What all programs share: one kind of error for what a user can correct, and one way in which it ends a program."""
+"""What all programs share: one kind of error for what a user can correct, one way in which it ends a program, and how
+messages name things.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -23,9 +25,26 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(message)
 
 
+def is_first_rank() -> bool:
+    """Whether this process reports for all: rank 0 of a run, or a process that torchrun did not start."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def flag_of(name: str) -> str:
+    """The flag of an option: `--rotary-base` of `rotary_base`."""
+    return "--" + name.replace("_", "-")
+
+
+def first_few(names: Sequence[str], kind: str) -> str:
+    """The first three names, and how many more of their `kind` (a plural) there are."""
+    first = ", ".join(names[:3])
+    num_others = len(names) - 3
+    return f"{first} and {num_others} more {kind}" if num_others > 0 else first
+
+
 def warn(message: str) -> None:
     """Print `warning: ...` on standard error, on rank 0 only."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_rank():
         print(f"warning: {message}", file=sys.stderr)
 
 
@@ -38,6 +57,6 @@ def reports_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_rank():
             print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error

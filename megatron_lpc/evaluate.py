@@ -8,12 +8,11 @@ tell about the groups, and the accuracy on a group's pairs under the latent from
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from megatron_lpc.command_line import reports_errors
+from megatron_lpc.command_line import is_first_rank, reports_errors
 from megatron_lpc.config import Config
 from megatron_lpc.evaluation.evaluate import evaluate
 from megatron_lpc.evaluation.options import SupportOptions, has_groups, parse_command
@@ -27,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with reports_errors():
         config, support, output = parse_command(sys.argv[1:] if argv is None else argv)
         reports = evaluate(config, support)
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first_rank():
         return
     wide_console().print(report_table(reports))
     if output is not None:

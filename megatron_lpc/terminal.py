@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+
+from megatron_lpc.command_line import is_first_rank
 
 Item = TypeVar("Item")
 
@@ -42,7 +43,7 @@ def progress(items: Iterable[Item], description: str, total: int | None = None, 
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=_is_silent()) as display:
+    with Progress(*columns, console=Console(stderr=True), disable=not is_first_rank()) as display:
         yield from display.track(items, total=total, description=description)
 
 
@@ -63,9 +64,20 @@ def transfer_bar(description: str, nbytes: int) -> Iterator[Callable[[int], None
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=_is_silent()) as display:
+    with Progress(*columns, console=Console(stderr=True), disable=not is_first_rank()) as display:
         task = display.add_task(description, total=nbytes)
         yield lambda moved: display.advance(task, moved)
+
+
+def counted(make: Callable[[], Item], nbytes: int, advance: Callable[[int], None]) -> Callable[[], Item]:
+    """`make`, which also moves the bar of `transfer_bar` on by `nbytes` when it has made its item."""
+
+    def make_and_count() -> Item:
+        item = make()
+        advance(nbytes)
+        return item
+
+    return make_and_count
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> str:
@@ -73,8 +85,3 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[object]], le
     rules = ["---" if column < left else "---:" for column in range(len(headings))]
     lines = [headings, rules, *rows]
     return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-
-
-def _is_silent() -> bool:
-    """Whether another rank reports for all."""
-    return os.environ.get("RANK", "0") != "0"

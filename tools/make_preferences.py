@@ -35,7 +35,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from megatron_lpc.command_line import ArgumentParser, UserError, reports_errors
+from megatron_lpc.command_line import ArgumentParser, UserError, flag_of, reports_errors
 from megatron_lpc.files import write_text
 
 TASTES = {"tone": ("warm", "dry"), "formality": ("formal", "casual"), "length": ("long", "short")}
@@ -98,7 +98,7 @@ class Recipe:
         for name in ("num_pairs", "num_eval_pairs"):
             pairs = getattr(self, name)
             if pairs < 1 or pairs % self.num_annotators:
-                flag = "--" + name.replace("_", "-")
+                flag = flag_of(name)
                 raise UserError(
                     f"{flag} must be a positive multiple of --num-annotators {self.num_annotators}, not {pairs}"
                 )
@@ -290,8 +290,7 @@ def _parser() -> ArgumentParser:
         "seed": "seed of everything random",
     }
     for name, default in asdict(Recipe()).items():
-        flag = "--" + name.replace("_", "-")
-        parser.add_argument(flag, type=type(default), default=default, help=f"{helps[name]} (%(default)s)")
+        parser.add_argument(flag_of(name), type=type(default), default=default, help=f"{helps[name]} (%(default)s)")
     return parser
 
 

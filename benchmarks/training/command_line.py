@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.training.providers import PROVIDERS
 from benchmarks.training.workload import SHAPES
-from megatron_lpc.command_line import ArgumentParser
+from megatron_lpc.command_line import ArgumentParser, flag_of
 
 
 def parse(description: str, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -51,7 +51,7 @@ def command(arguments: argparse.Namespace) -> str:
         "rounds",
     )
     words = [f"python -m benchmarks.training --data {arguments.data.name}"]
-    words += [f"--{name.replace('_', '-')} {getattr(arguments, name)}" for name in always]
+    words += [f"{flag_of(name)} {getattr(arguments, name)}" for name in always]
     if arguments.num_layers is not None:
         words.append(f"--num-layers {arguments.num_layers}")
     if arguments.providers != list(PROVIDERS):

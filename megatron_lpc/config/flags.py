@@ -6,8 +6,9 @@ import argparse
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from megatron_lpc.command_line import ArgumentParser
 from megatron_lpc.config.kinds import placeholder, split_optional, takes_many
 from megatron_lpc.config.options import ConfigError, Option, all_options, nearest, sections, shown
 from megatron_lpc.config.values import IllTyped, from_flag
@@ -24,7 +25,7 @@ def read_flags(arguments: Sequence[str], prog: str) -> tuple[Path | None, dict[s
     """The file that `--config` names, and option name -> value of every option that a flag sets.
 
     Raises:
-        ConfigError: an unknown flag, or a value that is not of the option's type.
+        UserError: an unknown flag, or a value that is not of the option's type.
     """
     parser = _build_parser(prog)
     known, unknown = parser.parse_known_args(list(arguments))
@@ -40,15 +41,8 @@ def read_flags(arguments: Sequence[str], prog: str) -> tuple[Path | None, dict[s
     return (Path(known.config[0]) if known.config else None), values
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports its errors as `ConfigError`, as the rest of this package does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
-
-
-def _build_parser(prog: str) -> argparse.ArgumentParser:
-    parser = _Parser(
+def _build_parser(prog: str) -> ArgumentParser:
+    parser = ArgumentParser(
         prog=prog,
         usage=f"{prog} --config FILE.yaml [--flag value ...]",
         epilog=_EPILOG,
@@ -97,7 +91,7 @@ def _value(option: Option, given: Any) -> Any:
         raise ConfigError(f"{option.flag}: {error}") from None
 
 
-def _explain_unknown(argument: str, parser: argparse.ArgumentParser) -> str:
+def _explain_unknown(argument: str, parser: ArgumentParser) -> str:
     if not argument.startswith("-"):
         return f"unexpected '{argument}': every option is a flag, and a switch takes no value (--bf16, --no-bf16)"
     flag = argument.partition("=")[0]

@@ -25,7 +25,7 @@ def parse_args(arguments: Sequence[str], prog: str = "python -m megatron_lpc.tra
     """Options of a run from its command line, without the program's name. `--help` prints every option and exits.
 
     Raises:
-        ConfigError: an unknown or duplicate key, an unknown flag, an ill-typed value, or a file that cannot be read.
+        UserError: an unknown or duplicate key, an unknown flag, an ill-typed value, or a file that cannot be read.
     """
     path, from_flags = read_flags(arguments, prog)
     if path is None:
@@ -44,7 +44,7 @@ def load_yaml(path: str | Path) -> Config:
     """Options of a run from a file only, for instance one that `save_resolved` wrote.
 
     Raises:
-        ConfigError: as `parse_args`.
+        ConfigError: an unknown or duplicate key, an ill-typed value, or a file that cannot be read.
     """
     return _build_config(read_yaml(Path(path)))
 

@@ -13,7 +13,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Any, get_type_hints
 
-from megatron_lpc.command_line import UserError
+from megatron_lpc.command_line import UserError, flag_of
 from megatron_lpc.config.kinds import is_numeric
 from megatron_lpc.config.metadata import IdleRule, Metadata, Role, metadata_of
 from megatron_lpc.config.schema import Config
@@ -37,7 +37,7 @@ class Option:
 
     @property
     def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        return flag_of(self.name)
 
     @property
     def role(self) -> Role:

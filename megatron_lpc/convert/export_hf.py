@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megatron_lpc.command_line import first_few
 from megatron_lpc.convert.companions import files_to_export
 from megatron_lpc.convert.decoder import EMBEDDING, LM_HEAD
 from megatron_lpc.convert.description import ModelDescription, describe_megatron
@@ -22,7 +22,7 @@ from megatron_lpc.convert.output import new_folder
 from megatron_lpc.convert.tensor_files import TensorInfo
 from megatron_lpc.convert.weights import Place, Weight
 from megatron_lpc.files import write_json
-from megatron_lpc.terminal import transfer_bar
+from megatron_lpc.terminal import counted, transfer_bar
 
 
 def export_hf(
@@ -73,7 +73,8 @@ def export_hf(
         if described.latent:
             for file in CODE_FILES:
                 shutil.copy(file, folder / file.name)
-        write_safetensors(folder, [_counted(group, advance) for group in groups], max_shard_bytes)
+        groups = [replace(group, make=counted(group.make, group.nbytes, advance)) for group in groups]
+        write_safetensors(folder, groups, max_shard_bytes)
     return described
 
 
@@ -90,7 +91,7 @@ def check_stored(source: MegatronFolder, described: ModelDescription) -> None:
     ):
         if names:
             raise ConversionError(
-                f"{source.folder}: {problem} {', '.join(sorted(names)[:3])}; "
+                f"{source.folder}: {problem} {first_few(sorted(names), 'tensors')}; "
                 "is its description.json that of another run?"
             )
     for name, shape in wanted.items():
@@ -158,14 +159,3 @@ def _settings(described: ModelDescription, dtype: torch.dtype) -> dict[str, Any]
     if described.latent:
         return head_settings(settings, described.latent, described.code_names)
     return settings
-
-
-def _counted(group: TensorGroup, advance: Callable[[int], None]) -> TensorGroup:
-    """The same group, which moves the bar on when it is made."""
-
-    def make() -> Sequence[Tensor]:
-        tensors = group.make()
-        advance(group.nbytes)
-        return tensors
-
-    return replace(group, make=make)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from megatron_lpc.command_line import first_few
 from megatron_lpc.convert.description import ModelDescription, describe_hf
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.hf_folder import HFFolder
@@ -17,7 +18,7 @@ from megatron_lpc.convert.megatron_writer import Piece, write_checkpoint
 from megatron_lpc.convert.output import new_folder
 from megatron_lpc.convert.tensor_files import TensorInfo
 from megatron_lpc.convert.weights import Place, Weight
-from megatron_lpc.terminal import transfer_bar
+from megatron_lpc.terminal import counted, transfer_bar
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Value of `--dtype` -> dtype of the written weights."""
@@ -51,8 +52,8 @@ def import_hf(hf: Path, output: Path, *, dtype: torch.dtype | None = None, force
         transfer_bar(f"Importing {hf}", nbytes) as advance,
     ):
         write_companions(folder, source, described, final_name=output)
-        counted = [_counted(piece, advance) for piece in pieces]
-        write_checkpoint(folder, counted, megatron_description(described))
+        pieces = [replace(piece, make=counted(piece.make, piece.info.nbytes, advance)) for piece in pieces]
+        write_checkpoint(folder, pieces, megatron_description(described))
     return described
 
 
@@ -80,7 +81,7 @@ def check_tensors(source: HFFolder, described: ModelDescription) -> None:
     ):
         if names:
             raise ConversionError(
-                f"{source.folder}: {problem} {_first_few(sorted(names))}; "
+                f"{source.folder}: {problem} {first_few(sorted(names), 'tensors')}; "
                 f"is config.json that of these weights ({described.family.model_type})?"
             )
     _check_shapes(source.folder, found, wanted)
@@ -99,12 +100,6 @@ def _check_shapes(folder: Path, found: Mapping[str, tuple[int, ...]], wanted: Ma
             raise ConversionError(
                 f"{folder}: {name} has shape {list(found[name])}, but config.json makes it {list(shape)}"
             )
-
-
-def _first_few(names: list[str], count: int = 3) -> str:
-    shown = ", ".join(names[:count])
-    rest = len(names) - count
-    return f"{shown} and {rest} more tensors" if rest > 0 else shown
 
 
 @dataclass(frozen=True)
@@ -140,14 +135,3 @@ class _Import:
                 "choose one with --dtype"
             )
         return dtypes.pop()
-
-
-def _counted(piece: Piece, advance: Callable[[int], None]) -> Piece:
-    """The same piece, which moves the bar on when it is made."""
-
-    def make() -> Tensor:
-        tensor = piece.make()
-        advance(piece.info.nbytes)
-        return tensor
-
-    return replace(piece, make=make)

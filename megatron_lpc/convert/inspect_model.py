@@ -78,9 +78,9 @@ def _head(described: ModelDescription) -> str:
 
 
 def _run_rows(description: dict[str, Any]) -> Iterator[Row]:
-    layout = description.get("layout")
-    if layout:
-        unusual = [f"{name} {value}" for name, value in layout.items() if value not in (None, False, 1)]
+    parallel_layout = description.get("layout")
+    if parallel_layout:
+        unusual = [f"{name} {value}" for name, value in parallel_layout.items() if value not in (None, False, 1)]
         yield "written by", ", ".join(unusual)
     run = description.get("run")
     if run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
+from megatron_lpc.command_line import flag_of
 from megatron_lpc.config import ModelConfig, head_width, options_of_conversion
 
 
@@ -32,4 +33,4 @@ def differing_options(one: ModelConfig, other: ModelConfig) -> list[str]:
 
 def as_flags(names: list[str]) -> str:
     """Options as a user types them: `--rotary-base, --norm-epsilon`."""
-    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+    return ", ".join(map(flag_of, names))

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,12 +32,11 @@ def build_dataset(
     name: str,
     *,
     is_builder: bool = True,
-    barrier: Callable[[], None] | None = None,
 ) -> PairDataset:
     """The tokenized pairs of `sources`, from the cache where they are there.
 
-    Only a builder writes; every process then waits at `barrier` and opens the folder, so it must be visible to all.
-    Independent runs may build the same folder at one time: the first to finish wins.
+    Only a builder writes. The other processes of a run call this when the builder has done so, and open the same
+    folder. Independent runs may build the same folder at one time: the first to finish wins.
 
     Args:
         sources: files or Hub names.
@@ -57,8 +56,6 @@ def build_dataset(
     folder = Path(config.data_cache_path) / fingerprint[:20]
     if is_builder and not folder.exists():
         build.write(folder, fingerprint)
-    if barrier is not None:
-        barrier()
     dataset = PairDataset(folder)
     if dataset.num_bad_rows and is_builder:
         logger.warning("%s: left out %d unusable rows, see %s", name, dataset.num_bad_rows, dataset.bad_rows_file)

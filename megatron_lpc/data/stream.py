@@ -25,7 +25,7 @@ from megatron_lpc.data.source import BadRow, Row
 from megatron_lpc.data.tokenizer import Tokenizer
 
 _MAX_CONSECUTIVE_BAD_ROWS = 10_000
-"""After so many a stream is given up: it may be bad to its end, which never comes."""
+"""After so many in a row a stream is given up: it has no end, so no row after them may be usable either."""
 
 logger = logging.getLogger(__name__)
 

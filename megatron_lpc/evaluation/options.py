@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_lpc.command_line import ArgumentParser
+from megatron_lpc.command_line import ArgumentParser, flag_of
 from megatron_lpc.config import (
     Config,
     ConfigError,
@@ -89,7 +89,7 @@ def _parser() -> ArgumentParser:
 def _support_options(given: Mapping[str, Any], config: Config) -> SupportOptions:
     """`given`: values of the flags --support-..., by name."""
     if given and not has_groups(config):
-        flag = "--" + next(iter(given)).replace("_", "-")
+        flag = flag_of(next(iter(given)))
         raise ConfigError(
             f"{flag}: support needs codes and groups; set --latent-mode lpc and --group-column, or drop it"
         )

@@ -108,9 +108,9 @@ def finish_metrics(sums: Mapping[str, Tensor]) -> dict[str, float]:
             flat posterior.
         `lpc/information` = H(mean q) - mean H(q): nats that the code tells about the pair, 0 to ln K. 0 is collapse,
             whatever the perplexity.
-        `lpc/active_codes`: codes that are the most probable one of some pair of the step, 1 to min(K, pairs). Counted
-        by
-            first choice and not by mean weight, because a collapsed flat posterior gives weight to all codes.
+        `lpc/active_codes`: codes that are the most probable one of some pair of the step, 1 to min(K, pairs).
+            Counted by first choice and not by mean weight, because a collapsed flat posterior gives weight to all
+            codes.
 
     Raises:
         ValueError: there are no pairs.

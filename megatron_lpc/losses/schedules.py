@@ -17,7 +17,7 @@ class LatentState:
     tau: float
     """Temperature of the Gumbel-softmax."""
     prior_mix: float
-    """Share m of the prior in z = (1 - m) z_q + m z_p."""
+    """Weight m of the prior in z = (1 - m) z_q + m z_p."""
     kl_weight: float
     """Weight lambda of KL(q || p)."""
 

@@ -59,7 +59,10 @@ class FlashAttention(MegatronModule):
                 f"FlashAttention is causal self-attention; it was asked for {attn_mask_type} {attention_type}"
             )
         if config.context_parallel_size != 1:
-            raise ValueError("context parallelism needs --transformer-impl transformer_engine")
+            raise ValueError(
+                f"FlashAttention has no context parallelism; context_parallel_size is {config.context_parallel_size} "
+                "and must be 1"
+            )
         self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
         self.softmax_scale = softmax_scale
         self.window = None if config.window_size is None else config.window_size[0] + 1

@@ -33,13 +33,8 @@ class AttentionBlock:
     """[stop - start, stop - start] bool; None: causal."""
 
 
-def visible(packing_layout: PackingLayout, window: int | None = None) -> Tensor:
-    """[R, S, S] bool: True where the query (second last axis) may attend to the key."""
-    return _visible(packing_layout.document_ids, packing_layout.position_ids, window)
-
-
-def _visible(document_ids: Tensor, position_ids: Tensor, window: int | None) -> Tensor:
-    """[..., S, S] bool of ids [..., S]."""
+def visible(document_ids: Tensor, position_ids: Tensor, window: int | None = None) -> Tensor:
+    """[..., S, S] bool of ids [..., S]: True where the query (second last axis) may attend to the key."""
     index = torch.arange(document_ids.size(-1), device=document_ids.device)
     causal = index[:, None] >= index
     seen = causal & _may_read(document_ids[..., :, None], document_ids[..., None, :])
@@ -74,7 +69,7 @@ def attention_blocks(packing_layout: PackingLayout, window: int | None = None) -
                 continue
             mask = None
             if shares_prompt[start] or (window is not None and length > window):
-                mask = _visible(document_ids[start:stop], position_ids[start:stop], window)
+                mask = visible(document_ids[start:stop], position_ids[start:stop], window)
             blocks.append(AttentionBlock(sequence, start, stop, mask))
     return blocks
 

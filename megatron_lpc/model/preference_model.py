@@ -42,9 +42,9 @@ class PreferenceModel(GPTModel):
         Args:
             real_vocab_size: vocabulary size without padding.
             logps_chunk_size: loss tokens whose logits exist at one time.
-            embedding_scale: factor of the input embeddings, rounded to their dtype as Gemma does. packs_sequences:
-            the layers are TransformerEngine's, which take packed sequences as `PackedSeqParams` and not as
-                `PairBatch.packing_layout`.
+            embedding_scale: factor of the input embeddings, rounded to their dtype as Gemma does.
+            packs_sequences: the layers are TransformerEngine's, which take packed sequences as `PackedSeqParams` and
+                not as `PairBatch.packing_layout`.
             latent_head: makes the head; called only on the last stage.
         """
         super().__init__(*args, **kwargs)

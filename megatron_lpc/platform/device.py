@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,12 +29,6 @@ class Platform:
         """Wait until the device has done all work given to it."""
         if self.is_cuda:
             torch.cuda.synchronize(self.device)
-
-    def peak_memory_bytes(self) -> int:
-        """Largest memory held so far: of the device under CUDA, of the process on a CPU."""
-        if self.is_cuda:
-            return torch.cuda.max_memory_allocated(self.device)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def generator_state(self) -> Tensor:
         """State of the device's default generator: uint8, on the host. On a CPU that is torch's own generator."""

@@ -19,6 +19,7 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyPara
 from torch import nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from megatron_lpc.command_line import first_few, flag_of
 from megatron_lpc.config import Config, ConfigError, Role, options_with_role, shown
 from megatron_lpc.model import unwrapped
 from megatron_lpc.model.initialize import sharded_tensors
@@ -153,11 +154,11 @@ def _check_shapes(
     stored = _stored_shapes(folder)
     missing = sorted(asked.keys() - stored.keys())
     if missing:
-        raise ConfigError(f"{folder}: lacks {_few(missing)}; was it saved from another kind of model?")
+        raise ConfigError(f"{folder}: lacks {first_few(missing, 'tensors')}; was it saved from another kind of model?")
     left_over = sorted(key for key in stored.keys() - asked.keys() if not key.startswith(ignored))
     if left_over:
         raise ConfigError(
-            f"{folder}: holds {_few(left_over)}, for which this model has no place; "
+            f"{folder}: holds {first_few(left_over, 'tensors')}, for which this model has no place; "
             "was it saved from another kind of model?"
         )
     for key, (shape, is_padded) in sorted(asked.items()):
@@ -175,12 +176,6 @@ def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Name of every tensor in a checkpoint -> its shape."""
     index = read_tensor_index(folder).state_dict_metadata
     return {key: tuple(entry.size) for key, entry in index.items() if isinstance(entry, TensorStorageMetadata)}
-
-
-def _few(names: list[str]) -> str:
-    """The first three names, and how many more there are."""
-    first = ", ".join(names[:3])
-    return f"{first} and {len(names) - 3} more tensors" if len(names) > 3 else first
 
 
 def _backbone_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -202,8 +197,5 @@ def _compare(folder: Path, wanted: dict[str, Any], found: dict[str, Any]) -> Non
     differing = [name for name in wanted if name in found and wanted[name] != found[name]]
     if not differing:
         return
-    changes = []
-    for name in differing:
-        flag = "--" + name.replace("_", "-")
-        changes.append(f"{flag} {shown(found[name])}, now {shown(wanted[name])}")
+    changes = [f"{flag_of(name)} {shown(found[name])}, now {shown(wanted[name])}" for name in differing]
     raise ConfigError(f"{folder}: was saved with other options: {'; '.join(changes)}")

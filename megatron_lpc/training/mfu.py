@@ -107,7 +107,7 @@ def _layer_weights(config: Config) -> int:
     groups = model.num_query_groups or model.num_attention_heads
     attention = model.hidden_size * width * (2 * model.num_attention_heads + 2 * groups)
     mlp = 3 * model.hidden_size * model.ffn_hidden_size
-    if model.num_experts is not None:  # Those that a token meets, and the router.
+    if model.num_experts is not None:  # The experts that a token is routed to, and the router.
         mlp = model.moe_router_topk * mlp + model.hidden_size * model.num_experts
     return attention + mlp
 

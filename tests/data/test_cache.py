@@ -106,16 +106,15 @@ def test_the_cache_is_rebuilt_after_a_change(
     assert len(builds) == 20
 
 
-def test_only_the_builder_builds_and_all_wait(config, source, builds):
-    calls = []
-
-    def barrier():
-        calls.append(len(builds))
-        if len(calls) == 1:  # what the builder does meanwhile
-            build(config(), source, barrier=barrier)
-
-    assert len(build(config(), source, is_builder=False, barrier=barrier)) == 10
-    assert calls == [0, 10]
+def test_only_the_builder_builds(config, source, builds):
+    with pytest.raises(ValueError, match="unreadable data cache"):
+        build(config(), source, is_builder=False)
+    assert builds == []
+    built = build(config(), source)
+    assert len(builds) == 10
+    opened = build(config(), source, is_builder=False)
+    assert opened.folder == built.folder
+    assert len(opened) == len(builds) == 10
 
 
 def test_without_a_built_cache_a_reader_fails(config, source):

@@ -92,7 +92,7 @@ def trl_dpo(
 
 
 def trl_dpo_each(policy: Tensor, reference: Tensor, length: Tensor, **settings: Any) -> list[float]:
-    """One loss a pair: TRL only gives the batch's mean, so each pair is its own batch."""
+    """One loss per pair: TRL only gives the batch's mean, so each pair is its own batch."""
     pairs = [torch.tensor([i, i + PAIRS]) for i in range(PAIRS)]
     return [trl_dpo(policy[pair], reference[pair], length[pair], **settings)[0] for pair in pairs]
 

@@ -59,7 +59,7 @@ def is_token(layout):
 @given(lengths, st.sampled_from(PACKINGS), st.sampled_from([None, 1, 3]))
 def test_who_is_visible(sizes, packing, window):
     layout = layout_of(sizes, packing)
-    seen = visible(layout, window=window)
+    seen = visible(*layout.stacked, window=window)
     for sequence in range(len(seen)):
         documents, positions = layout.stacked[:, sequence].tolist()
         for query, (mine, here) in enumerate(zip(documents, positions, strict=True)):
@@ -72,13 +72,13 @@ def test_who_is_visible(sizes, packing, window):
 @given(lengths, st.sampled_from(PACKINGS), st.sampled_from([None, 1, 3]))
 def test_blocks_hold_all_that_is_visible(sizes, packing, window):
     layout = layout_of(sizes, packing)
-    rebuilt = torch.zeros_like(visible(layout))
+    rebuilt = torch.zeros_like(visible(*layout.stacked))
     for block in attention_blocks(layout, window):
         size = block.stop - block.start
         mask = block.mask if block.mask is not None else torch.ones(size, size, dtype=torch.bool).tril()
         rebuilt[block.sequence, block.start : block.stop, block.start : block.stop] = mask
     real = layout.document_ids >= 0
-    assert torch.equal(rebuilt, visible(layout, window=window) & real[:, :, None])
+    assert torch.equal(rebuilt, visible(*layout.stacked, window=window) & real[:, :, None])
 
 
 @pytest.mark.parametrize("window", [None, 3])
@@ -88,7 +88,7 @@ def test_attention_is_softmax_over_the_visible(packing, window):
     query, key, value = projections(layout)
     context = attention(window)(query, key, value, layout.stacked)
     scores = torch.einsum("qrhd,krhd->rhqk", query, key.repeat_interleave(2, 2)) / 8**0.5
-    weights = scores.masked_fill(~visible(layout, window=window)[:, None], -torch.inf).softmax(-1)
+    weights = scores.masked_fill(~visible(*layout.stacked, window=window)[:, None], -torch.inf).softmax(-1)
     expected = torch.einsum("rhqk,krhd->qrhd", weights, value.repeat_interleave(2, 2)).flatten(2)
     real = is_token(layout)
     torch.testing.assert_close(context[real], expected[real], rtol=1e-5, atol=1e-6)

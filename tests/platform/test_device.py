@@ -17,11 +17,10 @@ def test_the_generator_of_a_cpu_is_torchs_own() -> None:
     assert torch.equal(torch.rand(3), drawn)
 
 
-def test_a_cpu_has_no_fused_extensions_and_counts_its_memory() -> None:
+def test_a_cpu_has_no_fused_extensions() -> None:
     assert not CPU.is_cuda
     assert CPU.name == "cpu"
     assert CPU.transformer_options()["use_cpu_initialization"]
-    assert CPU.peak_memory_bytes() > 2**20
     CPU.synchronize()
 
 

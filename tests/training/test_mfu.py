@@ -102,7 +102,7 @@ def test_work_of_a_sequence_for_each_response(packing):
 def test_a_shared_prompt_is_worked_on_once(packing):
     batch = collate(PAIRS, [0, 1], [0, 1], pad_id=0, share_prompt=True, **packing)
     assert batch_work(batch).tolist() == [23 - 4 - 1, 13, (21 + 15 - 10) + (10 + 36 - 1), 2]
-    counts = visible(batch.packing_layout, window=3)[batch.packing_layout.document_ids >= 0].sum()
+    counts = visible(*batch.packing_layout.stacked, window=3)[batch.packing_layout.document_ids >= 0].sum()
     assert batch_work(batch, sliding_window=3)[2] == counts
 
 

@@ -56,16 +56,16 @@ class LatentHead(nn.Module):
         latent = config.latent
         hidden = config.get_text_config().hidden_size
         codes = latent["codebook_size"]
-        width = latent["latent_mlp_hidden_size"] or hidden
+        mlp_hidden_size = latent["latent_mlp_hidden_size"] or hidden
         posterior_inputs = _POSTERIOR_INPUTS[latent["posterior_input"]] * hidden
         self.is_continuous = latent["latent_mode"] == "continuous"
         if self.is_continuous:
-            width = _matched_width(hidden, width, codes, posterior_inputs)
-            self.network = _mlp(hidden, width, hidden)
+            mlp_hidden_size = _matched_mlp_hidden_size(hidden, mlp_hidden_size, codes, posterior_inputs)
+            self.network = _mlp(hidden, mlp_hidden_size, hidden)
         else:
-            self.prior = _mlp(hidden, width, codes)
+            self.prior = _mlp(hidden, mlp_hidden_size, codes)
             # Not used here, for it reads a labelled pair. It is kept so that training can continue.
-            self.posterior = _mlp(posterior_inputs, width, codes)
+            self.posterior = _mlp(posterior_inputs, mlp_hidden_size, codes)
             self.codebook = nn.Parameter(torch.zeros(codes, hidden))
 
     def forward(self, h_x: Tensor, latent: Latent) -> tuple[Tensor, Tensor | None]:
@@ -219,13 +219,13 @@ def _last_tokens(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
     return (present * columns).argmax(-1)
 
 
-def _matched_width(hidden: int, width: int, codes: int, posterior_inputs: int) -> int:
-    """Hidden width of the continuous control with as many parameters as prior, posterior and codebook have together."""
-    prior = (hidden + 1) * width + (width + 1) * codes
-    posterior = (posterior_inputs + 1) * width + (width + 1) * codes
+def _matched_mlp_hidden_size(hidden: int, mlp_hidden_size: int, codes: int, posterior_inputs: int) -> int:
+    """MLP hidden size at which the continuous control has as many parameters as prior, posterior and codebook."""
+    prior = (hidden + 1) * mlp_hidden_size + (mlp_hidden_size + 1) * codes
+    posterior = (posterior_inputs + 1) * mlp_hidden_size + (mlp_hidden_size + 1) * codes
     parameters = prior + posterior + codes * hidden
     return max(1, round((parameters - hidden) / (2 * hidden + 1)))
 
 
-def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, outputs))
+def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
