@@ -4,7 +4,7 @@
 
 The columns name the held-out set and the latent under which it was evaluated, KL(q || p) in nats per pair, and how many
 codes are the most probable one of some pair. A run is a `metrics.jsonl` or the folder that holds one, with a label
-before it if wanted. `--output FILE.md` writes the table too.
+before it if wanted; without one the folder's name labels it. `--output FILE.md` writes the table too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.table import Table
 from megatron_lpc.command_line import ArgumentParser, UserError, reports_errors
 from megatron_lpc.files import write_text
 from megatron_lpc.terminal import markdown_table, wide_console
-from megatron_lpc.training.metrics_file import METRICS_FILE, read_metrics
+from megatron_lpc.training.metrics_file import named_runs, read_metrics
 
 COLUMNS = {
     "rewards/accuracies": ("accuracy", "{:.1%}"),
@@ -55,14 +55,6 @@ def _row(label: str, name: str, line: dict[str, Any]) -> list[str]:
     return [label, name, str(line["iteration"]), *cells]
 
 
-def _named(argument: str) -> tuple[str, Path]:
-    """Label and metrics file of an argument `[LABEL=]RUN`."""
-    label, equals, place = argument.rpartition("=")
-    path = Path(place)
-    file = path / METRICS_FILE if path.is_dir() else path
-    return (label if equals else path.name), file
-
-
 def _print_table(rows: list[list[str]]) -> None:
     table = Table()
     for heading in HEADINGS:
@@ -76,11 +68,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line; exits with 2 and one message when a run cannot be read."""
     with reports_errors():
         parser = ArgumentParser(description="The last evaluation of runs as a table.")
-        parser.add_argument("runs", nargs="+", metavar="[LABEL=]RUN", type=_named)
+        parser.add_argument("runs", nargs="+", metavar="[LABEL=]RUN", help="metrics.jsonl, or its folder")
         parser.add_argument("--output", type=Path, help="Markdown file to write as well")
         arguments = parser.parse_args(argv)
         try:
-            rows = last_evaluations(dict(arguments.runs))
+            rows = last_evaluations(named_runs(arguments.runs))
         except (OSError, ValueError) as error:
             raise UserError(str(error)) from error
         _print_table(rows)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from megatron_lpc.command_line import ArgumentParser, UserError, reports_errors
 from megatron_lpc.files import whole_file
-from megatron_lpc.training.metrics_file import METRICS_FILE, read_metrics
+from megatron_lpc.training.metrics_file import named_runs, read_metrics
 
 PANELS = {
     "loss": "loss",
@@ -123,28 +123,15 @@ def _smooth(values: Sequence[float]) -> list[float]:
     return smooth
 
 
-def _named_runs(arguments: Iterable[str]) -> dict[str, Path]:
-    runs: dict[str, Path] = {}
-    for argument in arguments:
-        label, _, place = argument.rpartition("=")
-        path = Path(place)
-        path = path / METRICS_FILE if path.is_dir() else path
-        label = label or path.resolve().parent.name
-        if label in runs:
-            raise UserError(f"two runs are called '{label}'; tell them apart with LABEL=PATH")
-        runs[label] = path
-    return runs
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; exits with 2 and one message when a run cannot be read or drawn."""
     with reports_errors():
         parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-        parser.add_argument("runs", nargs="+", metavar="[LABEL=]PATH", help="metrics.jsonl, or its folder")
+        parser.add_argument("runs", nargs="+", metavar="[LABEL=]RUN", help="metrics.jsonl, or its folder")
         parser.add_argument("--output", type=Path, default=Path("curves.png"), help="PNG to write (%(default)s)")
         arguments = parser.parse_args(argv)
         try:
-            plot_metrics(_named_runs(arguments.runs), arguments.output)
+            plot_metrics(named_runs(arguments.runs), arguments.output)
         except (OSError, ValueError) as error:
             raise UserError(str(error)) from error
         print(f"wrote {arguments.output}")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from megatron_lpc.config.metadata import IdleRule
+from megatron_lpc.config.objectives import OBJECTIVES_WITH_REFERENCE
 
 if TYPE_CHECKING:
     from megatron_lpc.config.schema import Config
@@ -38,8 +39,8 @@ NOT_IPO = IdleRule("unless --loss-type is ipo", _loss_not("ipo"))
 NOT_SIMPO = IdleRule("unless --loss-type is simpo", _loss_not("simpo"))
 NO_LABEL_SMOOTHING = IdleRule("without --label-smoothing above 0", lambda config: config.loss.label_smoothing == 0)
 NO_REFERENCE = IdleRule(
-    "unless --loss-type is dpo or ipo: the others have no reference",
-    _loss_not("dpo", "ipo"),
+    f"unless --loss-type is {' or '.join(OBJECTIVES_WITH_REFERENCE)}: the others have no reference",
+    _loss_not(*OBJECTIVES_WITH_REFERENCE),
 )
 REFERENCE_NOT_PRECOMPUTED = IdleRule(
     "without --reference precomputed",

@@ -42,6 +42,12 @@ class PackingLayout:
         """[R, S] int64: rotary positions."""
         return self.stacked[1]
 
+    def is_shared_prompt(self, flat_index: Tensor) -> Tensor:
+        """[B] bool: whether the tokens at [B] flat indices, none of them padding, are of a prompt that both responses
+        of its pair share.
+        """
+        return self.document_ids.flatten()[flat_index] % 3 == 0
+
     def padded_to(self, seq_len: int) -> PackingLayout:
         """The same layout of sequences of `seq_len` >= S tokens, padded on the right."""
         extra = seq_len - self.stacked.size(2)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from megatron_lpc.config.objectives import OBJECTIVES_WITH_REFERENCE
 from megatron_lpc.config.schema import LossConfig
 
 
@@ -88,13 +89,12 @@ def _simpo(config: LossConfig, responses: _Responses) -> Tensor:
 
 
 _Objective = Callable[[LossConfig, _Responses], Tensor]
-_WITH_REFERENCE: dict[str, _Objective] = {"dpo": _dpo, "ipo": _ipo}
-_WITHOUT_REFERENCE: dict[str, _Objective] = {"simpo": _simpo, "sft": _sft}
+_OBJECTIVES: dict[str, _Objective] = {"dpo": _dpo, "ipo": _ipo, "simpo": _simpo, "sft": _sft}
 
 
 def uses_reference(config: LossConfig) -> bool:
     """Whether the objective compares the policy with a frozen reference."""
-    return config.loss_type in _WITH_REFERENCE
+    return config.loss_type in OBJECTIVES_WITH_REFERENCE
 
 
 def preference_loss(
@@ -115,8 +115,7 @@ def preference_loss(
         ValueError: a shape differs, or the objective needs a reference and there is none.
     """
     responses = _responses(config, policy_logps, reference_logps, response_length)
-    objective = (_WITH_REFERENCE | _WITHOUT_REFERENCE)[config.loss_type]
-    return objective(config, responses)
+    return _OBJECTIVES[config.loss_type](config, responses)
 
 
 def implicit_rewards(

@@ -25,7 +25,7 @@ class LatentQuery:
     """One latent each, in this order."""
     state: LatentState
     """Temperature and prior mix of this step."""
-    pair_loss: Callable[[PairBatch], PairLoss] | None = None
+    make_pair_loss: Callable[[PairBatch], PairLoss] | None = None
     """Makes the loss of a micro-batch's pairs. A loss that is known while the logits are there saves computing them a
     second time for the gradients. None: only log-probs are wanted."""
     algorithm: Algorithm = "auto"
@@ -41,10 +41,10 @@ class PairScores:
     latent: LatentOutput | None
     """None for the plain algorithm."""
     loss: Tensor | None = None
-    """Scalar fp32: the query's `pair_loss` summed over the pairs, where there is one. Gradients may then come only
-    through this and not through `logps`."""
+    """Scalar fp32: the loss that the query makes, summed over the pairs, where there is one. Gradients may then come
+    only through this and not through `logps`."""
     pair_losses: Tensor | None = None
-    """[B] fp32 losses of the pairs, without gradient, where there is a `pair_loss`."""
+    """[B] fp32 losses of the pairs, without gradient, where the query makes a loss."""
 
     @property
     def device(self) -> torch.device:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from megatron_lpc.command_line import UserError
 from megatron_lpc.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
@@ -75,6 +76,28 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             ) from None
         records.append({name: math.nan if value is None else value for name, value in record.items()})
     return records
+
+
+def named_runs(arguments: Iterable[str]) -> dict[str, Path]:
+    """Label -> metrics file of arguments `[LABEL=]RUN`, in their order.
+
+    Args:
+        arguments: each RUN is a metrics file or the folder that holds `metrics.jsonl`; that folder's name is the label
+            where none is given.
+
+    Raises:
+        UserError: two runs have the same label.
+    """
+    runs: dict[str, Path] = {}
+    for argument in arguments:
+        given_label, _, place = argument.rpartition("=")
+        path = Path(place)
+        file = path / METRICS_FILE if path.is_dir() else path
+        label = given_label or file.resolve().parent.name
+        if label in runs:
+            raise UserError(f"two runs are called '{label}'; tell them apart with LABEL=RUN")
+        runs[label] = file
+    return runs
 
 
 def _line(record: Mapping[str, Any]) -> str:

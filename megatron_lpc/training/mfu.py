@@ -18,6 +18,7 @@ from megatron_lpc.config import Config, LatentConfig, ModelConfig, head_width
 from megatron_lpc.config.latent_head_sizes import latent_head_sizes
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.costs import causal_query_key_pairs
+from megatron_lpc.losses import uses_reference
 from megatron_lpc.platform import Platform
 
 _FORWARD, _FORWARD_BACKWARD = 2, 6
@@ -50,19 +51,15 @@ def batch_work(batch: PairBatch, sliding_window: int | None = None) -> Tensor:
     Args:
         sliding_window: tokens a query may attend to.
     """
-    prompt = batch.prompt_end % batch.tokens.size(1) + 1
-    shared = torch.zeros_like(prompt)
-    if batch.packing_layout is not None:
-        documents, positions = batch.packing_layout.stacked.flatten(1)[:, batch.prompt_end]
-        prompt, shared = positions + 1, (documents % 3 == 0).long()
-    whole = prompt.repeat(2) + batch.response_length
-
-    tokens = whole.sum() - (shared * prompt).sum()
-    keys = (
-        causal_query_key_pairs(whole, sliding_window).sum()
-        - (shared * causal_query_key_pairs(prompt, sliding_window)).sum()
-    )
-    return torch.stack([tokens, batch.response_length.sum(), keys, torch.full_like(tokens, batch.num_pairs)])
+    prompt_length, is_shared = _prompts(batch)
+    whole_length = prompt_length.repeat(2) + batch.response_length
+    attended_by_prompt = causal_query_key_pairs(prompt_length, sliding_window)
+    attended_by_whole = causal_query_key_pairs(whole_length, sliding_window)
+    # Both responses count their prompt, but a shared one is computed once.
+    tokens = whole_length.sum() - (is_shared * prompt_length).sum()
+    attended = attended_by_whole.sum() - (is_shared * attended_by_prompt).sum()
+    num_pairs = torch.full_like(tokens, batch.num_pairs)
+    return torch.stack([tokens, batch.response_length.sum(), attended, num_pairs])
 
 
 def model_flops(config: Config, work: tuple[int, int, int, int]) -> float:
@@ -76,8 +73,19 @@ def model_flops(config: Config, work: tuple[int, int, int, int]) -> float:
         raise ValueError("model.vocab_size is unset; take the tokenizer's before FLOPs are counted")
     backbone = model.num_layers * _layer_weights(config) * (tokens + attention_cost(config) * attended)
     policy = backbone + model.hidden_size * model.vocab_size * response_tokens
-    reference = policy if config.loss.loss_type in ("dpo", "ipo") and config.loss.reference == "online" else 0
+    has_reference_pass = uses_reference(config.loss) and config.loss.reference == "online"
+    reference = policy if has_reference_pass else 0
     return _FORWARD_BACKWARD * (policy + _latent_weights(config.latent, model) * pairs) + _FORWARD * reference
+
+
+def _prompts(batch: PairBatch) -> tuple[Tensor, Tensor]:
+    """Of each pair: the tokens of its prompt, [B] int64, and whether both responses share it, [B] bool."""
+    packing_layout = batch.packing_layout
+    if packing_layout is None:
+        last_position = batch.prompt_end % batch.tokens.size(1)
+        return last_position + 1, torch.zeros_like(last_position, dtype=torch.bool)
+    last_position = packing_layout.position_ids.flatten()[batch.prompt_end]
+    return last_position + 1, packing_layout.is_shared_prompt(batch.prompt_end)
 
 
 def attention_cost(config: Config) -> float:

@@ -1,6 +1,4 @@
-"""The objective of a micro-batch: the loss of its pairs, which the model computes while scoring, and the latent
-terms.
-"""
+"""The loss of a micro-batch: that of its pairs, which the model computes while scoring, and the latent terms."""
 
 from __future__ import annotations
 
@@ -23,12 +21,12 @@ def training_query(config: Config, state: LatentState) -> LatentQuery:
     return LatentQuery(
         sources=("none" if config.latent.latent_mode == "none" else "train",),
         state=state,
-        pair_loss=partial(_pair_loss, config.loss),
+        make_pair_loss=partial(_make_pair_loss, config.loss),
         algorithm=config.loss.logps_algorithm,
     )
 
 
-def _pair_loss(config: LossConfig, batch: PairBatch) -> PairLoss:
+def _make_pair_loss(config: LossConfig, batch: PairBatch) -> PairLoss:
     """`preference_loss` of some pairs of a micro-batch, by their log-probs under the one training latent."""
 
     def loss(logps: Tensor, pairs: Tensor) -> Tensor:
@@ -40,7 +38,7 @@ def _pair_loss(config: LossConfig, batch: PairBatch) -> PairLoss:
 
 
 @dataclass(frozen=True)
-class TrainingObjective:
+class TrainingLoss:
     """Preference loss + lambda KL(q || p), summed over the pairs of a micro-batch scored by `training_query`."""
 
     config: Config

@@ -16,13 +16,13 @@ from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.model import LatentQuery, PairScores
 
 Metrics = dict[str, Tensor]
-Objective = Callable[[PairBatch, PairScores], tuple[Tensor, Metrics]]
+MicroBatchLoss = Callable[[PairBatch, PairScores], tuple[Tensor, Metrics]]
 
 
 def train_pass(
-    chunks: Sequence[nn.Module], batches: list[PairBatch], query: LatentQuery, objective: Objective
+    chunks: Sequence[nn.Module], batches: list[PairBatch], query: LatentQuery, micro_batch_loss: MicroBatchLoss
 ) -> list[Metrics]:
-    """Forward and backward; gradients are those of the mean of the objective over all pairs of all ranks.
+    """Forward and backward; gradients are those of the mean of the loss over all pairs of all ranks.
 
     Collectives: the pipeline's sends and receives over the pipeline group; `finalize_model_grads` (gradients over the
     data parallel group, sequence-parallel weights over the tensor parallel group, tied embeddings over first and last
@@ -31,17 +31,17 @@ def train_pass(
     Args:
         chunks: this rank's model chunks, wrapped for data parallelism.
         batches: this rank's micro-batches, on its device.
-        objective: given a micro-batch and its scores, the SUM of the loss over its pairs, and what to report.
+        micro_batch_loss: given a micro-batch and its scores, the SUM of the loss over its pairs, and what to report.
 
     Returns:
-        What the objective reported for each micro-batch, on the last pipeline stage; empty elsewhere.
+        What the loss reported for each micro-batch, on the last pipeline stage; empty elsewhere.
     """
 
     def step(batches_of_chunk: Iterator[PairBatch], chunk: nn.Module) -> tuple[Any, Callable[..., Any]]:
         batch = next(batches_of_chunk)
 
         def loss(scores: PairScores) -> tuple[Tensor, Tensor, Metrics]:
-            total, metrics = objective(batch, scores)
+            total, metrics = micro_batch_loss(batch, scores)
             pairs = torch.tensor(batch.num_pairs, dtype=torch.int, device=total.device)
             return total, pairs, metrics
 

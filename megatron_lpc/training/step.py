@@ -13,7 +13,7 @@ from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.losses import LatentSchedule, LatentState, finish_metrics, sum_metrics
 from megatron_lpc.training.collectives import MetricReducer
 from megatron_lpc.training.mfu import mfu, model_flops, peak_tflops
-from megatron_lpc.training.objective import TrainingObjective, training_query
+from megatron_lpc.training.objective import TrainingLoss, training_query
 from megatron_lpc.training.optimizer import optimizer_step
 from megatron_lpc.training.pipeline import train_pass
 from megatron_lpc.training.policy import TrainablePolicy
@@ -74,8 +74,8 @@ class TrainStep:
         policy.optimizer.zero_grad()
         on_device = [batch.to(self._context.platform.device) for batch in batches]
         with_reference = self._reference.attach(on_device)
-        query, objective = training_query(config, latent), TrainingObjective(config, latent)
-        parts = train_pass(policy.chunks, with_reference, query, objective)
+        query = training_query(config, latent)
+        parts = train_pass(policy.chunks, with_reference, query, TrainingLoss(config, latent))
         return self._reduce_metrics(sum_metrics(parts) if self._context.groups.is_last_stage else None)
 
     def _speed(self, work: Tensor, seconds: float) -> dict[str, float]:

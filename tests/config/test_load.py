@@ -167,6 +167,7 @@ def test_files_that_cannot_be_read(tmp_path, write):
         (["--valid-data", "a.jsonl"], "--valid-data: expected NAME=FILE, got 'a.jsonl'"),
         (["--valid-data", "a=b", "a=c"], "--valid-data: duplicate name 'a'"),
         (["--bf16", "true"], "unexpected 'true': every option is a flag, and a switch takes no value"),
+        (["--logps-algorithm", "frozen"], "--logps-algorithm: expected one of auto, recompute, pairwise, got 'frozen'"),
         (["--config", "a", "--config", "b"], "--config: one file, got 2"),
     ],
 )

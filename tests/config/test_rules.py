@@ -179,11 +179,6 @@ def test_what_fits_together_passes(config_of, flags, world_size):
             1,
             "--max-prompt-length 512: leaves no room for a response within --max-length 512",
         ),
-        (
-            "--logps-algorithm frozen",
-            1,
-            "--logps-algorithm frozen: computes no gradient of the LM head, and training trains it",
-        ),
         ("--loss-type sft", 1, "--latent-mode lpc: --loss-type sft has no pair to compare; set --latent-mode none"),
         (
             "--loss-type sft --latent-mode continuous",

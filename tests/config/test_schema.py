@@ -72,6 +72,7 @@ def test_evaluation_reads_all_options_of_weights_and_none_of_the_optimizer():
     assert {"valid_data", "loss_type", "load", "bf16", "seed"} <= set(read)
     assert "profile" in training_only_options("logging")
     assert not {"train_data", "lr", "save", "reference_cache", "attention_dropout", "kl_weight"} & set(read)
+    assert not {"logps_algorithm", "streaming", "shuffle_buffer_size"} & set(read)
 
 
 def test_an_exported_model_has_the_defaults_of_the_head():

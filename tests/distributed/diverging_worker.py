@@ -18,16 +18,16 @@ def main() -> None:
     bad = dict(argument.split(":") for argument in arguments[:first_flag])
     train_pass, step = steps.train_pass, 0
 
-    def diverging(chunks: Any, batches: Any, query: Any, objective: Any) -> Any:
+    def diverging(chunks: Any, batches: Any, query: Any, micro_batch_loss: Any) -> Any:
         nonlocal step
         step += 1
 
         def poisoned(batch: Any, scores: Any) -> Any:
-            total, metrics = objective(batch, scores)
+            total, metrics = micro_batch_loss(batch, scores)
             loss = metrics["loss"] * float("nan") if bad[str(step)] == "loss" else metrics["loss"]
             return total * float("nan"), metrics | {"loss": loss}
 
-        return train_pass(chunks, batches, query, poisoned if str(step) in bad else objective)
+        return train_pass(chunks, batches, query, poisoned if str(step) in bad else micro_batch_loss)
 
     steps.train_pass = diverging
     program.main(arguments[first_flag:])

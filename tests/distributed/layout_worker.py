@@ -22,7 +22,7 @@ from megatron_lpc.losses import LatentSchedule, uses_reference
 from megatron_lpc.model import build_model, wrap_data_parallel
 from megatron_lpc.model.initialize import sharded_tensors
 from megatron_lpc.training.collectives import MetricReducer
-from megatron_lpc.training.objective import TrainingObjective, training_query
+from megatron_lpc.training.objective import TrainingLoss, training_query
 from megatron_lpc.training.pipeline import train_pass
 from megatron_lpc.training.reference import NoReference, OnlineReference
 from megatron_lpc.training.setup import RunContext, seed_everything, start_distributed
@@ -38,7 +38,7 @@ def run_case(context: RunContext, packing: str = "separate") -> dict[str, object
     batches = reference.attach([batch.to(platform.device) for batch in batches])
 
     state = LatentSchedule(config.latent, 10).at(5)
-    objective = TrainingObjective(config, state)
+    training_loss = TrainingLoss(config, state)
     seen: dict[int, torch.Tensor] = {}
     noise: dict[int, torch.Tensor] = {}
 
@@ -49,7 +49,7 @@ def run_case(context: RunContext, packing: str = "separate") -> dict[str, object
             seen[sample] = torch.stack([scores.logps[0, pair], ref[pair]]).detach().cpu()
             if scores.latent is not None:
                 noise[sample] = scores.latent.z[0, i].detach().cpu()
-        return objective(batch, scores)
+        return training_loss(batch, scores)
 
     for chunk in chunks:
         chunk.zero_grad_buffer()

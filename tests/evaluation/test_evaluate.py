@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from launch import torchrun
 
 from megatron_lpc.command_line import UserError
@@ -127,6 +128,15 @@ def test_pairs_are_scored_under_the_latent_of_their_group(run):
             assert abs(support[:, 0] - prior[:, 0]).max() > 1e-4, "support and prior differ"
 
 
+def test_options_of_training_in_the_file_change_nothing(run, evaluation, report, tmp_path):
+    options = yaml.safe_load(Path(run[1]).read_text(encoding="utf-8"))
+    options["data"] |= {"streaming": True, "shuffle_buffer_size": 5}
+    options["loss"]["logps_algorithm"] = "recompute"
+    file = tmp_path / "streamed.yaml"
+    file.write_text(yaml.safe_dump(options), encoding="utf-8")
+    assert evaluation("--config", str(file), "--support-pairs", "2")["data"] == report["data"]
+
+
 def test_without_groups_there_is_no_support(run, evaluation):
     found = evaluation(*run, "--group-column", "none")
     assert found["support"] is None
@@ -145,6 +155,9 @@ def test_no_pair_left(run):
     [
         (["--lr", "1"], "--lr: has no effect on an evaluation"),
         (["--no-reference-offload", "--reference", "online"], "--reference: has no effect"),
+        (["--logps-algorithm", "recompute"], "--logps-algorithm: has no effect"),
+        (["--no-streaming"], "--no-streaming: has no effect"),
+        (["--shuffle-buffer-size", "5"], "--shuffle-buffer-size: has no effect"),
         (["--kl-weight=0"], "--kl-weight: has no effect"),
         (["--no-bf16", "--no-tensorboard"], "--no-tensorboard: has no effect"),
         (["--suport-pairs", "1"], "unknown flag"),

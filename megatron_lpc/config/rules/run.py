@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from megatron_lpc.config.objectives import OBJECTIVES_WITH_REFERENCE
 from megatron_lpc.config.schema import Config
 
 
@@ -72,14 +73,9 @@ def objective(config: Config) -> Iterator[str]:
     """The objective and its reference."""
     loss = config.loss
     latent_mode = config.latent.latent_mode
-    if loss.logps_algorithm == "frozen":
-        yield (
-            "--logps-algorithm frozen: computes no gradient of the LM head, and training trains it; "
-            "set auto, pairwise or recompute"
-        )
     if loss.loss_type == "sft" and latent_mode != "none":
         yield f"--latent-mode {latent_mode}: --loss-type sft has no pair to compare; set --latent-mode none"
-    has_reference = loss.loss_type in ("dpo", "ipo")
+    has_reference = loss.loss_type in OBJECTIVES_WITH_REFERENCE
     if has_reference and loss.reference == "precomputed" and loss.reference_cache is None:
         yield (
             "--reference precomputed: needs --reference-cache; "

@@ -34,16 +34,10 @@ class DataConfig:
     truncation_mode: Literal["keep_start", "keep_end"] = option("keep_end", role=Role.RUN, evaluation=True)
     """Which end of a prompt that is too long is kept; responses always keep their start."""
 
-    streaming: bool = option(False, role=Role.RUN, evaluation=True)
+    streaming: bool = option(False, role=Role.RUN)
     """Read the training data during training, without a tokenized copy on disk; needs `train_iters`."""
 
-    shuffle_buffer_size: int = option(
-        10000,
-        range="[1, inf)",
-        role=Role.RUN,
-        idle=NOT_STREAMING,
-        evaluation=True,
-    )
+    shuffle_buffer_size: int = option(10000, range="[1, inf)", role=Role.RUN, idle=NOT_STREAMING)
     """With `streaming`: pairs that each data parallel rank holds and shuffles."""
 
     share_prompt: bool = option(False, role=Role.RUN, evaluation=True)

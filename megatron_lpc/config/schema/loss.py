@@ -62,14 +62,10 @@ class LossConfig:
     )
     """Keep the online reference in host memory between its forward passes."""
 
-    logps_algorithm: Literal["auto", "recompute", "pairwise", "frozen"] = option(
-        "auto",
-        role=Role.RUN,
-        evaluation=True,
-    )
-    """How the log-probs of a pair and their gradients are computed. `pairwise`: in one pass, from the logits of whole
-    pairs. `recompute`: the backward pass computes the logits again. `frozen`: without a gradient of the LM head.
-    `auto`: `pairwise`, unless a pair has more loss tokens than `logps_chunk_size`."""
+    logps_algorithm: Literal["auto", "recompute", "pairwise"] = option("auto", role=Role.RUN)
+    """How training computes the log-probs of a pair and their gradients. `pairwise`: in one pass, from the logits of
+    whole pairs. `recompute`: the backward pass computes the logits again. `auto`: `pairwise`, unless a pair has more
+    loss tokens than `logps_chunk_size`."""
 
     logps_chunk_size: int = option(1024, range="[1, inf)", role=Role.RUN, evaluation=True)
     """Loss tokens whose logits are in memory at one time."""
