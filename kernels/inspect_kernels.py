@@ -31,6 +31,8 @@ from rich.table import Table
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+# This program comes with `lpc_kernels`, which is used without megatron_lpc: so it has its own table, replacement of a
+# file and error message, and not those of megatron_lpc/terminal.py, files.py and command_line.py.
 MARKS = ("<!-- inspect_kernels -->", "<!-- /inspect_kernels -->")
 COLUMNS = ("kernel", "target", "registers", "stack", "shared", "matrix", "fused fp64")
 
@@ -62,17 +64,17 @@ class Made:
     name: str
     target: str
     registers: int
-    """A thread's, with AMD's accumulation registers."""
+    """Per thread, including AMD's accumulation registers."""
     stack: int
-    """Bytes of local memory a thread, which is where spilled registers go."""
+    """Bytes of local memory per thread, where spilled registers go."""
     shared: int
-    """Bytes a block."""
+    """Bytes per block."""
     matrix: int
     """Matrix instructions in the code."""
     fused: int
     """Products and sums of fp64 that were written apart and are one instruction."""
     broken: tuple[str, ...]
-    """Limits that it does not keep."""
+    """Messages about the limits that it exceeds."""
 
 
 def compile_kernel(name: str, target: str) -> Made:
@@ -90,8 +92,8 @@ def compile_kernel(name: str, target: str) -> Made:
         _amd(compiled.asm["amdgcn"]) if "amdgcn" in compiled.asm else _nvidia(compiled.asm["cubin"])
     )
     matrix = len(re.findall(_TARGETS[target].matrix, code))
-    # Fused ones are missing from those left; quotients bring more of their own, so that there may be more left than
-    # written.
+    # Fused ones are missing from those left. A quotient is compiled to products and sums too, so there may be more left
+    # than written.
     written = len(re.findall(r"= f(?:add|sub|mul) (?:\w+ )*(?:<\d+ x )?double", compiled.asm["llir"]))
     left = len(re.findall(r"\bD(?:ADD|MUL)\b|\bv_(?:pk_)?(?:add|mul)_f64", code))
     shared, fused = compiled.metadata.shared, max(0, written - left)

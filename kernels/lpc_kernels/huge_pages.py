@@ -1,4 +1,4 @@
-"""Tensors in huge pages where Linux has them: a CPU takes longer to be given pages of 4 KiB than to fill them."""
+"""Tensors in huge pages of Linux: a CPU takes longer to get pages of 4 KiB from the kernel than to fill them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 _HUGE_PAGE_BYTES = 1 << 21
-"""Of a huge page on x86; smaller tensors do not gain."""
+"""Size of a huge page on x86; smaller tensors do not gain."""
 
 
 def in_huge_pages(
@@ -19,14 +19,14 @@ def in_huge_pages(
 ) -> Tensor:
     """`allocate(shape)`, for `torch.empty` or `torch.zeros`; in huge pages if it is large and on a CPU.
 
-    Fresh pages are zeros anyway.
+    New pages are filled with zeros in either case.
     """
     size = math.prod(shape) * dtype.itemsize
     supported = device.type == "cpu" and hasattr(mmap, "MADV_HUGEPAGE")
     if not supported or size < _HUGE_PAGE_BYTES:
         return allocate(shape, dtype=dtype, device=device)
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    # A Linux built without huge pages refuses; small pages then serve.
+    # A Linux built without huge pages refuses; the tensor then has small pages.
     with suppress(OSError):
         pages.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(pages, dtype=dtype).view(shape)

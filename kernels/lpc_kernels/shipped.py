@@ -1,5 +1,4 @@
-"""The one table of the kernel configurations that ship, compiled ahead of time and held to limits by
-`inspect_kernels.py`.
+"""The table of the kernel configurations that ship; `inspect_kernels.py` compiles them and checks their limits.
 
 A module with kernels joins by naming itself in `MODULES` and binding `SHIPPED: tuple[Shipped, ...]`. It should make
 the entries with the very functions that its backend asks for blocks and warps, so that what is inspected is what runs.

@@ -1,5 +1,6 @@
-"""Makes Triton's interpreter compute with bfloat16 as a GPU does: it keeps the bits in uint16, and adds, multiplies
-and truncates those.
+"""Makes Triton's interpreter compute with bfloat16 as a GPU does.
+
+Unpatched, it keeps the bits in uint16, and adds, multiplies and truncates those.
 
 A plugin of pytest (`-p bf16_interpreter`), for a process with TRITON_INTERPRET=1. Values go up to fp32 for every
 operation, and back to the nearest bf16. Also lets the interpreter of Triton 3.6 count loops with NumPy from 2.4 on,

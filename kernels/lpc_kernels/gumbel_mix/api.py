@@ -1,5 +1,6 @@
-"""The latent of a preference pair: Gumbel-softmax samples of posterior and prior, mixed with the codebook (arXiv
-2505.04993, 3).
+"""The latent of a preference pair: Gumbel-softmax samples of posterior and prior, mixed with the codebook.
+
+Source: arXiv 2505.04993, section 3.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ def gumbel_mix(
     prior_mix: float,
     straight_through: bool = False,
 ) -> GumbelMix:
-    """z = ((1 - m) w_q + m w_p) E with w = softmax((logits + g) / tau), g Gumbel noise of (seed, sample id, which
-    latent, code).
+    """z = ((1 - m) w_q + m w_p) E with w = softmax((logits + g) / tau) and Gumbel noise g.
 
-    Differentiable in both logits and the codebook, more than once on CPU only. No collectives: ranks that hold the
-    same inputs get the same outputs. Runs on Triton for CUDA tensors, and for all with TRITON_INTERPRET=1; else in
-    plain PyTorch, the noise equal to the bit.
+    The noise is a function of (seed, sample id, which latent, code), see `gumbel_noise`. Differentiable in both
+    logits and the codebook, more than once on CPU only. No collectives: ranks that hold the same inputs get the same
+    outputs. Runs on Triton for CUDA tensors, and for all with TRITON_INTERPRET=1; else in plain PyTorch, with the same
+    noise to the bit.
 
     Args:
         logits_q: [B, K] of the posterior.
@@ -38,7 +39,7 @@ def gumbel_mix(
             on where the batch is computed.
         seed: of the noise, in [0, 2^64).
         tau: temperature, > 0.
-        prior_mix: m in [0, 1]; at exactly 0 or 1 the other side takes no part in z, whatever its values.
+        prior_mix: m in [0, 1]; at exactly 0 or 1 z does not depend on the other side, whatever its values.
         straight_through: weights are one-hot forward, with the soft weights' gradient.
 
     Raises:

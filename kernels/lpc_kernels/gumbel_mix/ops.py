@@ -37,8 +37,9 @@ def gumbel_mix_op(
     prior_mix: float,
     straight_through: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The fields of `GumbelMix` in their order, then the soft weights of both sides, which are empty without
-    `straight_through`.
+    """The fields of `GumbelMix` in their order, then the soft weights of both sides.
+
+    The soft weights are empty without `straight_through`.
     """
     options = MixOptions(seed=seed, tau=tau, prior_mix=prior_mix, straight_through=straight_through)
     return triton_backend.forward(logits_q, logits_p, codebook, sample_ids, options)

@@ -1,4 +1,4 @@
-"""What `gumbel_mix` returns, and what it is told beside tensors."""
+"""What `gumbel_mix` returns, and its options."""
 
 from __future__ import annotations
 

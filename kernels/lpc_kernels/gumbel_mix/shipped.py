@@ -1,6 +1,4 @@
-"""The kernels of `gumbel_mix` as training launches them: fp32 logits, a bf16 codebook, a loss of z and the
-divergence.
-"""
+"""The kernels of `gumbel_mix` as training launches them: fp32 logits, a bf16 codebook, a loss of z and of the KL."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ _TYPES = {
     **dict.fromkeys(_FP32, "*fp32"),
     **dict.fromkeys(("codebook", "z", "d_z", "d_codebook"), "*bf16"),
     **dict.fromkeys(("B", "K", "H"), "i32"),
-    **dict.fromkeys(("tau", "share_q", "share_p"), "fp64"),
+    **dict.fromkeys(("tau", "mix_q", "mix_p"), "fp64"),
     "seed": "i64",
     "sample_ids": "*i64",
 }

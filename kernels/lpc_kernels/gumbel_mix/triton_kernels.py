@@ -38,8 +38,8 @@ def forward(
     K,
     H,
     tau: tl.float64,
-    share_q: tl.float64,
-    share_p: tl.float64,
+    mix_q: tl.float64,
+    mix_p: tl.float64,
     HARD: tl.constexpr,
     DTYPE: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -85,7 +85,7 @@ def forward(
             tl.store(soft_q + at, relaxed_q, mask=is_code)
             tl.store(soft_p + at, relaxed_p, mask=is_code)
 
-    weights = _mix(drawn_q, drawn_p, tl.full((), share_q, DTYPE), tl.full((), share_p, DTYPE))
+    weights = _mix(drawn_q, drawn_p, tl.full((), mix_q, DTYPE), tl.full((), mix_p, DTYPE))
     column = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
     total = tl.zeros((BLOCK_C, BLOCK_H), DTYPE)
     for start in range(0, K, BLOCK_C):
@@ -141,19 +141,20 @@ def backward_inputs(
     K,
     H,
     tau: tl.float64,
-    share_q: tl.float64,
-    share_p: tl.float64,
+    mix_q: tl.float64,
+    mix_p: tl.float64,
     DTYPE: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_H: tl.constexpr,
 ):
-    """The first B programs make the logits' gradients, one pair each; those after them, if any, one tile of the
-    codebook's each.
+    """The first B programs make the gradients of a pair's logits each, those after them a tile of the codebook's each.
+
+    Without `d_z` there are only the first B.
     """
     program = tl.program_id(0)
-    part_q = tl.full((), share_q, DTYPE)
-    part_p = tl.full((), share_p, DTYPE)
+    mix_q = tl.full((), mix_q, DTYPE)
+    mix_p = tl.full((), mix_p, DTYPE)
     if program < B:
         code = tl.arange(0, BLOCK_K)
         is_code = code < K
@@ -163,8 +164,7 @@ def backward_inputs(
         log_p = _log_softmax(tl.load(logits_p + at, mask=is_code, other=float("-inf")).to(DTYPE))
         q = tl.exp(log_q)
         p = tl.exp(log_p)
-        # What a change of a log-probability is worth: by its own output, and by its part in the divergence and the
-        # entropies.
+        # Derivatives of the loss by q and p: through the outputs q and p, and through the divergence and the entropies.
         slope_q = tl.zeros((BLOCK_K,), DTYPE)
         slope_p = tl.zeros((BLOCK_K,), DTYPE)
         direct = tl.zeros((BLOCK_K,), DTYPE)
@@ -180,8 +180,8 @@ def backward_inputs(
         if d_p is not None:
             slope_p += tl.load(d_p + at, mask=is_code, other=0.0)
         temperature = tl.full((), tau, DTYPE)
-        sampled_q = _sample_backward(soft_q, d_mix, d_weights_q, at, is_code, part_q, BLOCK_K, DTYPE) / temperature
-        sampled_p = _sample_backward(soft_p, d_mix, d_weights_p, at, is_code, part_p, BLOCK_K, DTYPE) / temperature
+        sampled_q = _sample_backward(soft_q, d_mix, d_weights_q, at, is_code, mix_q, BLOCK_K, DTYPE) / temperature
+        sampled_p = _sample_backward(soft_p, d_mix, d_weights_p, at, is_code, mix_p, BLOCK_K, DTYPE) / temperature
         tl.store(d_logits_q + at, _softmax_backward(q, tl.where(is_code, slope_q, 0.0)) + sampled_q, mask=is_code)
         tl.store(
             d_logits_p + at, _softmax_backward(p, tl.where(is_code, slope_p, 0.0)) + direct + sampled_p, mask=is_code
@@ -198,7 +198,7 @@ def backward_inputs(
             these = pair * K + some
             drawn_q = tl.load(weights_q + these, mask=some < K, other=0.0)
             drawn_p = tl.load(weights_p + these, mask=some < K, other=0.0)
-            weight = _mix(drawn_q, drawn_p, part_q, part_p)
+            weight = _mix(drawn_q, drawn_p, mix_q, mix_p)
             slope = tl.load(d_z + pair * H + column, mask=column < H, other=0.0).to(DTYPE)
             total = _add_product(weight[:, None], slope[None, :], total)
         place = some.to(tl.int64)[:, None] * H + column[None, :]
@@ -236,12 +236,13 @@ def _harden(soft, noisy, code):
 
 
 @triton.jit
-def _mix(weights_q, weights_p, share_q, share_p):
-    """At a share of exactly 0 only the other side, whatever this one holds: a product with zero would let NaN and
-    infinity through.
+def _mix(weights_q, weights_p, mix_q, mix_p):
+    """The mixed weights; with a coefficient of exactly 0 only the other side, whatever values this one has.
+
+    A product with zero would let NaN and infinity through.
     """
-    mixed = share_q * weights_q + share_p * weights_p
-    return tl.where(share_p == 0, weights_q, tl.where(share_q == 0, weights_p, mixed))
+    mixed = mix_q * weights_q + mix_p * weights_p
+    return tl.where(mix_p == 0, weights_q, tl.where(mix_q == 0, weights_p, mixed))
 
 
 @triton.jit
@@ -250,12 +251,12 @@ def _softmax_backward(weights, slope):
 
 
 @triton.jit
-def _sample_backward(soft, d_mix, d_weights, at, is_code, share, BLOCK_K: tl.constexpr, DTYPE: tl.constexpr):
+def _sample_backward(soft, d_mix, d_weights, at, is_code, mix, BLOCK_K: tl.constexpr, DTYPE: tl.constexpr):
     """tau times the gradient of the noisy logits."""
     weights = tl.load(soft + at, mask=is_code, other=0.0)
     slope = tl.zeros((BLOCK_K,), DTYPE)
     if d_mix is not None:
-        slope += share * tl.load(d_mix + at, mask=is_code, other=0.0)
+        slope += mix * tl.load(d_mix + at, mask=is_code, other=0.0)
     if d_weights is not None:
         slope += tl.load(d_weights + at, mask=is_code, other=0.0)
     return _softmax_backward(weights, slope)

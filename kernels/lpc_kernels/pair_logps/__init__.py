@@ -1,4 +1,4 @@
-"""Summed log-probs of responses from hidden states, latents and the LM head; and the loss of pairs.
+"""Summed log-probs of responses from hidden states, latents and the LM head, and the losses of their pairs.
 
 Start at `api.py`.
 """

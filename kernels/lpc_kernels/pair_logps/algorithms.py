@@ -1,5 +1,8 @@
 """How a call is computed: the algorithms in one table, and the choice among them.
 
+An algorithm is an `AlgorithmFunction` in a file with its name: it takes the validated inputs of a call and returns the
+log-probs of the loss tokens, and, if it evaluates the pair loss itself, the losses. `api.py` does the rest.
+
 | algorithm | large products, in N V H multiplications and additions | needs |
 |---|---|---|
 | `recompute` | 8 | |
@@ -14,13 +17,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from lpc_kernels.pair_logps.ops import flat_index, flat_scaling, flat_sizes, frozen_op, recompute_op, score_op
+from lpc_kernels.pair_logps.frozen import frozen
 from lpc_kernels.pair_logps.pairwise import pairwise
 from lpc_kernels.pair_logps.problem import Problem, Scores
+from lpc_kernels.pair_logps.recompute import recompute
+from lpc_kernels.pair_logps.scoring import scoring
 
 Algorithm = Literal["auto", "recompute", "pairwise", "frozen"]
 """What a caller may ask for."""
 Chosen = Literal["recompute", "pairwise", "frozen", "scoring"]
+"""What a call is computed by."""
+AlgorithmFunction = Callable[[Problem], Scores]
+"""The signature of an algorithm. Its `Scores` are shaped as `problem.py` says, on every rank the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,31 +56,7 @@ def choose_algorithm(requested: Algorithm, circumstances: Circumstances) -> Chos
     return "frozen"
 
 
-def recompute(problem: Problem) -> Scores:
-    """Log-probs for any loss; the backward pass makes the logits again."""
-    flat = (flat_sizes(problem), flat_scaling(problem), problem.shard.group_name)
-    tensors = (problem.hidden, problem.lm_head_weight, problem.z, flat_index(problem))
-    token_logps, stats = recompute_op(*tensors, problem.main_grad, *flat)
-    return Scores(token_logps, stats)
-
-
-def frozen(problem: Problem) -> Scores:
-    """Log-probs for any loss, of an LM head without gradient."""
-    flat = (flat_sizes(problem), flat_scaling(problem), problem.shard.group_name)
-    tensors = (problem.hidden, problem.lm_head_weight, problem.z, flat_index(problem))
-    token_logps, stats, _ = frozen_op(*tensors, *flat)
-    return Scores(token_logps, stats)
-
-
-def scoring(problem: Problem) -> Scores:
-    """Log-probs without gradient."""
-    flat = (flat_sizes(problem), flat_scaling(problem), problem.shard.group_name)
-    tensors = (problem.hidden, problem.lm_head_weight, problem.z, flat_index(problem))
-    token_logps, stats = score_op(*tensors, *flat)
-    return Scores(token_logps, stats)
-
-
-ALGORITHMS: dict[Chosen, Callable[[Problem], Scores]] = {
+ALGORITHMS: dict[Chosen, AlgorithmFunction] = {
     "recompute": recompute,
     "pairwise": pairwise,
     "frozen": frozen,

@@ -1,5 +1,6 @@
-"""Summed log-probs of responses, chosen and rejected, from hidden states, latents and the LM head; and the loss of
-pairs.
+"""Summed log-probs of responses from hidden states, latents and the LM head, and the losses of their pairs.
+
+The letters of shapes are listed in `problem.py`.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ class PairLogps:
     """
 
     logps: Tensor
-    """[S] or [L, S] log-probs summed over each response, 0 for an empty one. Differentiable but with algorithm
+    """[S] or [L, S] log-probs summed over each response, 0 for an empty one. Differentiable except with algorithm
     `pairwise`."""
     token_logps: Tensor
-    """[N] or [L, N] log-prob of each target; -inf for one outside of the vocabulary. Differentiable but with algorithm
-    `pairwise`."""
+    """[N] or [L, N] log-prob of each target; -inf for one outside of the vocabulary. Differentiable except with
+    algorithm `pairwise`."""
     log_sum_exp: Tensor
     """[N] or [L, N] logarithm of the sum of exp(logit), without gradient."""
     entropy: Tensor | None
@@ -48,7 +49,7 @@ class PairLogps:
 
 
 def _compiled_unless_pairwise(function: Callable[P, PairLogps]) -> Callable[P, PairLogps]:
-    """Keeps `torch.compile` out of a call whose chunks depend on the data, and which calls a loss between them."""
+    """Keeps `torch.compile` out of calls that evaluate a pair loss between chunks which depend on the data."""
     uncompiled = torch.compiler.disable(
         function, reason="pair_loss is called between chunks; algorithm='recompute' makes a whole graph"
     )
@@ -87,8 +88,7 @@ def pair_logps(
 
     Large products run in the dtype of the LM head, everything else in fp32 (fp64). Differentiable, once, in hidden,
     lm_head_weight and z. Two runs give the same bits. `torch.compile` takes the call into its graph (`fullgraph=True`
-    too), except where `pair_loss` is given to `auto` or `pairwise`: that call it leaves as it is and compiles what is
-    around it.
+    too), except where `pair_loss` is given to `auto` or `pairwise`: it then compiles only the code around the call.
 
     Algorithms, and their cost in large products (N V H multiplications and as many additions are 2 N V H):
 
@@ -100,7 +100,7 @@ def pair_logps(
     - `frozen` (2 + 2 L) N V H, needs an LM head without gradient: any loss; keeps [L, N, H] from forward to backward.
     - `auto`: `pairwise` where there is a pair_loss and every pair fits into a chunk; else `frozen` where the LM head
       has no gradient and L is 1; else `recompute`. With `pair_loss`, `pairwise` and `auto` wait once for a GPU, to
-      learn how long the responses are.
+      read how long the responses are.
 
     Where no gradient is asked for, they are all the same: 2 N V H, and on Triton no logits reach memory.
 
@@ -118,10 +118,10 @@ def pair_logps(
         segment_ids: [N] int64 response of each token, ascending, in [0, num_segments).
         num_segments: S, responses.
         z: [P, H], or [L, P, H] for L latents at the price of little more than one; response s belongs to pair s % P.
-        pair_loss: from [L, 2, C] summed log-probs of C pairs (L = 1 unless z is [L, P, H]), chosen first, and the [C]
-            int64 indices of the pairs, to the pairs' losses [C]; responses are then the chosen ones of all pairs and
+        pair_loss: from [L, 2, B] summed log-probs of B pairs (L = 1 unless z is [L, P, H]), chosen first, and the [B]
+            int64 indices of the pairs, to the pairs' losses [B]; responses are then the chosen ones of all pairs and
             after them the rejected ones. It may be called several times, with some of the pairs each time, and only
-            gradients by way of the log-probs come back: tensors that it encloses get none.
+            gradients through the log-probs come back: tensors that the function encloses get none.
         algorithm: see above.
         vocab_start: first token id of this rank's shard.
         vocab_size: token ids from this one on are padding and have no probability; None: no padding.

@@ -1,8 +1,7 @@
 """The per-token work between the large products, behind one protocol with two implementations: PyTorch and Triton.
 
-Logits go from the product h W^T to the softmax statistics, and then, in place, to their own gradient. All of it in
-fp32, or in fp64 for fp64 logits. C: loss tokens of a chunk, V: entries of this rank's vocabulary shard, L latents of P
-pairs.
+Logits go from the product h W^T to the softmax statistics, and then, in place, to their own gradient. All of it is
+computed in fp32, or in fp64 for fp64 logits. The letters of shapes are listed in `problem.py`.
 """
 
 from __future__ import annotations
@@ -21,48 +20,48 @@ from lpc_kernels.triton_support import runs_on_triton
 
 @dataclass(frozen=True)
 class LogpsGradient:
-    """Of a chunk: the gradient of the targets' log-probs, and what is needed to pass it on to the logits."""
+    """The gradient of a chunk's log-probs, and what is needed to pass it on to the logits."""
 
     scale: Tensor
     """[L, C] gradient of the log-probs."""
     stats: Tensor
-    """[>= 2, L, C] softmax statistics over the whole vocabulary."""
+    """[2 or more, L, C] softmax statistics over the whole vocabulary."""
     bias: Tensor | None
     """[L, P, V] what the latents add to the logits."""
     d_bias: Tensor | None
-    """[L, P, V] gradient by `bias`, added to; None: not asked for."""
+    """[L, P, V] gradient of `bias`, which is added to; None: not asked for."""
     local_max: Tensor | None = None
-    """[1, C] running max of this shard where `stats` was told to leave exponentials in place of the logits."""
+    """[1, C] running max of this shard, if `stats` was told to leave exponentials in the logits' memory; else None."""
 
 
 class Backend(Protocol):
     """How the per-token work is done."""
 
     def works_in_place(self, dtype: torch.dtype) -> bool:
-        """Whether elementwise passes work on logits of this dtype where they lie, without rounding.
+        """Whether elementwise passes overwrite logits of this dtype in place, without rounding.
 
-        Then each pass saved is time saved: a latent is better added to the hidden states than to the logits, and
-        exponentials better kept for the gradient.
+        Each pass saved is then time saved: a latent is better added to the hidden states than to the logits, and
+        exponentials are better kept for the gradient.
         """
         ...
 
     def stats(self, problem: Problem, logits: Tensor, chunk: slice, keep_exponentials: bool = False) -> Tensor:
-        """[S, L, C] statistics over this shard (see `softmax_stats.py`) of the softmaxes of logits [C, V], h W^T.
+        """[3 or 4, L, C] softmax statistics over this shard of the logits h W^T [C, V], see `softmax_stats.py`.
 
-        keep_exponentials: logits become exp(logit - max) for `logits_gradient_`; only for one latent, without soft cap
-            and entropy, where
-        `works_in_place`.
+        keep_exponentials: the logits become exp(logit - max), for `logits_gradient_`. Only for one latent, without
+        soft cap and entropy, and only if `works_in_place`.
         """
         ...
 
     def logits_gradient_(self, problem: Problem, logits: Tensor, chunk: slice, gradient: LogpsGradient) -> None:
-        """Overwrite logits [C, V] with the gradient by h W^T of the sum of scale * log-prob over latents and tokens,
-        rounded once.
+        """Overwrite logits [C, V] with the gradient by h W^T of the sum of scale * log-prob, rounded once.
+
+        The sum is over latents and tokens.
         """
         ...
 
     def scoring_stats(self, problem: Problem, chunks: list[slice]) -> Callable[[slice], Tensor]:
-        """From a chunk to its `stats`, where no gradient will be asked for."""
+        """A function from a chunk to its `stats`, for calls without gradient."""
         ...
 
 
@@ -78,6 +77,6 @@ def choose_backend(problem: Problem) -> Backend:
 
 
 def stats_of_logits(backend: Backend, problem: Problem, chunks: list[slice]) -> Callable[[slice], Tensor]:
-    """From a chunk to its `stats`, by way of logits in memory."""
+    """A function from a chunk to its `stats`, through logits in memory."""
     logits = ChunkLogits(problem, chunks)
     return lambda chunk: backend.stats(problem, logits(chunk), chunk)

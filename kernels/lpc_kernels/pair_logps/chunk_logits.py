@@ -18,13 +18,13 @@ Chunk = TypeVar("Chunk")
 Started = TypeVar("Started")
 
 _CPU_PIECE = 4096
-"""Vocabulary entries of one product on a CPU, whose library copies all those of a product into memory of its own."""
+"""Vocabulary entries of one product on a CPU, whose library makes a copy of all of them."""
 
 
 def overlapped(chunks: Iterable[Chunk], start: Callable[[Chunk], Started], in_flight: int) -> Iterator[Started]:
     """What `start` returns for each chunk, in order, with `in_flight` of them started before the first is handed out.
 
-    Communication that `start` begins is so overlapped with the work on the next chunk.
+    So communication that `start` begins is overlapped with the work on the next chunk.
     """
     waiting: deque[Started] = deque()
     for chunk in chunks:
@@ -35,15 +35,17 @@ def overlapped(chunks: Iterable[Chunk], start: Callable[[Chunk], Started], in_fl
 
 
 def chunks_in_flight(problem: Problem) -> int:
-    """Two with tensor parallelism: other ranks' statistics arrive during the next chunk's product, at the price of a
-    second chunk.
+    """Two with tensor parallelism, so that other ranks' statistics arrive during the next chunk's product; else one.
+
+    The price is the memory of a second chunk of logits.
     """
     return 1 if problem.shard.group_name is None else 2
 
 
 class ChunkLogits:
-    """Makes the logits of chunks in buffers that are allocated once, which a general allocator would leave
-    fragmented.
+    """Makes the logits of chunks in buffers that are allocated once.
+
+    With an allocation per chunk, the allocator's memory would become fragmented.
     """
 
     def __init__(self, problem: Problem, chunks: list[slice], in_flight: int = 1) -> None:

@@ -1,35 +1,43 @@
-"""The algorithm `frozen`, for an LM head that has no gradient: the Jacobian of every log-prob is made in the forward
-pass.
+"""The algorithm `frozen`, for an LM head without gradient: the forward pass makes the Jacobian of every log-prob.
 
-It costs (2 + 2 L) N V H in place of 6 N V H, and L N H numbers from forward to backward; the loss may be any.
+It costs (2 + 2 L) N V H instead of 6 N V H, and keeps L N H numbers from forward to backward. The loss may be any.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lpc_kernels.pair_logps.backend import LogpsGradient, choose_backend
 from lpc_kernels.pair_logps.chunk_logits import ChunkLogits, chunks_in_flight, overlapped
-from lpc_kernels.pair_logps.problem import Problem
+from lpc_kernels.pair_logps.gradients import as_gradient
+from lpc_kernels.pair_logps.operator_arguments import empty_outputs, flat, problem_of
+from lpc_kernels.pair_logps.problem import Problem, Scores
 from lpc_kernels.pair_logps.segments import Segments, token_chunks
-from lpc_kernels.pair_logps.softmax_stats import gather_stats
+from lpc_kernels.pair_logps.softmax_stats import gather_stats, log_prob
+
+
+def frozen(problem: Problem) -> Scores:
+    """Log-probs that are differentiable in hidden and z. Collectives: as `_stats_and_jacobian`."""
+    token_logps, stats, _ = frozen_op(*flat(problem))
+    return Scores(token_logps, stats)
 
 
 class _Started(NamedTuple):
-    """A chunk whose statistics are on their way."""
+    """A chunk whose statistics are being gathered."""
 
     chunk: slice
     logits: Tensor
     stats: Callable[[], Tensor]
 
 
-def stats_and_jacobian(problem: Problem) -> tuple[Tensor, Tensor]:
-    """[S, L, N] statistics over the whole vocabulary, and [L, N, H] d log-prob / d hidden of each token.
+def _stats_and_jacobian(problem: Problem) -> tuple[Tensor, Tensor]:
+    """[3 or 4, L, N] statistics over the whole vocabulary, and [L, N, H] d log-prob / d hidden of each token.
 
     Collectives on the tensor parallel group: one all-gather of the statistics and L all-reduces of the Jacobian per
     chunk.
@@ -75,9 +83,61 @@ def _gradient_of_latent(problem: Problem, stats: Tensor, latent: int) -> LogpsGr
     )
 
 
-def gradient_of_latents(scaled: Tensor, segments: Segments, num_pairs: int) -> Tensor:
+def _sums_over_pairs(scaled: Tensor, segments: Segments, num_pairs: int) -> Tensor:
     """[L, P, H] sums over the tokens of each of P pairs. scaled: [L, N, H] gradients of h + z."""
     pair = segments.repeat(segments.pair_of_segment)
     # A product with the one-hot pairs adds up tokens in a fixed order on every device; index_add_ does not.
     one_hot = (torch.arange(num_pairs, device=pair.device)[:, None] == pair).to(scaled.dtype)
     return one_hot @ scaled
+
+
+@torch.library.custom_op("lpc_kernels::frozen", mutates_args=())
+def frozen_op(
+    hidden: Tensor,
+    lm_head_weight: Tensor,
+    z: Tensor | None,
+    index: list[Tensor],
+    sizes: list[int],
+    scaling: list[float],
+    group_name: str | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`frozen`, with the Jacobian [L, N, H] as third output. Collectives: an all-gather and L all-reduces per chunk."""
+    stats, jacobian = _stats_and_jacobian(problem_of(hidden, lm_head_weight, z, index, sizes, scaling, group_name))
+    return log_prob(stats), stats, jacobian
+
+
+@frozen_op.register_fake
+def _(hidden, lm_head_weight, z, index, sizes, scaling, group_name):  # type: ignore[no-untyped-def]
+    logps, stats = empty_outputs(hidden, z, sizes)
+    return logps, stats, hidden.new_empty((logps.size(0), *hidden.shape))
+
+
+def _save_for_frozen(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, _, z, index, *_ = inputs
+    _, cu_seqlens, pair_of_segment = index
+    _, stats, jacobian = output
+    ctx.mark_non_differentiable(stats, jacobian)
+    ctx.save_for_backward(z, cu_seqlens, pair_of_segment, jacobian)
+
+
+def _frozen_backward(ctx: Any, d_logps: Tensor, _d_stats: Tensor, _d_jacobian: Tensor) -> tuple[Any, ...]:
+    d_hidden, d_z = _frozen_gradients(ctx, d_logps)
+    no_index = [None, None, None]
+    return d_hidden, None, d_z, no_index, None, None, None
+
+
+@once_differentiable
+def _frozen_gradients(ctx: Any, d_logps: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    z, cu_seqlens, pair_of_segment, jacobian = ctx.saved_tensors
+    for_hidden, _, for_z = ctx.needs_input_grad[:3]
+    scaled = jacobian * d_logps[..., None]
+    d_hidden = d_z = None
+    if for_hidden:
+        d_hidden = scaled.sum(0).to(jacobian.dtype)
+    if for_z:
+        segments = Segments(cu_seqlens, pair_of_segment, scaled.size(1))
+        d_z = as_gradient(z, _sums_over_pairs(scaled, segments, z.size(1)))
+    return d_hidden, d_z
+
+
+frozen_op.register_autograd(_frozen_backward, setup_context=_save_for_frozen)

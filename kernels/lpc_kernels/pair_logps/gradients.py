@@ -1,4 +1,4 @@
-"""From the gradients of some logits at a time to those of the hidden states, the LM head and the latents."""
+"""From the gradient of the logits, chunk by chunk, to those of the hidden states, the LM head and the latents."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ class Wanted(NamedTuple):
 
 
 class InputGradients(NamedTuple):
-    """Gradients of hidden [N, H], of the LM head [V_local, H] (fp32 or fp64) and of z [L, P, H]; None for what is not
-    asked for.
-    """
+    """The gradients of the inputs, None for those not asked for."""
 
     hidden: Tensor | None
+    """[N, H]."""
     lm_head_weight: Tensor | None
-    """The `main_grad` buffer where there is one."""
+    """[V_local, H], fp32 (fp64); the `main_grad` buffer if there is one."""
     z: Tensor | None
+    """[L, P, H], fp32 (fp64)."""
 
 
 class Gradients:
-    """Accumulates chunk by chunk. Products in the inputs' dtype, the LM head's gradient accumulated in fp32 (fp64).
+    """Accumulates the gradients of the inputs chunk by chunk.
+
+    Products are in the inputs' dtype, and the LM head's gradient is accumulated in fp32 (fp64).
 
     Collectives on the tensor parallel group, if there is one: per chunk an all-reduce of the hidden gradient,
     overlapped with the LM head's product; at the end one of the z gradient.
@@ -55,7 +57,7 @@ class Gradients:
         self._reductions: list[dist.Work] = []
 
     def add(self, chunk: slice, d_logits: Tensor) -> None:
-        """d_logits: [C, V] gradient by the h W^T of the loss tokens of `chunk`."""
+        """Add the gradients of a chunk. d_logits: [C, V] gradient of its h W^T."""
         vocab_local = self.problem.shard.vocab_local
         if self.hidden is not None:
             part = self.hidden[chunk]
@@ -66,7 +68,7 @@ class Gradients:
             add_product_(self.weight[:vocab_local], d_logits.t(), self.problem.hidden[chunk])
 
     def finish(self) -> InputGradients:
-        """Add what came by way of the latents, and wait for the collectives."""
+        """Add the gradients through the latents, and wait for the collectives."""
         d_z = self._finish_latents()
         for reduction in self._reductions:
             reduction.wait()

@@ -1,8 +1,8 @@
-"""The algorithm `pairwise`: the pair loss is known beforehand, so the logits of whole pairs go straight on to the
-gradients.
+"""The algorithm `pairwise`: the pair loss comes with the call, so the forward pass makes the gradients too, 6 N V H.
 
-A chunk holds both responses of some pairs. Once its log-probs are known, so are the losses and their derivatives; the
-logits, which are still there, become their own gradient in place and are multiplied at once: 6 N V H in place of 8.
+A chunk holds both responses of some pairs. Once its log-probs are known, so are the losses and their derivatives. The
+logits are still in memory: they become their own gradient in place and are multiplied at once, so no logits are made
+again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lpc_kernels.pair_logps.softmax_stats import gather_stats, log_prob
 
 
 def pairwise(problem: Problem) -> Scores:
-    """Log-probs without gradient, and the pair loss, whose gradients are made here and now."""
+    """Log-probs without gradient, and the pair loss, whose gradients are already made when this returns."""
     problem = _with_latent_in_hidden(problem)
     outputs = _Pairwise.apply(problem.hidden, problem.lm_head_weight, problem.z, problem)
     token_logps, stats, loss, pair_losses = outputs
@@ -32,7 +32,7 @@ def pairwise(problem: Problem) -> Scores:
 
 
 def evaluate_pair_loss(pair_loss: PairLoss, logps: Tensor, pairs: Tensor) -> Tensor:
-    """[C] losses of some pairs. logps: [L, 2, C]. pairs: [C]. Raises ValueError unless there is one for each pair."""
+    """[B] losses of B pairs. logps: [L, 2, B]. pairs: [B]. Raises ValueError unless there is one loss per pair."""
     losses = pair_loss(logps, pairs)
     if losses.shape != pairs.shape:
         raise ValueError(
@@ -42,10 +42,10 @@ def evaluate_pair_loss(pair_loss: PairLoss, logps: Tensor, pairs: Tensor) -> Ten
 
 
 def _with_latent_in_hidden(problem: Problem) -> Problem:
-    """z added to hidden, [N, H], in place of its product to the logits, [N, V].
+    """The same problem with z added to the hidden states [N, H] instead of z W^T to the logits [N, V].
 
-    For a single latent, where the logits would take one more pass for it, where the sum is not rounded to bf16, and
-    where it asks for no gradient of hidden that nobody wants.
+    Only where this saves a pass over the logits: for a single latent, in a dtype whose sum is not rounded further, and
+    unless it would ask for a gradient of hidden that the caller does not want.
     """
     hidden, z = problem.hidden, problem.z
     if z is None or z.size(0) > 1 or not choose_backend(problem).works_in_place(hidden.dtype):
@@ -57,7 +57,7 @@ def _with_latent_in_hidden(problem: Problem) -> Problem:
 
 
 class _Started(NamedTuple):
-    """A chunk whose statistics are on their way."""
+    """A chunk whose statistics are being gathered."""
 
     chunk: PairChunk
     logits: Tensor
@@ -67,7 +67,7 @@ class _Started(NamedTuple):
 
 @dataclass(frozen=True)
 class _Results:
-    """Of the loss tokens in pair order."""
+    """What `_compute` returns, with the loss tokens in pair order."""
 
     stats: Tensor
     loss: Tensor
@@ -76,10 +76,9 @@ class _Results:
 
 
 class _Pairwise(torch.autograd.Function):
-    """Log-probs [L, N], statistics [S, L, N], the summed loss, and the pair losses [P]; differentiable in the loss
-    only.
+    """Log-probs [L, N], statistics [3 or 4, L, N], summed loss and pair losses [P]; only the loss has a gradient.
 
-    The problem holds the tensor arguments once more, with everything else.
+    `problem` holds the tensor arguments too: autograd finds the tensors it differentiates only among the arguments.
     """
 
     @staticmethod
@@ -91,7 +90,7 @@ class _Pairwise(torch.autograd.Function):
         results = _compute(in_pair_order, Wanted(*ctx.needs_input_grad[:3]))
         gradients = results.gradients
         if gradients.hidden is not None:
-            # The hidden states in pair order have served; their memory takes the gradient.
+            # The hidden states in pair order are no longer needed: reuse their memory for the gradient.
             d_hidden = in_pair_order.hidden.index_copy_(0, order, gradients.hidden)
             gradients = gradients._replace(hidden=d_hidden)
         stats = torch.empty_like(results.stats).index_copy_(-1, order, results.stats)
@@ -105,7 +104,7 @@ class _Pairwise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, _logps: Tensor, _stats: Tensor, d_loss: Tensor, _losses: Tensor
+        ctx: Any, _d_logps: Tensor, _d_stats: Tensor, d_loss: Tensor, _d_losses: Tensor
     ) -> tuple[Tensor | None, ...]:
         lm_head_weight, z = ctx.saved_tensors
         if ctx.gradients is None:
@@ -128,7 +127,10 @@ class _Pairwise(torch.autograd.Function):
 
 
 def _check_factor_one(main_grad: Tensor, d_loss: Tensor) -> None:
-    """What is in a buffer that others add to cannot be scaled any more; only a non-finite factor can be passed on."""
+    """Refuse a factor: the gradient is already in a buffer that others add to, and cannot be scaled there.
+
+    A factor that is not finite is passed on instead, so that a check for overflow sees it.
+    """
     torch._assert_async(
         (d_loss == 1) | ~d_loss.isfinite(),
         "pair_logps: with algorithm pairwise and main_grad the loss must enter the final loss with factor 1",
@@ -170,13 +172,13 @@ def _compute(problem: Problem, wanted: Wanted) -> _Results:
 
 
 def _keeps_exponentials(backend: Backend, problem: Problem) -> bool:
-    """Whether the exponentials of the statistics serve the gradient too."""
+    """Whether the exponentials made for the statistics are kept for the gradient."""
     plain = problem.num_latents == 1 and problem.shard.softcap is None and not problem.with_entropy
     return plain and backend.works_in_place(problem.hidden.dtype)
 
 
 def _losses_and_derivatives(problem: Problem, chunk: PairChunk, token_logps: Tensor) -> tuple[Tensor, Tensor]:
-    """[C] losses of the pairs of a chunk, and the derivative of their sum by each of its log-probs, [L, tokens]."""
+    """[B] losses of the B pairs of a chunk, and the derivative [L, C] of their sum by its token log-probs."""
     assert problem.pair_loss is not None
     segments = chunk.segments(problem.segments)
     with torch.enable_grad():

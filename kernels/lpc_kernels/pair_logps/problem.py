@@ -1,4 +1,20 @@
-"""What one call of `pair_logps` is to compute: made once after validation, and read by every algorithm and backend."""
+"""What one call of `pair_logps` is to compute: made once after validation, and read by every algorithm and backend.
+
+Letters of shapes in this folder:
+
+| letter | size |
+|---|---|
+| N | loss tokens of the call |
+| C | loss tokens of a chunk |
+| S | segments: the responses, each a run of loss tokens |
+| P | pairs of the call, each with its own latents z[:, pair] |
+| B | pairs in one call of the pair loss |
+| L | latents of each pair; 1 without z |
+| H | hidden size |
+| V | token ids in this rank's shard of the vocabulary, without padding (V_local: with padding) |
+
+Softmax statistics are [3 or 4, L, N] or [3 or 4, L, C], see `softmax_stats.py`: the fourth is for the entropy.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +30,18 @@ from lpc_kernels.pair_logps.segments import Segments
 from lpc_kernels.pair_logps.vocab_shard import VocabShard, latent_biases
 
 PairLoss = Callable[[Tensor, Tensor], Tensor]
-"""From [L, 2, C] summed log-probs of C pairs, chosen before rejected, and the [C] int64 indices of the pairs, to their
-[C] losses."""
+"""From [L, 2, B] summed log-probs of B pairs, chosen before rejected, and the [B] int64 indices of the pairs, to their
+[B] losses."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Validated inputs of a call: N loss tokens, hidden size H, V entries of this rank's vocabulary shard, L latents
-    of P pairs.
-    """
+    """Validated inputs of a call."""
 
     hidden: Tensor
     """[N, H]."""
     lm_head_weight: Tensor
-    """[>= V, H], padding last."""
+    """[V_local, H], padding last."""
     z: Tensor | None
     """[L, P, H]."""
     targets: Tensor
@@ -50,7 +64,7 @@ class Problem:
 
     @property
     def stats_shape(self) -> tuple[int, int, int]:
-        """[S, L, N] of the softmax statistics."""
+        """[3 or 4, L, N] of the softmax statistics."""
         return 4 if self.with_entropy else 3, self.num_latents, self.num_tokens
 
     @property
@@ -74,8 +88,8 @@ class Scores(NamedTuple):
     token_logps: Tensor
     """[L, N]."""
     stats: Tensor
-    """[S, L, N] softmax statistics over the whole vocabulary."""
+    """[3 or 4, L, N] softmax statistics over the whole vocabulary."""
     loss: Tensor | None = None
     """Scalar sum of the pair losses, from the algorithm that computes it along the way."""
     pair_losses: Tensor | None = None
-    """[P] without gradient, with `loss`."""
+    """[P] without gradient; given with `loss`."""

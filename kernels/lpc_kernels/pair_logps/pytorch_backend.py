@@ -1,6 +1,4 @@
-"""The per-token work in PyTorch, a few tokens at a time: on a CPU they stay in its cache from the first operation to
-the last.
-"""
+"""The per-token work in PyTorch: on a CPU a block of few tokens at a time, whose logits stay in the cache."""
 
 from __future__ import annotations
 
@@ -66,9 +64,9 @@ class PyTorchBackend:
 
 
 def _block_stats(logits: Tensor, local: Tensor, out: Tensor) -> None:
-    """Statistics of logits [C, V], which are overwritten, into `out` [S, C].
+    """Statistics of the logits of a block, which are overwritten, into `out` [3 or 4, tokens].
 
-    local: [C, 1] index of the target, or -1.
+    logits: [tokens, V]. local: [tokens, 1] index of the target in the shard, or -1.
     """
     running_max = logits.amax(-1)
     out[0] = running_max
@@ -83,7 +81,7 @@ def _block_stats(logits: Tensor, local: Tensor, out: Tensor) -> None:
 
 
 def _block_gradient(problem: Problem, logits: Tensor, local: Tensor, block: _Block, gradient: LogpsGradient) -> Tensor:
-    """[C, V] gradient by h W^T, summed over the latents. local: [C, 1] of the chunk."""
+    """[tokens, V] gradient by h W^T of a block, summed over the latents. local: [C, 1] of the chunk."""
     total: Tensor | None = None
     for latent in range(gradient.scale.size(0)):
         bias = None if gradient.bias is None else gradient.bias[latent, block.pair]
@@ -125,7 +123,7 @@ def _add_target_(d_logits: Tensor, local: Tensor, scale: Tensor) -> None:
 
 
 def _cap_copy(logits: Tensor, bias: Tensor | None, shard: VocabShard, dtype: torch.dtype) -> Tensor:
-    """New [C, V] transformed logits of tokens of one pair."""
+    """[tokens, V] transformed logits of tokens of one pair, in new memory."""
     return shard.cap_(logits.to(dtype, copy=True) if bias is None else logits + bias)
 
 

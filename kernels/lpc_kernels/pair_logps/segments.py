@@ -1,8 +1,8 @@
-"""How loss tokens lie: segment after segment, a segment being the loss tokens of one response; and the chunks to
-compute them in.
+"""How loss tokens are ordered, and the chunks to compute them in.
 
-In response order the segments are the responses in their order. In pair order both responses of a pair stand together,
-pair after pair, so that a chunk can hold whole pairs.
+They lie segment after segment, a segment being the loss tokens of one response. In response order
+the segments are the responses in their order. In pair order both responses of a pair stand together, pair after pair,
+so that a chunk can hold whole pairs.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ class Segments:
         return found
 
     def sums(self, values: Tensor) -> Tensor:
-        """[L, N] -> [L, S], in token order (the same bits in every run) and in fp64: a margin is a small difference of
-        long sums.
+        """[L, N] -> [L, S] sums over the tokens of each segment, in token order, so two runs give the same bits.
+
+        They are summed in fp64: a margin is a small difference of long sums.
         """
         num_latents, num_segments = values.size(0), self.pair_of_segment.numel()
         lengths = self.cu_seqlens.diff().repeat(num_latents)
@@ -74,7 +75,7 @@ def segments_in_response_order(segment_ids: Tensor, num_segments: int, num_pairs
     if segment_ids.numel():
         in_range = (segment_ids[0] >= 0) & (segment_ids[-1] < num_segments)
         ascending = (segment_ids.diff() >= 0).all() & in_range
-        # Without waiting for a GPU: it stops by itself.
+        # Does not wait for a GPU: the assertion runs there.
         torch._assert_async(ascending, "pair_logps: segment_ids must be ascending and in [0, num_segments)")
     numbers = torch.arange(num_segments + 1, device=segment_ids.device)
     cu_seqlens = torch.searchsorted(segment_ids.contiguous(), numbers)
@@ -82,8 +83,9 @@ def segments_in_response_order(segment_ids: Tensor, num_segments: int, num_pairs
 
 
 def segments_in_pair_order(segments: Segments) -> tuple[Segments, Tensor]:
-    """From the segments of 2 P responses, chosen first, to those pair after pair; and [N] the loss token that comes in
-    each place.
+    """The segments in pair order, and the order of their loss tokens: [N] int64, which token comes at each position.
+
+    segments: those of 2 P responses in response order, the chosen ones first.
     """
     device = segments.pair_of_segment.device
     order = torch.arange(segments.pair_of_segment.numel(), device=device).view(2, -1).t().flatten()

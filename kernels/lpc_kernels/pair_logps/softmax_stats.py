@@ -1,7 +1,7 @@
 """Statistics of softmaxes whose vocabulary is spread over ranks: one collective, started early and awaited late.
 
-Statistics are [S, L, C]: the running max of the logits, the running sum of exp(logit - max), the target's logit (-inf
-where another shard has it), and, with entropy, the sum of exp(logit - max) (logit - max).
+Statistics are [3 or 4, L, C]: the running max of the logits, the running sum of exp(logit - max), the target's logit
+(-inf where another shard has it), and, with entropy, the sum of exp(logit - max) (logit - max).
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from torch import Tensor
 
 
 def gather_stats(stats: Tensor, group: dist.ProcessGroup | None) -> Callable[[], Tensor]:
-    """Start to exchange statistics [S, L, C]; the returned function waits for those of the whole vocabulary, equal
-    bits on every rank.
+    """Start to gather statistics [3 or 4, L, C]; the returned function waits for those of the whole vocabulary.
 
-    Collective: one all-gather of S L C numbers on `group`. It does what a MAX and a SUM all-reduce would do, in one
-    round trip instead of two that depend on each other.
+    They have equal bits on every rank. Collective: one all-gather of the statistics on `group`. It does what a MAX and
+    a SUM all-reduce would do, in one round trip instead of two that depend on each other.
     """
     if group is None:
         return lambda: stats
@@ -33,7 +32,7 @@ def gather_stats(stats: Tensor, group: dist.ProcessGroup | None) -> Callable[[],
 
 
 def merge_stats(shards: Tensor) -> Tensor:
-    """Statistics of several shards of the vocabulary, [shards, S, L, C], as of the whole, [S, L, C]."""
+    """From statistics of shards of the vocabulary, [shards, 3 or 4, L, C], to those of the whole, [3 or 4, L, C]."""
     running_max = shards[:, 0].amax(0)
     shift = shards[:, 0] - running_max
     rescale = shift.exp()
@@ -47,7 +46,7 @@ def merge_stats(shards: Tensor) -> Tensor:
 
 
 def stats_without_vocabulary(stats: Tensor) -> Tensor:
-    """Fill [S, L, C] with the statistics of a shard without vocabulary."""
+    """Fill [3 or 4, L, C] with the statistics of a shard without vocabulary."""
     stats.zero_()
     stats[0], stats[2] = -torch.inf, -torch.inf
     return stats
@@ -56,7 +55,7 @@ def stats_without_vocabulary(stats: Tensor) -> Tensor:
 def log_prob(stats: Tensor) -> Tensor:
     """[L, C] log-prob of the targets.
 
-    The max is subtracted before the logarithm comes: a large common offset loses nothing.
+    The max is subtracted before the logarithm, so a large common offset of the logits costs no precision.
     """
     return (stats[2] - stats[0]) - stats[1].log()
 

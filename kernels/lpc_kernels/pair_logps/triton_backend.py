@@ -103,7 +103,7 @@ class TritonBackend:
         )
 
     def scoring_stats(self, problem: Problem, chunks: list[slice]) -> Callable[[slice], Tensor]:
-        """Without logits in memory, but for fp64, which `fused_stats` does not have."""
+        """Without logits in memory, except in fp64, which `fused_stats` does not support."""
         if problem.hidden.dtype == torch.float64 or problem.shard.vocab_local == 0:
             return stats_of_logits(self, problem, chunks)
         return lambda chunk: fused_stats(problem, chunk)

@@ -1,10 +1,8 @@
 # mypy: allow-untyped-defs
-"""Triton kernels of `pair_logps`: statistics and gradient of logits that are in memory, and statistics of logits that
-never are.
+"""Triton kernels of `pair_logps`: statistics and gradient of logits in memory, and statistics of logits that never are.
 
-C loss tokens of a chunk, V vocabulary entries of this rank, H hidden size, L latents, P pairs, S segments (see
-`segments.py`). LATENTS is the next power of two of L. `product` is h W^T, [C, V], with `stride` from token to token.
-`rate` is 1 / temperature.
+The letters of shapes are those of `problem.py`, and also the names of the arguments with these sizes. LATENTS is the
+next power of two of L. `product` is h W^T, [C, V], with `stride` from token to token. `rate` is 1 / temperature.
 
 Sums over the vocabulary and over the tokens of a pair are made in a fixed order, without atomics, so two runs give the
 same bits. Offsets into [C, V], [V, H] and [L, P, V] are 64-bit.
@@ -73,7 +71,7 @@ def token_stats(
         shifted = logits - m_new[:, None]
         exponentials = tl.exp(shifted)
         if ENTROPY:
-            # In the first tile the shift is from -inf, of nothing.
+            # In the first tile the shift is from -inf, and there is no sum yet to shift.
             weighted = alpha * (weighted + tl.where(total > 0, shift, 0.0) * total)
             weighted += tl.sum(exponentials * tl.where(in_vocab, shifted, 0.0), 1)
         total = alpha * total + tl.sum(exponentials, 1)
@@ -120,9 +118,9 @@ def logits_gradient(
     BLOCK_C: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    """Program (t, p): tile t of the vocabulary for all tokens of pair p in the chunk, which starts at `first_token`.
+    """Program (t, p): tile t of the vocabulary for all tokens of pair p in the chunk, in place.
 
-    In place.
+    The chunk starts at loss token `first_token`.
     """
     vocab = tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)
     pair = tl.program_id(1)
@@ -200,10 +198,10 @@ def fused_stats(
     BLOCK_H: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Program (c, t): h W^T of tile c of tokens and tile t of the vocabulary, in registers, and its part of every
-    latent's statistics.
+    """Program (c, t): h W^T of tile c of the tokens and tile t of the vocabulary, and its statistics for every latent.
 
-    Neighbouring programs share a tile of the vocabulary, so that the LM head is read from memory once per chunk.
+    The tile of logits stays in registers. Neighbouring programs share a tile of the vocabulary, so that the LM
+    head is read from memory once per chunk.
     """
     top = tl.program_id(0) * BLOCK_C
     tile = tl.program_id(1)

@@ -43,14 +43,14 @@ class Options:
 
 def check(tensors: TensorArguments, options: Options) -> None:
     """Raises ValueError for shapes, dtypes and options that do not fit."""
-    problem = (
-        _problem_of_tensors(tensors)
-        or _problem_of_options(options)
-        or _problem_of_algorithm(tensors, options)
-        or _problem_of_main_grad(tensors)
+    fault = (
+        _fault_of_tensors(tensors)
+        or _fault_of_options(options)
+        or _fault_of_algorithm(tensors, options)
+        or _fault_of_main_grad(tensors)
     )
-    if problem is not None:
-        raise ValueError(f"pair_logps: {problem}")
+    if fault is not None:
+        raise ValueError(f"pair_logps: {fault}")
 
 
 def check_vocabulary(vocab_local: int, lm_head_weight: Tensor, options: Options) -> None:
@@ -62,7 +62,7 @@ def check_vocabulary(vocab_local: int, lm_head_weight: Tensor, options: Options)
         )
 
 
-def _problem_of_tensors(tensors: TensorArguments) -> str | None:
+def _fault_of_tensors(tensors: TensorArguments) -> str | None:
     hidden, weight, z = tensors.hidden, tensors.lm_head_weight, tensors.z
     if hidden.dim() != 2:
         return f"hidden must be [N, H], got {list(hidden.shape)}"
@@ -88,7 +88,7 @@ def _problem_of_tensors(tensors: TensorArguments) -> str | None:
     return None
 
 
-def _problem_of_options(options: Options) -> str | None:
+def _fault_of_options(options: Options) -> str | None:
     if options.vocab_start < 0:
         return f"vocab_start must not be negative, got {options.vocab_start}"
     if options.vocab_size is not None and options.vocab_size < 1:
@@ -102,7 +102,7 @@ def _problem_of_options(options: Options) -> str | None:
     return None
 
 
-def _problem_of_algorithm(tensors: TensorArguments, options: Options) -> str | None:
+def _fault_of_algorithm(tensors: TensorArguments, options: Options) -> str | None:
     if options.algorithm not in get_args(Algorithm):
         return f"algorithm must be auto, recompute, pairwise or frozen, got {options.algorithm!r}"
     if options.algorithm == "pairwise" and options.pair_loss is None:
@@ -120,7 +120,7 @@ def _problem_of_algorithm(tensors: TensorArguments, options: Options) -> str | N
     return None
 
 
-def _problem_of_main_grad(tensors: TensorArguments) -> str | None:
+def _fault_of_main_grad(tensors: TensorArguments) -> str | None:
     weight, main_grad = tensors.lm_head_weight, tensors.main_grad
     if main_grad is None:
         return None

@@ -13,13 +13,13 @@ from torch import Tensor
 class VocabShard:
     """Token ids `vocab_start` to `vocab_start + vocab_local` of the vocabulary, without padding.
 
-    Plain values, as operators take.
+    All fields are plain values, as an operator of PyTorch can take.
     """
 
     vocab_start: int
     vocab_local: int
     group_name: str | None
-    """Of the ranks that hold the other shards; None where there are none."""
+    """Group of the ranks that hold the other shards; None if there are none."""
     softcap: float | None
     temperature: float
 
@@ -53,11 +53,9 @@ class VocabShard:
 
 
 def latent_biases(z: Tensor | None, vocab_weight: Tensor) -> Tensor | None:
-    """z W^T, fp32 (fp64): [L, P, H] -> [L, P, V], what each latent adds to the logits of its pair; None without
-    latents.
-    """
+    """[L, P, V] z W^T in fp32 (fp64), what each latent adds to the logits of its pair; None without latents."""
     if z is None:
         return None
     dtype = torch.promote_types(vocab_weight.dtype, torch.float32)
-    # One product per latent, for a latent to get the same bits by itself as beside others.
+    # One product per latent, so that a latent gets the same bits by itself as together with others.
     return torch.stack([(latent @ vocab_weight.t()).to(dtype) for latent in z.to(vocab_weight.dtype)])

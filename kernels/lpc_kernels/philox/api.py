@@ -3,8 +3,8 @@
     key     = (seed low, seed high)
     counter = (code, which latent, sample id low, sample id high)        low and high: 32 bits each, of a 64-bit number
 
-The first of the four outputs becomes a uniform number exactly as `tl.rand` makes it, and then Gumbel noise. The noise
-of a sample so does not depend on the batch, on the parallel layout, or on restarts. Kernels in Triton make it within
+The first of the four outputs becomes a uniform number exactly as `tl.rand` makes it, and then Gumbel noise. So the
+noise of a sample does not depend on the batch, on the parallel layout, or on restarts. Triton kernels make it
 themselves (`triton_kernels.gumbel`).
 """
 

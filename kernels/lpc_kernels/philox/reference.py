@@ -36,8 +36,9 @@ def philox_reference(counter: tuple[int, int, int, int], seed: int) -> tuple[int
 
 
 def gumbel_reference(sample_id: int, code: int, seed: int, source: int) -> float:
-    """Gumbel(0, 1) noise in fp64, with the logarithm of the C library: equal to `gumbel_noise` up to its rounding to
-    fp32.
+    """Gumbel(0, 1) noise in fp64: equal to `gumbel_noise` up to that one's rounding to fp32.
+
+    The logarithm is the C library's.
     """
     counter = (code, source, sample_id & MASK_32, (sample_id >> 32) & MASK_32)
     bits = philox_reference(counter, seed)[0]

@@ -24,8 +24,9 @@ _LOG_TERMS = tl.constexpr(constants.LOG_TERMS)
 
 @triton.jit
 def gumbel(sample_id, code, seed, SOURCE: tl.constexpr):
-    """fp32 noise of codes (int32 block) of a sample (int64 scalar) under a seed (int64 scalar with the bits of the
-    64-bit number).
+    """fp32 noise of codes (int32 block) of a sample (int64 scalar) under a seed (int64 scalar).
+
+    The seed has the bits of the unsigned 64-bit number.
     """
     low = sample_id.to(tl.int32)
     high = (sample_id >> 32).to(tl.int32)

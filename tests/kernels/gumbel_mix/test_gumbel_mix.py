@@ -11,14 +11,14 @@ from lpc_kernels.gumbel_mix.result import MixOptions
 SEED = 1234
 
 
-def draw(batch=5, codes=6, width=4, dtype=torch.float64, scale=1.0, seed=0):
+def draw(batch=5, codes=6, hidden_size=4, dtype=torch.float64, scale=1.0, seed=0):
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
         return (scale * torch.randn(shape, generator=generator, dtype=torch.float64)).to(dtype).requires_grad_()
 
     ids = torch.randint(0, 2**62, (batch,), generator=generator)
-    return normal(batch, codes), normal(batch, codes), normal(codes, width), ids
+    return normal(batch, codes), normal(batch, codes), normal(codes, hidden_size), ids
 
 
 def reference(logits_q, logits_p, codebook, ids, tau, prior_mix):
@@ -32,14 +32,14 @@ def reference(logits_q, logits_p, codebook, ids, tau, prior_mix):
 @given(
     batch=st.integers(0, 7),
     codes=st.integers(1, 70),
-    width=st.integers(1, 19),
+    hidden_size=st.integers(1, 19),
     tau=st.floats(0.2, 5),
     prior_mix=st.sampled_from([0.0, 0.25, 0.7, 1.0]),
     shift=st.sampled_from([0.0, -100.0, 100.0]),
     seed=st.integers(0, 2**16),
 )
-def test_agrees_with_the_definition(batch, codes, width, tau, prior_mix, shift, seed):
-    *inputs, ids = draw(batch, codes, width, torch.float32, seed=seed)
+def test_agrees_with_the_definition(batch, codes, hidden_size, tau, prior_mix, shift, seed):
+    *inputs, ids = draw(batch, codes, hidden_size, torch.float32, seed=seed)
     inputs[0].data.add_(shift)
     mix = gumbel_mix(*inputs, ids, seed=SEED, tau=tau, prior_mix=prior_mix)
     exact = [x.detach().double().requires_grad_() for x in inputs]

@@ -1,5 +1,6 @@
-"""`gumbel_mix` on Triton; `test_triton.py` runs this file with Triton's interpreter, and on a GPU with larger
-shapes.
+"""`gumbel_mix` on Triton.
+
+`test_triton.py` runs this file with Triton's interpreter, and on a GPU with larger shapes.
 """
 
 import os
@@ -35,14 +36,14 @@ options = st.fixed_dictionaries(
 )
 
 
-def draw(batch=3, codes=6, width=5, dtype=torch.float32, seed=0):
+def draw(batch=3, codes=6, hidden_size=5, dtype=torch.float32, seed=0):
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(DEVICE, dtype).requires_grad_()
 
     ids = torch.randint(-(2**62), 2**62, (batch,), generator=generator).to(DEVICE)
-    return normal(batch, codes), normal(batch, codes), normal(codes, width), ids
+    return normal(batch, codes), normal(batch, codes), normal(codes, hidden_size), ids
 
 
 @triton.jit

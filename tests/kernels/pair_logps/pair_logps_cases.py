@@ -14,21 +14,22 @@ from torch.nn.functional import logsigmoid
 
 
 def draw(
-    rows: int, words: int, width: int, pairs: int, latents: int | None, seed: int, dtype: torch.dtype
+    tokens: int, vocab: int, hidden_size: int, pairs: int, latents: int | None, seed: int, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """hidden, weight, z ([P, H], or [L, P, H] with `latents`), targets and ascending segments of 2 `pairs` responses,
-    some empty.
+    """hidden, weight, z ([P, H], or [L, P, H] with `latents`), targets and segment ids of 2 `pairs` responses.
+
+    Some responses are empty.
     """
     generator = torch.Generator().manual_seed(seed)
-    shape = (pairs, width) if latents is None else (latents, pairs, width)
+    shape = (pairs, hidden_size) if latents is None else (latents, pairs, hidden_size)
     return {
-        "hidden": torch.randn(rows, width, generator=generator, dtype=torch.float64).to(dtype).requires_grad_(),
-        "lm_head_weight": torch.randn(words, width, generator=generator, dtype=torch.float64)
+        "hidden": torch.randn(tokens, hidden_size, generator=generator, dtype=torch.float64).to(dtype).requires_grad_(),
+        "lm_head_weight": torch.randn(vocab, hidden_size, generator=generator, dtype=torch.float64)
         .to(dtype)
         .requires_grad_(),
         "z": torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_(),
-        "targets": torch.randint(words, (rows,), generator=generator),
-        "segment_ids": torch.randint(2 * pairs, (rows,), generator=generator).sort().values,
+        "targets": torch.randint(vocab, (tokens,), generator=generator),
+        "segment_ids": torch.randint(2 * pairs, (tokens,), generator=generator).sort().values,
     }
 
 
@@ -52,10 +53,10 @@ def reference(
 @dataclass(frozen=True)
 class Case:
     shards: tuple[int, ...]
-    """Words on each rank, padding included."""
+    """Vocabulary entries on each rank, with padding."""
     algorithm: Literal["recompute", "pairwise", "frozen"] = "recompute"
     vocab_size: int | None = None
-    rows: int = 25
+    tokens: int = 25
     latents: int | None = None
     dtype: torch.dtype = torch.float32
     softcap: float | None = None
@@ -68,11 +69,11 @@ _SHAPES = {
     "latents": Case((8, 8), latents=2, entropy=True),
     "softcap": Case((8, 8), latents=3, softcap=2.0),
     "unequal": Case((11, 4)),
-    "one word": Case((12, 1), latents=2),
+    "one token id": Case((12, 1), latents=2),
     "padded": Case((8, 8), vocab_size=13, entropy=True),
     "only padding": Case((8, 4), vocab_size=8, latents=2, entropy=True),
     "only padding, one latent": Case((8, 4), vocab_size=8, latents=1),
-    "no rows": Case((8, 8), rows=0, latents=2),
+    "no loss tokens": Case((8, 8), tokens=0, latents=2),
     "fp64": Case((5, 8), vocab_size=11, latents=2, dtype=torch.float64),
     "bf16": Case((8, 8), latents=2, dtype=torch.bfloat16),
     "compiled": Case((8, 8), latents=2, compiled=True),
@@ -84,16 +85,16 @@ CASES = {
     for name, case in _SHAPES.items()
     for algorithm in ("recompute", "pairwise", "frozen")
 }
-PAIRS, WIDTH, CHUNK = 3, 8, 7
+PAIRS, HIDDEN_SIZE, CHUNK = 3, 8, 7
 
 
 def run(case: Case, rank: int | None, group: ProcessGroup | None) -> dict[str, Tensor]:
     """Outputs and gradients on one rank's shard, or, with `rank` None, of the whole head."""
     edges = [sum(case.shards[:n]) for n in range(len(case.shards) + 1)]
     real = case.vocab_size or edges[-1]
-    inputs = draw(case.rows, edges[-1], WIDTH, PAIRS, case.latents, 7, case.dtype)
-    corners = [min(word, real - 1) for edge in edges for word in (max(edge - 1, 0), edge)]
-    targets = torch.cat((torch.tensor(corners), inputs["targets"] % real))[: case.rows]
+    inputs = draw(case.tokens, edges[-1], HIDDEN_SIZE, PAIRS, case.latents, 7, case.dtype)
+    corners = [min(token_id, real - 1) for edge in edges for token_id in (max(edge - 1, 0), edge)]
+    targets = torch.cat((torch.tensor(corners), inputs["targets"] % real))[: case.tokens]
     start, stop = (0, edges[-1]) if rank is None else (edges[rank], edges[rank + 1])
     weight = inputs["lm_head_weight"].detach()[start:stop].clone().requires_grad_(case.algorithm != "frozen")
     whole = case.algorithm != "pairwise"
@@ -114,14 +115,15 @@ def run(case: Case, rank: int | None, group: ProcessGroup | None) -> dict[str, T
         logit_softcap=case.softcap,
         with_entropy=case.entropy,
     )
-    loss, rows = result.loss, result.token_logps
+    loss, token_logps = result.loss, result.token_logps
     if case.algorithm != "pairwise":
-        loss = loss + (torch.linspace(-1, 1.5, rows.numel(), dtype=rows.dtype).view(rows.shape) * rows).sum()
+        coefficients = torch.linspace(-1, 1.5, token_logps.numel(), dtype=token_logps.dtype)
+        loss = loss + (coefficients.view(token_logps.shape) * token_logps).sum()
     wanted = {"hidden": inputs["hidden"], "z": inputs["z"]} | (
         {} if case.algorithm == "frozen" else {"lm_head_weight": weight}
     )
     gradients = dict(zip(wanted, torch.autograd.grad(loss, list(wanted.values())), strict=True))
-    outputs = {"sums": result.logps, "rows": rows, "loss": result.loss, "entropy": result.entropy}
+    outputs = {"sums": result.logps, "token_logps": token_logps, "loss": result.loss, "entropy": result.entropy}
     outputs["pair_losses"] = result.pair_losses
     return {name: value.detach() for name, value in outputs.items() if value is not None} | gradients
 

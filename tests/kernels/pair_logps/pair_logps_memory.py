@@ -1,6 +1,6 @@
 """Prints the bytes that one forward and backward pass adds to this process at its highest.
 
-python pair_logps_memory.py SCHEDULE WORDS
+python pair_logps_memory.py ALGORITHM VOCABULARY_SIZE
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 from lpc_kernels import pair_logps
 
-ROWS, WIDTH, PAIRS, CHUNK = 2048, 32, 16, 128
+TOKENS, HIDDEN_SIZE, PAIRS, CHUNK = 2048, 32, 16, 128
 
 
 def main() -> None:
-    algorithm, words = sys.argv[1], int(sys.argv[2])
+    algorithm, vocab = sys.argv[1], int(sys.argv[2])
     _pass(algorithm, 64)
-    hidden, weight = torch.randn(ROWS, WIDTH).requires_grad_(), torch.randn(words, WIDTH).requires_grad_()
+    hidden = torch.randn(TOKENS, HIDDEN_SIZE).requires_grad_()
+    weight = torch.randn(vocab, HIDDEN_SIZE).requires_grad_()
     resident = _resident("VmRSS")
     _run(algorithm, hidden, weight)
     # Not ru_maxrss: that also remembers the process which started this one.
@@ -30,14 +31,14 @@ def _resident(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def _pass(algorithm: str, words: int) -> None:
+def _pass(algorithm: str, vocab: int) -> None:
     """Once in small: what is loaded and allocated the first time does not count."""
-    _run(algorithm, torch.randn(ROWS, WIDTH).requires_grad_(), torch.randn(words, WIDTH).requires_grad_())
+    _run(algorithm, torch.randn(TOKENS, HIDDEN_SIZE).requires_grad_(), torch.randn(vocab, HIDDEN_SIZE).requires_grad_())
 
 
 def _run(algorithm: str, hidden: torch.Tensor, weight: torch.Tensor) -> None:
-    targets, segments = torch.arange(ROWS) % weight.size(0), torch.arange(ROWS) // (ROWS // (2 * PAIRS))
-    z = torch.randn(PAIRS, WIDTH).requires_grad_()
+    targets, segments = torch.arange(TOKENS) % weight.size(0), torch.arange(TOKENS) // (TOKENS // (2 * PAIRS))
+    z = torch.randn(PAIRS, HIDDEN_SIZE).requires_grad_()
     if algorithm == "plain":
         logps = (hidden + z[segments % PAIRS]) @ weight.t()
         sums = logps.log_softmax(-1).gather(1, targets[:, None])[:, 0].view(2 * PAIRS, -1).sum(-1)

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from lpc_kernels.pair_logps.ops import frozen_op, recompute_backward_op, recompute_op, score_op
+from lpc_kernels.pair_logps.frozen import frozen_op
+from lpc_kernels.pair_logps.recompute import recompute_backward_op, recompute_op
+from lpc_kernels.pair_logps.scoring import scoring_op
 from lpc_kernels.pair_logps.segments import segments_in_response_order
 from torch.library import opcheck
 
@@ -29,7 +31,7 @@ def arguments(trains_lm_head=False, wants_gradient=True):
 
 @pytest.mark.parametrize("entropy", [False, True])
 def test_recompute(entropy):
-    opcheck(recompute_op, (*arguments(trains_lm_head=True), None, sizes(entropy), SCALING, NO_GROUP))
+    opcheck(recompute_op, (*arguments(trains_lm_head=True), sizes(entropy), SCALING, NO_GROUP, None))
 
 
 @pytest.mark.parametrize("entropy", [False, True])
@@ -38,15 +40,15 @@ def test_frozen(entropy):
 
 
 @pytest.mark.parametrize("entropy", [False, True])
-def test_score(entropy):
-    opcheck(score_op, (*arguments(wants_gradient=False), sizes(entropy), SCALING, NO_GROUP))
+def test_scoring(entropy):
+    opcheck(scoring_op, (*arguments(wants_gradient=False), sizes(entropy), SCALING, NO_GROUP))
 
 
 @pytest.mark.parametrize("wanted", [[True, True, True], [True, False, False], [False, False, True]])
 @pytest.mark.parametrize("buffered", [False, True])
 def test_recompute_backward(wanted, buffered):
     hidden, lm_head_weight, z, index = arguments(wants_gradient=False)
-    _, stats = recompute_op(hidden, lm_head_weight, z, index, None, sizes(False), SCALING, NO_GROUP)
+    _, stats = recompute_op(hidden, lm_head_weight, z, index, sizes(False), SCALING, NO_GROUP, None)
     saved = [hidden, lm_head_weight, *index, stats, torch.randn(2, 20)]
     main_grad = torch.zeros(21, 8) if buffered else None
     opcheck(recompute_backward_op, (saved, z, main_grad, wanted, sizes(False), SCALING, NO_GROUP))

@@ -23,7 +23,7 @@ def call(inputs, **options):
 
 
 def gradients(outputs, inputs, names=("hidden", "lm_head_weight", "z")):
-    """Of a loss in which every sum and every row has a coefficient of its own."""
+    """Gradients of a loss in which every sum and every token log-prob has a different coefficient."""
     loss = 0
     for output in outputs:
         loss = (
@@ -47,10 +47,10 @@ def assert_close(got, expected, tolerance=1e-5):
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
-    rows=st.integers(0, 23),
-    words=st.integers(1, 41),
+    tokens=st.integers(0, 23),
+    vocab=st.integers(1, 41),
     padding=st.integers(0, 9),
-    width=st.integers(1, 17),
+    hidden_size=st.integers(1, 17),
     pairs=st.integers(1, 4),
     latents=st.sampled_from([None, 1, 2, 3]),
     with_z=st.booleans(),
@@ -60,14 +60,14 @@ def assert_close(got, expected, tolerance=1e-5):
     seed=st.integers(0, 2**16),
 )
 def test_agrees_with_the_definition(
-    rows, words, padding, width, pairs, latents, with_z, chunk_size, softcap, temperature, seed
+    tokens, vocab, padding, hidden_size, pairs, latents, with_z, chunk_size, softcap, temperature, seed
 ):
-    inputs = draw(rows, words + padding, width, pairs, latents, seed, torch.float32)
-    inputs["targets"] %= words
+    inputs = draw(tokens, vocab + padding, hidden_size, pairs, latents, seed, torch.float32)
+    inputs["targets"] %= vocab
     options = {"chunk_size": chunk_size, "temperature": temperature}
     z = {} if with_z else {"z": None}
     names = ("hidden", "lm_head_weight", "z") if with_z else ("hidden", "lm_head_weight")
-    got = call(inputs, vocab_size=words, logit_softcap=softcap, **options, **z)
+    got = call(inputs, vocab_size=vocab, logit_softcap=softcap, **options, **z)
     exact = double(inputs)
     expected = reference(
         exact["hidden"],
@@ -76,7 +76,7 @@ def test_agrees_with_the_definition(
         exact["segment_ids"],
         2 * pairs,
         exact["z"] if with_z else None,
-        words,
+        vocab,
         softcap,
         temperature,
     )
@@ -88,7 +88,7 @@ def test_agrees_with_the_definition(
         assert a.dtype == torch.float32
         assert_close(a, b)
         if name == "lm_head_weight":
-            assert not a[words:].any()
+            assert not a[vocab:].any()
 
 
 @pytest.mark.parametrize("latents", [None, 2])
@@ -97,13 +97,13 @@ def test_gradcheck(latents, options):
     inputs = draw(5, 7, 3, 2, latents, 3, torch.float64)
     inputs["targets"] %= 6
 
-    def sums_and_rows(hidden, weight, z):
+    def sums_and_token_logps(hidden, weight, z):
         return call(
             {**inputs, "hidden": hidden, "lm_head_weight": weight, "z": z}, vocab_size=6, chunk_size=2, **options
         )
 
-    assert sums_and_rows(inputs["hidden"], inputs["lm_head_weight"], inputs["z"])[0].dtype == torch.float64
-    assert torch.autograd.gradcheck(sums_and_rows, (inputs["hidden"], inputs["lm_head_weight"], inputs["z"]))
+    assert sums_and_token_logps(inputs["hidden"], inputs["lm_head_weight"], inputs["z"])[0].dtype == torch.float64
+    assert torch.autograd.gradcheck(sums_and_token_logps, (inputs["hidden"], inputs["lm_head_weight"], inputs["z"]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -121,8 +121,8 @@ def test_no_latent_and_a_zero_latent_are_the_same_bits(dtype):
 def test_several_latents_equal_several_calls():
     inputs = draw(40, 29, 8, 3, 2, 1, torch.float32)
     together = call(inputs, chunk_size=16)
-    alone = [call(inputs, z=inputs["z"][n], chunk_size=16) for n in range(2)]
-    stacked = [torch.stack(outputs) for outputs in zip(*alone, strict=True)]
+    separate = [call(inputs, z=inputs["z"][n], chunk_size=16) for n in range(2)]
+    stacked = [torch.stack(outputs) for outputs in zip(*separate, strict=True)]
     for a, b in zip(together, stacked, strict=True):
         assert torch.equal(a, b)
     for a, b in zip(gradients(together, inputs), gradients(stacked, inputs), strict=True):
@@ -143,7 +143,7 @@ def test_chunks_change_nothing_but_rounding():
         assert_close(x, y, 1e-6)
 
 
-def test_more_words_than_one_product_takes_on_a_cpu():
+def test_a_larger_vocabulary_than_one_product_takes_on_a_cpu():
     inputs = draw(23, 2 * chunk_logits._CPU_PIECE + 5, 8, 2, 2, 4, torch.float32)
     got = call(inputs, chunk_size=9)
     exact = double(inputs)
@@ -196,24 +196,24 @@ def test_bf16_is_no_worse_than_plain_bf16():
 
 def test_weight_gradient_is_accumulated_in_fp32():
     """512 chunks that each add 2^-10 to a sum of 1: bf16 addition would lose them all."""
-    rows = 513
-    hidden = torch.full((rows, 1), 2.0**-9, dtype=torch.bfloat16)
+    tokens = 513
+    hidden = torch.full((tokens, 1), 2.0**-9, dtype=torch.bfloat16)
     hidden[0] = 2.0
     weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
-    zeros = torch.zeros(rows, dtype=torch.int64)
+    zeros = torch.zeros(tokens, dtype=torch.int64)
     pair_logps(hidden, weight, zeros, zeros, 1, chunk_size=1).logps.sum().backward()
     assert weight.grad.flatten().tolist() == [1.5, -1.5]
 
 
 @pytest.mark.parametrize("with_z", [False, True])
-def test_no_rows(with_z):
+def test_no_loss_tokens(with_z):
     inputs = draw(0, 11, 4, 2, 2, 0, torch.float32)
     names = ("hidden", "lm_head_weight", "z") if with_z else ("hidden", "lm_head_weight")
-    sums, rows = call(inputs, **({} if with_z else {"z": None}))
+    sums, token_logps = call(inputs, **({} if with_z else {"z": None}))
     assert sums.shape == ((2, 4) if with_z else (4,))
-    assert rows.numel() == 0
+    assert token_logps.numel() == 0
     assert not sums.any()
-    for gradient, name in zip(gradients((sums, rows), inputs, names), names, strict=True):
+    for gradient, name in zip(gradients((sums, token_logps), inputs, names), names, strict=True):
         assert gradient.shape == inputs[name].shape
         assert not gradient.any()
 
@@ -221,9 +221,9 @@ def test_no_rows(with_z):
 def test_empty_responses_sum_to_zero():
     inputs = draw(6, 11, 4, 3, None, 0, torch.float32)
     inputs["segment_ids"] = torch.tensor([1, 1, 1, 4, 4, 4])
-    sums, rows = call(inputs, chunk_size=4)
+    sums, token_logps = call(inputs, chunk_size=4)
     assert sums[[0, 2, 3, 5]].tolist() == [0, 0, 0, 0]
-    assert_close(sums[[1, 4]], torch.stack((rows[:3].sum(), rows[3:].sum())), 1e-6)
+    assert_close(sums[[1, 4]], torch.stack((token_logps[:3].sum(), token_logps[3:].sum())), 1e-6)
     assert not gradients((sums,), inputs, ("z",))[0][[0, 2]].any()
 
 
@@ -239,16 +239,16 @@ def test_strided_inputs_equal_contiguous_ones():
         assert_close(x, y, 1e-6)
 
 
-def test_a_word_outside_the_vocabulary_has_no_probability():
+def test_a_target_outside_the_vocabulary_has_no_probability():
     inputs = draw(4, 11, 4, 1, None, 0, torch.float32)
     inputs["targets"] = torch.tensor([8, 9, -100, 11])
-    _, rows = call(inputs, vocab_size=9)
-    assert rows[0].isfinite()
-    assert rows[1:].tolist() == [-torch.inf] * 3
+    _, token_logps = call(inputs, vocab_size=9)
+    assert token_logps[0].isfinite()
+    assert token_logps[1:].tolist() == [-torch.inf] * 3
 
 
 class Watch(TorchDispatchMode):
-    """Notes the largest result and the matrix products of all operations."""
+    """Records the largest result and the matrix products of all operations."""
 
     def __init__(self):
         super().__init__()
@@ -256,7 +256,7 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.namespace == "lpc_kernels":
-            with self:  # Else what an operator does within itself would not be seen.
+            with self:  # Otherwise the operations inside an operator would not be seen.
                 return func.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         if isinstance(result, torch.Tensor):
@@ -277,8 +277,8 @@ def test_never_all_logits_at_once(latents):
 
 @pytest.mark.parametrize("wanted", [("hidden",), ("lm_head_weight",), ("z",), ("hidden", "z"), ("lm_head_weight", "z")])
 def test_only_wanted_gradients_are_made(wanted):
-    rows, words, width, pairs = 40, 30, 8, 3
-    inputs = draw(rows, words, width, pairs, None, 0, torch.float32)
+    tokens, vocab, hidden_size, pairs = 40, 30, 8, 3
+    inputs = draw(tokens, vocab, hidden_size, pairs, None, 0, torch.float32)
     everything = dict(zip(("hidden", "lm_head_weight", "z"), gradients(call(inputs), inputs), strict=True))
     for name in ("hidden", "lm_head_weight", "z"):
         inputs[name].requires_grad_(name in wanted)
@@ -287,9 +287,9 @@ def test_only_wanted_gradients_are_made(wanted):
         got = gradients(outputs, inputs, wanted)
     for name, gradient in zip(wanted, got, strict=True):
         assert torch.equal(gradient, everything[name])
-    assert ((rows, width, words) in watch.products) == ("hidden" in wanted)
-    assert ((words, width, rows) in watch.products) == ("lm_head_weight" in wanted)
-    assert ((pairs, width, words) in watch.products) == ("z" in wanted)
+    assert ((tokens, hidden_size, vocab) in watch.products) == ("hidden" in wanted)
+    assert ((vocab, hidden_size, tokens) in watch.products) == ("lm_head_weight" in wanted)
+    assert ((pairs, hidden_size, vocab) in watch.products) == ("z" in wanted)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from .test_pair_logps import Watch, assert_close, double
 
 
 def preference(logps, pairs):
-    """A loss [C] with a coefficient of its own for each latent and pair, as of a reference and of lengths."""
+    """A loss [B] with a different coefficient for each latent and pair, like those of a reference and of lengths."""
     latents = torch.arange(1, 1 + logps.size(0), dtype=logps.dtype)[:, None]
     margins = 0.3 * (logps[:, 0] - logps[:, 1]) - 0.1 * pairs
     return (-latents * logsigmoid(margins) + 0.05 * logps[:, 0].square()).sum(0)
@@ -33,7 +33,7 @@ def gradients(loss, inputs):
 
 
 def run(inputs, pairs, factor=1.0, **options):
-    """The loss and its gradients, with a factor on the way to the end."""
+    """The result, and the gradients of `factor` times the loss."""
     result = pair_logps(
         inputs["hidden"],
         inputs["lm_head_weight"],
@@ -50,18 +50,18 @@ def expect(inputs, pairs, factor=1.0, **options):
     for name in names_of(inputs):
         exact[name].requires_grad_()
     arguments = (exact["targets"], exact["segment_ids"], 2 * pairs, exact["z"])
-    sums, rows = reference(exact["hidden"], exact["lm_head_weight"], *arguments, **options)
+    sums, token_logps = reference(exact["hidden"], exact["lm_head_weight"], *arguments, **options)
     loss = preference(sums.view(-1, 2, pairs), torch.arange(pairs)).sum()
-    return sums, rows, loss, gradients(factor * loss, exact)
+    return sums, token_logps, loss, gradients(factor * loss, exact)
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     algorithm=st.sampled_from(["recompute", "pairwise", "frozen", "auto"]),
-    rows=st.integers(0, 23),
-    words=st.integers(1, 41),
+    tokens=st.integers(0, 23),
+    vocab=st.integers(1, 41),
     padding=st.integers(0, 9),
-    width=st.integers(1, 17),
+    hidden_size=st.integers(1, 17),
     pairs=st.integers(1, 4),
     latents=st.sampled_from([None, 1, 2, 3]),
     with_z=st.booleans(),
@@ -72,15 +72,27 @@ def expect(inputs, pairs, factor=1.0, **options):
     seed=st.integers(0, 2**16),
 )
 def test_agrees_with_plain_autograd(
-    algorithm, rows, words, padding, width, pairs, latents, with_z, chunk_size, softcap, temperature, factor, seed
+    algorithm,
+    tokens,
+    vocab,
+    padding,
+    hidden_size,
+    pairs,
+    latents,
+    with_z,
+    chunk_size,
+    softcap,
+    temperature,
+    factor,
+    seed,
 ):
-    inputs = draw(rows, words + padding, width, pairs, latents, seed, torch.float32)
-    inputs["targets"] %= words
+    inputs = draw(tokens, vocab + padding, hidden_size, pairs, latents, seed, torch.float32)
+    inputs["targets"] %= vocab
     if algorithm == "frozen":
         inputs["lm_head_weight"].requires_grad_(False)
     if not with_z:
         inputs["z"] = None
-    options = {"vocab_size": words, "temperature": temperature}
+    options = {"vocab_size": vocab, "temperature": temperature}
     result, got = run(
         inputs, pairs, factor, algorithm=algorithm, chunk_size=chunk_size, logit_softcap=softcap, **options
     )
@@ -92,7 +104,7 @@ def test_agrees_with_plain_autograd(
         assert a.dtype == torch.float32
         assert_close(a, b)
         if name == "lm_head_weight":
-            assert not a[words:].any()
+            assert not a[vocab:].any()
 
 
 @pytest.mark.parametrize("algorithm", ["pairwise", "frozen"])
@@ -150,8 +162,8 @@ def test_two_runs_give_the_same_bits(algorithm):
 )
 def test_large_products(algorithm, latents, trained, forward, backward):
     """Those of N V H multiplications; the smaller ones are those of the latents."""
-    rows, words, width, pairs = 200, 90, 8, 2
-    inputs = draw(rows, words, width, pairs, latents, 0, torch.float32)
+    tokens, vocab, hidden_size, pairs = 200, 90, 8, 2
+    inputs = draw(tokens, vocab, hidden_size, pairs, latents, 0, torch.float32)
     inputs["lm_head_weight"].requires_grad_(trained)
     with Watch() as watch:
         result = pair_logps(
@@ -164,9 +176,9 @@ def test_large_products(algorithm, latents, trained, forward, backward):
     with Watch() as after:
         gradients(result.loss, inputs)
     for seen, expected in ((watch, forward), (after, backward)):
-        assert sum(prod(product) == rows * words * width for product in seen.products) == expected
+        assert sum(prod(product) == tokens * vocab * hidden_size for product in seen.products) == expected
     if algorithm == "pairwise":
-        assert watch.largest == rows * words
+        assert watch.largest == tokens * vocab
 
 
 def test_pairwise_makes_no_gradient_of_hidden_that_nobody_wants():
@@ -184,7 +196,7 @@ def test_pairwise_makes_no_gradient_of_hidden_that_nobody_wants():
 
 
 @pytest.mark.parametrize(("algorithm", "with_loss"), [("frozen", False), ("auto", False)])
-def test_frozen_serves_a_loss_known_afterwards(algorithm, with_loss):
+def test_frozen_allows_a_loss_known_afterwards(algorithm, with_loss):
     inputs = draw(30, 19, 8, 3, None, 6, torch.float32)
     inputs["lm_head_weight"].requires_grad_(False)
     slope = torch.linspace(-1, 2, 30)
@@ -215,7 +227,7 @@ def test_auto_recomputes_where_a_pair_exceeds_the_chunk():
 
 
 @pytest.mark.parametrize("algorithm", ["recompute", "pairwise", "frozen", "auto"])
-def test_no_gradient_no_schedule(algorithm):
+def test_without_gradient_every_algorithm_is_scoring(algorithm):
     inputs = draw(30, 19, 8, 3, 2, 6, torch.float32)
     with torch.no_grad(), Watch() as watch:
         result = pair_logps(
@@ -327,15 +339,15 @@ def compiled(function):
     return torch.compile(function, fullgraph=True, backend="aot_eager")
 
 
-def test_one_graph_serves_any_number_of_rows():
+def test_one_graph_is_used_for_any_number_of_loss_tokens():
     def loss(hidden, weight, targets, segments):
         return pair_logps(hidden, weight, targets, segments, 4).logps.square().sum()
 
     graphs = CompileCounterWithBackend("aot_eager")
     whole = torch.compile(loss, fullgraph=True, backend=graphs)
-    for rows in (20, 26, 31, 40):
+    for tokens in (20, 26, 31, 40):
         arguments = [
-            draw(rows, 21, 8, 2, None, rows, torch.float32)[name]
+            draw(tokens, 21, 8, 2, None, tokens, torch.float32)[name]
             for name in ("hidden", "lm_head_weight", "targets", "segment_ids")
         ]
         assert_close(whole(*arguments), loss(*arguments), 1e-6)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from launch import torchrun
 
-from .pair_logps_cases import CASES, CHUNK, PAIRS, WIDTH, run
+from .pair_logps_cases import CASES, CHUNK, HIDDEN_SIZE, PAIRS, run
 
 pytestmark = pytest.mark.distributed
 
@@ -54,11 +54,12 @@ def _numbers(calls, kind):
 @pytest.mark.parametrize("name", CASES)
 def test_collectives_are_those_of_the_docstring(ranks, name):
     case = CASES[name]
-    latents, hidden, z = case.latents or 1, case.rows * WIDTH, (case.latents or 1) * PAIRS * WIDTH
+    latents = case.latents or 1
+    hidden, z = case.tokens * HIDDEN_SIZE, latents * PAIRS * HIDDEN_SIZE
     for rank in ranks[name]:
         calls = rank["collectives"]
         assert all(call.endswith("!") for call in calls), "a collective is waited for on the spot"
-        assert _numbers(calls, "gather") == (4 if case.entropy else 3) * latents * case.rows
+        assert _numbers(calls, "gather") == (4 if case.entropy else 3) * latents * case.tokens
         added_to_hidden = case.algorithm == "pairwise" and latents == 1
         assert _numbers(calls, "reduce") == (
             latents * hidden if case.algorithm == "frozen" else hidden + z * (not added_to_hidden)
@@ -66,9 +67,9 @@ def test_collectives_are_those_of_the_docstring(ranks, name):
 
 
 @pytest.mark.parametrize("algorithm", ["pairwise", "frozen"])
-def test_statistics_travel_beneath_the_next_product(ranks, algorithm):
+def test_gathering_statistics_overlaps_the_next_product(ranks, algorithm):
     """The second chunk's own statistics are sent before anything is done with the first chunk's."""
     calls = [call.split()[0] for call in ranks[f"{algorithm}, equal"][0]["collectives"]]
     assert calls.count("gather") > 2
     assert calls[:5] == ["gather", "gather", "reduce", "gather", "reduce"]
-    assert CASES[f"{algorithm}, equal"].rows > 2 * CHUNK
+    assert CASES[f"{algorithm}, equal"].tokens > 2 * CHUNK

@@ -1,5 +1,6 @@
-"""`pair_logps` on Triton; `test_triton.py` runs this file with Triton's interpreter, and on a GPU with larger
-shapes.
+"""`pair_logps` on Triton.
+
+`test_triton.py` runs this file with Triton's interpreter, and on a GPU with larger shapes.
 """
 
 import os
@@ -23,7 +24,7 @@ from torch.nn.functional import logsigmoid
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
-EXAMPLES, ROWS, WORDS, WIDTH = (25, 40, 600, 70) if INTERPRETED else (300, 400, 40000, 700)
+EXAMPLES, TOKENS, VOCAB, HIDDEN_SIZE = (25, 40, 600, 70) if INTERPRETED else (300, 400, 40000, 700)
 
 
 def draw(*shape):
@@ -50,7 +51,7 @@ def expect(inputs, pairs, dtype=torch.float64, **options):
         name: x if x is None or not x.is_floating_point() else x.detach().to(dtype).requires_grad_(x.requires_grad)
         for name, x in inputs.items()
     }
-    sums, rows = reference(
+    sums, token_logps = reference(
         exact["hidden"],
         exact["lm_head_weight"],
         exact["targets"],
@@ -60,7 +61,8 @@ def expect(inputs, pairs, dtype=torch.float64, **options):
         **options,
     )
     loss = loss_of(sums.view(-1, 2, pairs), torch.arange(pairs, device=DEVICE)).sum()
-    return sums, rows, torch.autograd.grad(loss, [x for x in exact.values() if x is not None and x.requires_grad])
+    wanted = [x for x in exact.values() if x is not None and x.requires_grad]
+    return sums, token_logps, torch.autograd.grad(loss, wanted)
 
 
 def assert_close(got, expected, tolerance=1e-5):
@@ -71,10 +73,10 @@ def assert_close(got, expected, tolerance=1e-5):
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
 @given(
     algorithm=st.sampled_from(["recompute", "pairwise", "frozen"]),
-    rows=st.integers(0, ROWS),
-    words=st.integers(1, WORDS),
+    tokens=st.integers(0, TOKENS),
+    vocab=st.integers(1, VOCAB),
     padding=st.integers(0, 9),
-    width=st.integers(1, WIDTH),
+    hidden_size=st.integers(1, HIDDEN_SIZE),
     pairs=st.integers(1, 4),
     latents=st.sampled_from([None, 1, 2, 3]),
     with_z=st.booleans(),
@@ -84,14 +86,14 @@ def assert_close(got, expected, tolerance=1e-5):
     seed=st.integers(0, 2**16),
 )
 def test_agrees_with_plain_autograd(
-    algorithm, rows, words, padding, width, pairs, latents, with_z, chunk_size, softcap, temperature, seed
+    algorithm, tokens, vocab, padding, hidden_size, pairs, latents, with_z, chunk_size, softcap, temperature, seed
 ):
-    inputs = draw(rows, words + padding, width, pairs, latents, seed, torch.float32)
-    inputs["targets"] %= words
+    inputs = draw(tokens, vocab + padding, hidden_size, pairs, latents, seed, torch.float32)
+    inputs["targets"] %= vocab
     inputs["lm_head_weight"].requires_grad_(algorithm != "frozen")
     if not with_z:
         inputs["z"] = None
-    options = {"vocab_size": words, "temperature": temperature}
+    options = {"vocab_size": vocab, "temperature": temperature}
     ours = {"chunk_size": chunk_size, "logit_softcap": softcap, **options}
     sums, token_logps, gradients = expect(inputs, pairs, softcap=softcap, **options)
     result, got = run(inputs, pairs, algorithm=algorithm, **ours)
@@ -155,9 +157,7 @@ def problem_of(hidden, lm_head_weight, targets, segment_ids, shard, z=None, with
 
 
 def test_a_shard_of_the_vocabulary():
-    """Statistics of token ids 5 to 12 of 40, with targets on its first and last one and outside, agree with
-    PyTorch's.
-    """
+    """Statistics of token ids 5 to 12 of 40 agree with PyTorch's, for targets at both ends of the shard and outside."""
     inputs = draw(9, 40, 6, 2, 2, 1, torch.float32)
     targets = torch.tensor([5, 11, 4, 12, 0, 39, 7, -1, 5], device=DEVICE)
     shard = VocabShard(5, 7, None, None, 0.5)
@@ -193,15 +193,15 @@ def test_strides_do_not_matter():
 
 
 def test_offsets_beyond_two_to_the_31():
-    """Rows that lie 2^27 elements apart, of which few are touched: the last ones lie beyond 2^31."""
-    rows, width, apart = 20, 40, 2**27
-    room = torch.empty(rows * apart, dtype=torch.bfloat16, device=DEVICE)
-    far = room.as_strided((rows, width), (apart, 1))
-    near = torch.randn((rows, width), generator=torch.Generator().manual_seed(0)).bfloat16().to(DEVICE)
-    words = torch.randn((rows, width), generator=torch.Generator().manual_seed(1)).bfloat16().to(DEVICE)
-    targets = torch.arange(rows, device=DEVICE)
+    """Tokens that lie 2^27 elements apart, of which few are touched: the last ones lie beyond 2^31."""
+    tokens, hidden_size, apart = 20, 40, 2**27
+    room = torch.empty(tokens * apart, dtype=torch.bfloat16, device=DEVICE)
+    far = room.as_strided((tokens, hidden_size), (apart, 1))
+    near = torch.randn((tokens, hidden_size), generator=torch.Generator().manual_seed(0)).bfloat16().to(DEVICE)
+    weight = torch.randn((tokens, hidden_size), generator=torch.Generator().manual_seed(1)).bfloat16().to(DEVICE)
+    targets = torch.arange(tokens, device=DEVICE)
     segment_ids = (targets >= 9).long()
-    every = slice(0, rows)
+    every = slice(0, tokens)
     backend = TritonBackend()
     far.copy_(near)
 
@@ -209,13 +209,13 @@ def test_offsets_beyond_two_to_the_31():
         shard = VocabShard(0, vocab_local, None, None, 1.0)
         return problem_of(hidden, weight, targets, segment_ids, shard)
 
-    logits_problem = problem(near, words, width)
+    logits_problem = problem(near, weight, hidden_size)
     stats = backend.stats(logits_problem, near, every)
     assert torch.equal(backend.stats(logits_problem, far, every), stats)
-    fused = fused_stats(problem(near, words, rows), every)
-    assert torch.equal(fused_stats(problem(far, words, rows), every), fused)
-    assert torch.equal(fused_stats(problem(words, far, rows), every)[0].max(), fused[0].max())
-    scale = torch.ones((1, rows), device=DEVICE)
+    fused = fused_stats(problem(near, weight, tokens), every)
+    assert torch.equal(fused_stats(problem(far, weight, tokens), every), fused)
+    assert torch.equal(fused_stats(problem(weight, far, tokens), every)[0].max(), fused[0].max())
+    scale = torch.ones((1, tokens), device=DEVICE)
     for logits in (far, near):
         backend.logits_gradient_(logits_problem, logits, every, LogpsGradient(scale, stats, None, None))
     assert torch.equal(far, near)

@@ -49,8 +49,9 @@ def test_noise_is_that_of_the_reference(source):
 
 
 def test_noise_is_frozen():
-    """Bits that a run of today and a run of next year must share; made with this code, and the same from Triton's own
-    Philox.
+    """The noise of these ids has these bits in every version.
+
+    They were made with this code, and Triton's Philox gives the same.
     """
     ids = torch.tensor([0, 2**33 + 7])
     bits = gumbel_noise(ids, 3, 2**40 + 17, PRIOR_NOISE).view(torch.int32)
