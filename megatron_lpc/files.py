@@ -1,4 +1,4 @@
-"""Files that appear whole: written under a temporary name beside the final one, then renamed."""
+"""Files and folders that appear whole: written under a temporary name beside the final one, then renamed."""
 
 from __future__ import annotations
 
@@ -25,6 +25,24 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def replace_folder(new: Path, path: Path) -> Path:
+    """Rename the folder `new` to `path`, beside it. A folder that is there is moved aside first.
+
+    Returns:
+        Where the replaced folder lies now, if there was one: `.NAME.replaced.tmp`, for the caller to delete.
+    """
+    replaced = replaced_folder(path)
+    if path.exists():
+        path.rename(replaced)
+    new.rename(path)
+    return replaced
+
+
+def replaced_folder(path: Path) -> Path:
+    """Where `replace_folder` puts what was at `path`."""
+    return path.with_name(f".{path.name}.replaced.tmp")
 
 
 def write_text(path: str | Path, text: str) -> None:

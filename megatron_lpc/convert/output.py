@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from megatron_lpc.convert.errors import ConversionError
+from megatron_lpc.files import replace_folder, replaced_folder
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def new_folder(path: Path, *, source: Path, nbytes: int, force: bool) -> Iterato
     """
     path = path.absolute()
     partial = path.with_name(f".{path.name}.partial.tmp")
-    replaced = path.with_name(f".{path.name}.replaced.tmp")
+    replaced = replaced_folder(path)
     if source.resolve().is_relative_to(path.resolve()):
         raise ConversionError(f"--output {path}: holds the input {source}; choose another folder")
     if replaced.exists() and not path.exists():
@@ -45,10 +46,7 @@ def new_folder(path: Path, *, source: Path, nbytes: int, force: bool) -> Iterato
     except BaseException:
         shutil.rmtree(partial)
         raise
-    if path.exists():
-        path.rename(replaced)
-    partial.rename(path)
-    shutil.rmtree(replaced, ignore_errors=True)
+    shutil.rmtree(replace_folder(partial, path), ignore_errors=True)
 
 
 def _check_free_space(path: Path, nbytes: int) -> None:

@@ -112,30 +112,39 @@ class Checkpoints:
                 tensors.
         """
         folder = resolve_checkpoint(path)
-        description = read_description(folder)
-        if "run" not in description:
-            raise ConfigError(
-                f"{folder}: holds only weights; start from it with --pretrained-checkpoint instead of --load"
-            )
-        context, policy = self._context, self._policy
-        compare_options(folder, description["options"], context.config)
-        vocab_size = context.config.model.vocab_size
-        assert vocab_size is not None
-        wanted = self._tensors(loading=True)
-        loaded = read_tensors(folder, wanted, groups=context.groups, vocab_size=vocab_size)
-        copy_weights(policy.chunks, loaded["model"])
-        weights, updates = sharded_weights(policy.chunks), description["optimizer_updates"]
-        restore_optimizer_state(policy.optimizer, weights, loaded["optimizer"], updates)
-        policy.scheduler.num_steps = 0
-        policy.scheduler.step(increment=description["scheduler_steps"])
+        description = _read_run_description(folder)
+        compare_options(folder, description["options"], self._context.config)
+        self._load_tensors(folder, description["optimizer_updates"])
+        self._restore_scheduler(description["scheduler_steps"])
         state = RunState(**description["run"])
-        if description["layout"] == self._parallel_layout():
-            restore_random_state(folder, context.platform)
-        else:
-            seed_everything(context.config.training.seed + state.iteration, context.groups)
+        self._restore_random_state(folder, description["layout"], state.iteration)
         if self._root is not None and folder.parent.resolve() == self._root.resolve():
             self._saved_iteration = state.iteration
         return state
+
+    def _load_tensors(self, folder: Path, optimizer_updates: int) -> None:
+        """Weights and the state of the optimizer. Collectives: those of `read_tensors`."""
+        policy = self._policy
+        vocab_size = self._context.config.model.vocab_size
+        assert vocab_size is not None
+        wanted = self._tensors(loading=True)
+        loaded = read_tensors(folder, wanted, groups=self._context.groups, vocab_size=vocab_size)
+        copy_weights(policy.chunks, loaded["model"])
+        weights = sharded_weights(policy.chunks)
+        restore_optimizer_state(policy.optimizer, weights, loaded["optimizer"], optimizer_updates)
+
+    def _restore_scheduler(self, num_steps: int) -> None:
+        scheduler = self._policy.scheduler
+        scheduler.num_steps = 0
+        scheduler.step(increment=num_steps)
+
+    def _restore_random_state(self, folder: Path, saved_layout: dict[str, Any], iteration: int) -> None:
+        """The saved generators where the parallel layout is the same; elsewhere generators seeded for this step."""
+        context = self._context
+        if saved_layout == self._parallel_layout():
+            restore_random_state(folder, context.platform)
+        else:
+            seed_everything(context.config.training.seed + iteration, context.groups)
 
     def _tensors(self, loading: bool) -> dict[str, Any]:
         """What the checkpoint holds as sharded tensors, under `model` and `optimizer`."""
@@ -166,3 +175,15 @@ class Checkpoints:
             "sequence_parallel": parallel.sequence_parallel,
             "device": self._context.platform.device.type,
         }
+
+
+def _read_run_description(folder: Path) -> dict[str, Any]:
+    """The description of a checkpoint that a run saved.
+
+    Raises:
+        ConfigError: the checkpoint holds only weights.
+    """
+    description = read_description(folder)
+    if "run" not in description:
+        raise ConfigError(f"{folder}: holds only weights; start from it with --pretrained-checkpoint instead of --load")
+    return description

@@ -18,7 +18,7 @@ from typing import Any
 from torch.distributed.checkpoint.metadata import Metadata
 
 from megatron_lpc.config import ConfigError
-from megatron_lpc.files import write_json, write_text
+from megatron_lpc.files import replace_folder, write_json, write_text
 
 _POINTER = "latest_checkpointed_iteration.txt"
 _DESCRIPTION = "description.json"
@@ -77,11 +77,7 @@ def publish(root: Path, iteration: int, keep_last: int) -> None:
         keep_last: how many to keep, this one included; 0 keeps all. Those of later iterations, which another run left,
             stay.
     """
-    final = root / _name(iteration)
-    replaced = root / f".{_name(iteration)}.replaced.tmp"
-    if final.exists():
-        final.rename(replaced)
-    partial_folder(root, iteration).rename(final)
+    replaced = replace_folder(partial_folder(root, iteration), root / _name(iteration))
     write_text(root / _POINTER, f"{iteration}\n")
     shutil.rmtree(replaced, ignore_errors=True)
     older = [folder for folder in _complete(root) if _number(folder) <= iteration]
