@@ -1,6 +1,4 @@
-"""What all programs share: one kind of error for what a user can correct, one way in which it ends a program, and how
-messages name things.
-"""
+"""What all programs share: the error that a user can correct, how it ends a program, and how messages name things."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
@@ -19,10 +17,14 @@ class UserError(Exception):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's parser, whose errors are `UserError`s."""
+    """argparse's parser, whose errors are raised as `error_class`."""
+
+    def __init__(self, *args: Any, error_class: type[UserError] = UserError, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._error_class = error_class
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(message)
+        raise self._error_class(message)
 
 
 def is_first_rank() -> bool:

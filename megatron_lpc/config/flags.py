@@ -46,6 +46,7 @@ def _build_parser(prog: str) -> ArgumentParser:
         prog=prog,
         usage=f"{prog} --config FILE.yaml [--flag value ...]",
         epilog=_EPILOG,
+        error_class=ConfigError,
         allow_abbrev=False,
         # Options absent from the command line stay absent from the namespace: that tells a flag from a default.
         argument_default=argparse.SUPPRESS,

@@ -71,6 +71,7 @@ def _parser() -> ArgumentParser:
         ),
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
+        error_class=ConfigError,
     )
     parser.add_argument(
         "--support-pairs",

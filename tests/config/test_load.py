@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from megatron_lpc.command_line import UserError
 from megatron_lpc.config import (
     Config,
     ConfigError,
@@ -172,7 +171,7 @@ def test_files_that_cannot_be_read(tmp_path, write):
     ],
 )
 def test_wrong_flags_are_refused(argv, message):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(ConfigError) as error:
         parse_args(argv)
     assert message in str(error.value)
 

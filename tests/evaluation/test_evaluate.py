@@ -9,7 +9,6 @@ import pytest
 import yaml
 from launch import torchrun
 
-from megatron_lpc.command_line import UserError
 from megatron_lpc.config import ConfigError, parse_args
 from megatron_lpc.evaluation.evaluate import evaluate
 from megatron_lpc.evaluation.options import SupportOptions, parse_command
@@ -168,7 +167,7 @@ def test_no_pair_left(run):
     ],
 )
 def test_refused(run, flags, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ConfigError, match=message):
         parse_command([*run, *flags])
 
 
