@@ -22,13 +22,6 @@ settings.register_profile("here", deadline=None, derandomize=True)
 settings.load_profile("here")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several workers (pytest-xdist), keep those in one that share a costly setup."""
-    for item in items:
-        in_layouts = item.path.name in ("test_layouts.py", "test_start.py")
-        item.add_marker(pytest.mark.xdist_group("layouts" if in_layouts else str(item.path)))
-
-
 @dataclass(frozen=True)
 class TinyRun:
     """Files of the run; validation sets are `agree` and `disagree`."""
