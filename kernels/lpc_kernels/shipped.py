@@ -6,7 +6,7 @@ the entries with the very functions that its backend asks for blocks and warps, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -42,6 +42,13 @@ class Shipped:
     """Whether it multiplies matrices, and so must use matrix instructions (HGMMA on sm_90, tcgen05 on sm_100)."""
     fused_fp64: bool = True
     """False: no fp64 product and sum may be fused, for the same bits everywhere."""
+
+
+def aligned_arguments(kernel: Any, types: Mapping[str, str], sizes: Collection[str]) -> tuple[str, ...]:
+    """The pointers of a kernel, and those of its sizes that are divisible by 16, as Triton specialises it on them."""
+    varying = {*kernel.do_not_specialize, *kernel.do_not_specialize_on_alignment}
+    candidates = (name for name, kind in types.items() if kind.startswith("*") or name in sizes)
+    return tuple(name for name in candidates if name not in varying)
 
 
 def shipped() -> tuple[Shipped, ...]:

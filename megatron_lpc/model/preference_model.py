@@ -31,7 +31,7 @@ class PreferenceModel(GPTModel):
         self,
         *args: Any,
         real_vocab_size: int,
-        logps_chunk_size: int,
+        logps_chunk_size: int | None,
         embedding_scale: float | None = None,
         packs_sequences: bool = False,
         latent_head: Callable[[], LatentHead | ContinuousHead | None],
@@ -41,7 +41,7 @@ class PreferenceModel(GPTModel):
 
         Args:
             real_vocab_size: vocabulary size without padding.
-            logps_chunk_size: loss tokens whose logits exist at one time.
+            logps_chunk_size: loss tokens whose logits exist at one time; None: as `pair_logps` chooses.
             embedding_scale: factor of the input embeddings, rounded to their dtype as Gemma does.
             packs_sequences: the layers are TransformerEngine's, which take packed sequences as `PackedSeqParams` and
                 not as `PairBatch.packing_layout`.
@@ -124,6 +124,7 @@ class PreferenceModel(GPTModel):
 
         latent = self._latent(at, batch, query)
         weight = self.lm_head_weight()
+        main_grad = _main_grad(weight)
         result = pair_logps(
             at(batch.loss_index),
             weight,
@@ -137,7 +138,8 @@ class PreferenceModel(GPTModel):
             vocab_size=self.real_vocab_size,
             tp_group=self.pg_collection.tp,
             chunk_size=self.logps_chunk_size,
-            main_grad=_main_grad(weight),
+            main_grad=main_grad,
+            main_grad_only=main_grad is not None and not getattr(weight, "zero_out_wgrad", False),
         )
         return PairScores(
             logps=result.logps.view(-1, 2 * batch.num_pairs),
@@ -159,8 +161,9 @@ def _main_grad(weight: Tensor) -> Tensor | None:
     """megatron-core's fp32 gradient buffer of a weight, where there is one and a gradient is computed.
 
     `pair_logps` adds to it. `grad_added_to_main_grad` tells core's data parallel wrapper not to add what autograd
-    returns, as core's own fused linear layer does. Where the weight is also the embedding of this stage, core has set
-    `zero_out_wgrad`, and the wrapper adds nevertheless: the embedding's gradient plus our zeros.
+    returns, as core's own fused linear layer does; so it may be memory without values. Where the weight is also the
+    embedding of this stage, core has set `zero_out_wgrad`, and the wrapper adds nevertheless: the embedding's gradient
+    plus what we return, which must be zeros.
     """
     main_grad: Tensor | None = getattr(weight, "main_grad", None)
     if main_grad is None or not (weight.requires_grad and torch.is_grad_enabled()):

@@ -8,7 +8,7 @@ import triton.language as tl
 
 from lpc_kernels.gumbel_mix import triton_kernels as kernels
 from lpc_kernels.gumbel_mix.triton_backend import blocks
-from lpc_kernels.shipped import Shipped
+from lpc_kernels.shipped import Shipped, aligned_arguments
 
 _PAIRED = ("logits", "weights", "soft", "entropy")
 _FP32 = (
@@ -41,7 +41,7 @@ def _shipped(num_codes: int, hidden_size: int, straight_through: bool) -> tuple[
             kernel=kernel,
             types=types,
             constants=constants,
-            aligned=tuple(name for name, kind in types.items() if kind.startswith("*") or name in ("K", "H")),
+            aligned=aligned_arguments(kernel, types, ("K", "H")),
             **limits,
         )
 

@@ -16,9 +16,13 @@ from lpc_kernels.philox.triton_kernels import gumbel
 
 _POSTERIOR_NOISE = tl.constexpr(POSTERIOR_NOISE)
 _PRIOR_NOISE = tl.constexpr(PRIOR_NOISE)
+_VARYING = ("seed", "B")
+"""Integers that Triton is not to compile another kernel for; those of the codebook make its loads wide."""
+_VARYING_POINTERS = ("sample_ids", "kl", "entropy_q", "entropy_p", "d_kl", "d_entropy_q", "d_entropy_p")
+"""Vectors [B], which may be views that start at any pair; an element is loaded at a time."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARYING, do_not_specialize_on_alignment=_VARYING_POINTERS)
 def forward(
     logits_q,  # [B, K]
     logits_p,  # [B, K]
@@ -117,7 +121,7 @@ def backward_weights(
     tl.store(d_mix + pair * K + some, tl.sum(total, 1), mask=some < K)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARYING, do_not_specialize_on_alignment=_VARYING_POINTERS)
 def backward_inputs(
     logits_q,  # [B, K], and so are the next five
     logits_p,

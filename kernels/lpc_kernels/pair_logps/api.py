@@ -15,9 +15,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lpc_kernels.pair_logps.algorithms import ALGORITHMS, Algorithm, Chosen, Circumstances, choose_algorithm
+from lpc_kernels.pair_logps.chunk_logits import default_chunk_size
 from lpc_kernels.pair_logps.pairwise import evaluate_pair_loss
 from lpc_kernels.pair_logps.problem import PairLoss, Problem, Scores
-from lpc_kernels.pair_logps.segments import longest_pair, segments_in_response_order
+from lpc_kernels.pair_logps.segments import segments_in_response_order
 from lpc_kernels.pair_logps.softmax_stats import entropy, log_sum_exp
 from lpc_kernels.pair_logps.validation import Options, TensorArguments, check, check_vocabulary
 from lpc_kernels.pair_logps.vocab_shard import VocabShard
@@ -78,11 +79,12 @@ def pair_logps(
     vocab_start: int = 0,
     vocab_size: int | None = None,
     tp_group: dist.ProcessGroup | None = None,
-    chunk_size: int = 1024,
+    chunk_size: int | None = None,
     logit_softcap: float | None = None,
     temperature: float = 1.0,
     with_entropy: bool = False,
     main_grad: Tensor | None = None,
+    main_grad_only: bool = False,
 ) -> PairLogps:
     """Sum over each response of log softmax(cap(W (h_t + z)) / temperature)[target], with cap(x) = c tanh(x / c) or x.
 
@@ -100,7 +102,7 @@ def pair_logps(
     - `frozen` (2 + 2 L) N V H, needs an LM head without gradient: any loss; keeps [L, N, H] from forward to backward.
     - `auto`: `pairwise` where there is a pair_loss and every pair fits into a chunk; else `frozen` where the LM head
       has no gradient and L is 1; else `recompute`. With `pair_loss`, `pairwise` and `auto` wait once for a GPU, to
-      read how long the responses are.
+      read how long the responses are. No other call waits.
 
     Where no gradient is asked for, they are all the same: 2 N V H, and on Triton no logits reach memory.
 
@@ -127,12 +129,14 @@ def pair_logps(
         vocab_size: token ids from this one on are padding and have no probability; None: no padding.
         tp_group: the ranks that hold the shards of the LM head.
         chunk_size: tokens whose logits are in memory at one time (twice as many with a `tp_group`, as communication is
-            overlapped with the next chunk); changes results by rounding only.
+            overlapped with the next chunk); changes results by rounding only. None: 4096 on Triton, else 1024.
         logit_softcap: c of cap(x) = c tanh(x / c).
         temperature: divides the logits.
         with_entropy: also return the entropy.
         main_grad: [V_local, H] fp32 (fp64) buffer, such as megatron-core's, that the gradient of lm_head_weight is
             added to; the gradient that autograd gets is then zero.
+        main_grad_only: the gradient that autograd gets beside `main_grad` is read by nobody: it has no values then,
+            and no time is spent on filling it with zeros.
 
     Raises:
         ValueError: shapes, dtypes or options that do not fit.
@@ -146,6 +150,7 @@ def pair_logps(
         num_segments=num_segments,
         z=z,
         main_grad=main_grad,
+        main_grad_only=main_grad_only,
     )
     options = Options(
         algorithm=algorithm,
@@ -188,9 +193,10 @@ def _problem(
             softcap=options.logit_softcap,
             temperature=options.temperature,
         ),
-        chunk_size=options.chunk_size,
+        chunk_size=options.chunk_size or default_chunk_size(tensors.hidden),
         with_entropy=with_entropy,
         main_grad=tensors.main_grad,
+        main_grad_only=tensors.main_grad_only,
         pair_loss=options.pair_loss,
     )
 
@@ -200,7 +206,7 @@ def _choose(algorithm: Algorithm, problem: Problem) -> Chosen:
     wants_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     pairs_fit = False
     if wants_gradient and algorithm == "auto" and problem.pair_loss is not None:
-        pairs_fit = longest_pair(problem.segments) <= problem.chunk_size
+        pairs_fit = max(problem.segments.pair_lengths) <= problem.chunk_size
     return choose_algorithm(
         algorithm,
         Circumstances(

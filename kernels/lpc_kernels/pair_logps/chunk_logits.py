@@ -13,12 +13,36 @@ from torch import Tensor
 from lpc_kernels.huge_pages import in_huge_pages
 from lpc_kernels.pair_logps.problem import Problem
 from lpc_kernels.pair_logps.segments import token_chunks
+from lpc_kernels.triton_support import runs_on_triton
 
 Chunk = TypeVar("Chunk")
 Started = TypeVar("Started")
 
 _CPU_PIECE = 4096
 """Vocabulary entries of one product on a CPU, whose library makes a copy of all of them."""
+
+
+_CHUNK_SIZE, _CHUNK_SIZE_ON_TRITON = 1024, 4096
+_ROW_MULTIPLE = 64
+"""Elements that the distance of two rows is a multiple of on a GPU: 128 bytes of bf16."""
+
+
+def default_chunk_size(tensor: Tensor) -> int:
+    """Loss tokens of a chunk where the caller does not say.
+
+    A GPU reads and writes the whole fp32 gradient of the LM head once per chunk, so it gets larger chunks.
+    """
+    return _CHUNK_SIZE_ON_TRITON if runs_on_triton(tensor) else _CHUNK_SIZE
+
+
+def empty_logits(num_tokens: int, vocab_local: int, like: Tensor) -> Tensor:
+    """[C, V] without values, for C tokens, in the dtype and on the device of `like`.
+
+    For Triton, and so on every GPU, each row starts at a multiple of `_ROW_MULTIPLE`: with an odd distance of rows, as
+    an odd vocabulary has it, the vendor's products and the kernels would move an element at a time.
+    """
+    row = -(-vocab_local // _ROW_MULTIPLE) * _ROW_MULTIPLE if runs_on_triton(like) else vocab_local
+    return in_huge_pages(torch.empty, (num_tokens, row), like.dtype, like.device)[:, :vocab_local]
 
 
 def overlapped(chunks: Iterable[Chunk], start: Callable[[Chunk], Started], in_flight: int) -> Iterator[Started]:
@@ -56,11 +80,8 @@ class ChunkLogits:
         on_cpu = self._weight.device.type == "cpu"
         self._pieces = token_chunks(vocab_local, _CPU_PIECE if on_cpu else max(1, vocab_local))
         largest = max((chunk.stop - chunk.start for chunk in chunks), default=0)
-        buffers = [
-            in_huge_pages(torch.empty, (largest, vocab_local), self._hidden.dtype, self._hidden.device)
-            for _ in range(min(in_flight, len(chunks)))
-        ]
-        self._buffers = cycle(buffers)
+        count = min(in_flight, len(chunks))
+        self._buffers = cycle([empty_logits(largest, vocab_local, like=self._hidden) for _ in range(count)])
 
     def __call__(self, chunk: slice) -> Tensor:
         """[C, V] h W^T of a chunk, valid until `in_flight` more chunks have been made."""

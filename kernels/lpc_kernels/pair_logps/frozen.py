@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lpc_kernels.pair_logps.backend import LogpsGradient, choose_backend
-from lpc_kernels.pair_logps.chunk_logits import ChunkLogits, chunks_in_flight, overlapped
+from lpc_kernels.pair_logps.chunk_logits import ChunkLogits, chunks_in_flight, empty_logits, overlapped
 from lpc_kernels.pair_logps.gradients import as_gradient
 from lpc_kernels.pair_logps.operator_arguments import empty_outputs, flat, problem_of
 from lpc_kernels.pair_logps.problem import Problem, Scores
@@ -59,7 +59,7 @@ def _stats_and_jacobian(problem: Problem) -> tuple[Tensor, Tensor]:
         stats[..., started.chunk] = merged = started.stats()
         for latent in range(problem.num_latents):
             is_last = latent == problem.num_latents - 1
-            logits = started.logits if is_last else started.logits.clone()
+            logits = started.logits if is_last else _copy_of_logits(started.logits)
             gradient = _gradient_of_latent(problem, merged, latent)
             backend.logits_gradient_(problem, logits, started.chunk, gradient)
             part = jacobian[latent, started.chunk]
@@ -70,6 +70,11 @@ def _stats_and_jacobian(problem: Problem) -> tuple[Tensor, Tensor]:
     for reduction in reductions:
         reduction.wait()
     return stats, jacobian
+
+
+def _copy_of_logits(logits: Tensor) -> Tensor:
+    """[C, V] with rows as far apart as a GPU wants them."""
+    return empty_logits(*logits.shape, like=logits).copy_(logits)
 
 
 def _gradient_of_latent(problem: Problem, stats: Tensor, latent: int) -> LogpsGradient:

@@ -114,6 +114,12 @@ def as_gradient(value: Tensor | None, gradient: Tensor | None) -> Tensor | None:
     return gradient.to(value.dtype)
 
 
-def zero_gradient(value: Tensor) -> Tensor:
-    """What autograd gets where the gradient was added to `main_grad`: zeros that take no memory."""
-    return value.new_zeros(()).expand_as(value)
+def gradient_beside_main_grad(weight: Tensor, main_grad_only: bool) -> Tensor:
+    """What autograd gets for the LM head where its gradient was added to `main_grad`: zeros that take no memory.
+
+    Autograd copies them where it accumulates them, a pass over [V_local, H]. With `main_grad_only` it gets memory
+    without values instead, which it takes as it is.
+    """
+    if main_grad_only:
+        return torch.empty_like(weight, memory_format=torch.contiguous_format)
+    return weight.new_zeros(()).expand_as(weight)

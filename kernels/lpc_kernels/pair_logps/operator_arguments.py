@@ -4,7 +4,7 @@
 and `problem_of` puts it together again:
 
 - `index` is (targets, cu_seqlens, pair_of_segment);
-- `sizes` is (vocab_start, vocab_local, chunk_size, with_entropy);
+- `sizes` is (vocab_start, vocab_local, chunk_size, with_entropy, main_grad_only);
 - `scaling` is (logit_softcap, or 0 for none; temperature).
 
 The operators are in the files of their algorithms. Each returns first the log-probs [L, N], the only differentiable
@@ -28,7 +28,8 @@ def flat(problem: Problem) -> Flat:
     """The arguments that every operator takes. `main_grad` and `pair_loss` are not among them."""
     segments, shard = problem.segments, problem.shard
     index = [problem.targets, segments.cu_seqlens, segments.pair_of_segment]
-    sizes = [shard.vocab_start, shard.vocab_local, problem.chunk_size, int(problem.with_entropy)]
+    flags = [int(problem.with_entropy), int(problem.main_grad_only)]
+    sizes = [shard.vocab_start, shard.vocab_local, problem.chunk_size, *flags]
     scaling = [0.0 if shard.softcap is None else float(shard.softcap), float(shard.temperature)]
     return problem.hidden, problem.lm_head_weight, problem.z, index, sizes, scaling, shard.group_name
 
@@ -45,7 +46,7 @@ def problem_of(
 ) -> Problem:
     """The problem whose `flat` arguments these are."""
     targets, cu_seqlens, pair_of_segment = index
-    vocab_start, vocab_local, chunk_size, with_entropy = sizes
+    vocab_start, vocab_local, chunk_size, with_entropy, main_grad_only = sizes
     softcap, temperature = scaling
     return Problem(
         hidden=hidden,
@@ -57,6 +58,7 @@ def problem_of(
         chunk_size=chunk_size,
         with_entropy=bool(with_entropy),
         main_grad=main_grad,
+        main_grad_only=bool(main_grad_only),
     )
 
 

@@ -17,7 +17,13 @@ from torch.autograd.function import once_differentiable
 
 from lpc_kernels.pair_logps.backend import Backend, LogpsGradient, choose_backend
 from lpc_kernels.pair_logps.chunk_logits import ChunkLogits, chunks_in_flight, overlapped
-from lpc_kernels.pair_logps.gradients import Gradients, InputGradients, Wanted, as_gradient, zero_gradient
+from lpc_kernels.pair_logps.gradients import (
+    Gradients,
+    InputGradients,
+    Wanted,
+    as_gradient,
+    gradient_beside_main_grad,
+)
 from lpc_kernels.pair_logps.problem import PairLoss, Problem, Scores
 from lpc_kernels.pair_logps.segments import PairChunk, pair_chunks, segments_in_pair_order
 from lpc_kernels.pair_logps.softmax_stats import gather_stats, log_prob
@@ -87,7 +93,8 @@ class _Pairwise(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         segments, order = segments_in_pair_order(problem.segments)
         in_pair_order = replace(problem, hidden=hidden[order], targets=problem.targets[order], segments=segments)
-        results = _compute(in_pair_order, Wanted(*ctx.needs_input_grad[:3]))
+        chunks = pair_chunks(problem.segments.pair_lengths, problem.chunk_size)
+        results = _compute(in_pair_order, chunks, Wanted(*ctx.needs_input_grad[:3]))
         gradients = results.gradients
         if gradients.hidden is not None:
             # The hidden states in pair order are no longer needed: reuse their memory for the gradient.
@@ -97,6 +104,7 @@ class _Pairwise(torch.autograd.Function):
         token_logps = log_prob(stats)
         ctx.gradients = gradients
         ctx.in_main_grad = problem.main_grad is not None
+        ctx.main_grad_only = problem.main_grad_only
         ctx.save_for_backward(lm_head_weight, z)
         ctx.mark_non_differentiable(token_logps, stats, results.pair_losses)
         return token_logps, stats, results.loss, results.pair_losses
@@ -118,7 +126,7 @@ class _Pairwise(torch.autograd.Function):
             d_hidden.mul_(d_loss.to(d_hidden.dtype))
         if d_weight is not None and ctx.in_main_grad:
             _check_factor_one(d_weight, d_loss)
-            d_weight = zero_gradient(lm_head_weight)
+            d_weight = gradient_beside_main_grad(lm_head_weight, ctx.main_grad_only)
         elif d_weight is not None:
             d_weight = as_gradient(lm_head_weight, d_weight.mul_(d_loss))
         if d_z is not None:
@@ -138,14 +146,13 @@ def _check_factor_one(main_grad: Tensor, d_loss: Tensor) -> None:
     main_grad[:1] += d_loss - 1
 
 
-def _compute(problem: Problem, wanted: Wanted) -> _Results:
+def _compute(problem: Problem, chunks: list[PairChunk], wanted: Wanted) -> _Results:
     """Losses and gradients of a problem in pair order, chunk by chunk.
 
     Collectives on the tensor parallel group: one all-gather of the statistics per chunk, and those of `Gradients`.
     """
     backend = choose_backend(problem)
     gradients = Gradients(problem, wanted)
-    chunks = pair_chunks(problem.segments, problem.chunk_size)
     in_flight = chunks_in_flight(problem)
     chunk_logits = ChunkLogits(problem, [chunk.tokens for chunk in chunks], in_flight)
     keep_exponentials = _keeps_exponentials(backend, problem)

@@ -52,6 +52,8 @@ class Problem:
     with_entropy: bool
     main_grad: Tensor | None = None
     """fp32 (fp64) buffer that the LM head's gradient is added to."""
+    main_grad_only: bool = False
+    """Nobody reads what autograd gets for the LM head beside `main_grad`."""
     pair_loss: PairLoss | None = None
 
     @property

@@ -13,7 +13,13 @@ from torch.autograd.function import once_differentiable
 
 from lpc_kernels.pair_logps.backend import LogpsGradient, choose_backend, stats_of_logits
 from lpc_kernels.pair_logps.chunk_logits import ChunkLogits
-from lpc_kernels.pair_logps.gradients import Gradients, InputGradients, Wanted, as_gradient, zero_gradient
+from lpc_kernels.pair_logps.gradients import (
+    Gradients,
+    InputGradients,
+    Wanted,
+    as_gradient,
+    gradient_beside_main_grad,
+)
 from lpc_kernels.pair_logps.operator_arguments import empty_outputs, flat, problem_of
 from lpc_kernels.pair_logps.problem import Problem, Scores
 from lpc_kernels.pair_logps.scoring import gathered_stats
@@ -138,7 +144,7 @@ def _recompute_gradients(ctx: Any, d_logps: Tensor) -> tuple[Tensor | None, Tens
     made = recompute_backward_op([*saved, d_logps], z, ctx.main_grad, wanted, *numbers)
     d_hidden, d_weight, d_z = (gradient if asked else None for gradient, asked in zip(made, wanted, strict=True))
     if d_weight is not None and ctx.main_grad is not None:
-        d_weight = zero_gradient(lm_head_weight)
+        d_weight = gradient_beside_main_grad(lm_head_weight, main_grad_only=bool(ctx.sizes[4]))
     return d_hidden, as_gradient(lm_head_weight, d_weight), as_gradient(z, d_z)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,15 @@ class Segments:
     def host_pairs(self) -> list[int]:
         """The pair of each segment as Python numbers; the first access waits for a GPU."""
         return self.pair_of_segment.tolist()
+
+    @cached_property
+    def pair_lengths(self) -> list[int]:
+        """Loss tokens of each pair, for segments in response order, two per pair. Waits for a GPU unless the offsets
+        are known."""
+        offsets = self.host_cu_seqlens
+        lengths = [end - start for start, end in pairwise(offsets)]
+        num_pairs = len(lengths) // 2
+        return [chosen + rejected for chosen, rejected in zip(lengths[:num_pairs], lengths[num_pairs:], strict=True)]
 
     @cached_property
     def segment_ids(self) -> Tensor:
@@ -118,10 +128,13 @@ def token_chunks(num_tokens: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, num_tokens)) for start in range(0, num_tokens, size)]
 
 
-def pair_chunks(segments: Segments, size: int) -> list[PairChunk]:
-    """Chunks of whole pairs: as many as have at most `size` loss tokens together, at least one. Waits for a GPU."""
+def pair_chunks(pair_lengths: list[int], size: int) -> list[PairChunk]:
+    """Chunks of whole pairs: as many as have at most `size` loss tokens together, at least one.
+
+    pair_lengths: loss tokens of each pair.
+    """
     chunks = []
-    pair_ends = segments.host_cu_seqlens[2::2]
+    pair_ends = list(accumulate(pair_lengths))
     pair = token = 0
     while pair < len(pair_ends):
         stop = pair + 1
@@ -130,9 +143,3 @@ def pair_chunks(segments: Segments, size: int) -> list[PairChunk]:
         chunks.append(PairChunk(slice(token, pair_ends[stop - 1]), slice(pair, stop)))
         pair, token = stop, pair_ends[stop - 1]
     return chunks
-
-
-def longest_pair(segments: Segments) -> int:
-    """Loss tokens of the longest pair, for segments in response order. Waits for a GPU."""
-    lengths = torch.tensor(segments.host_cu_seqlens).diff()
-    return int(lengths.view(2, -1).sum(0).max())

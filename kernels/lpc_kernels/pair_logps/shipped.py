@@ -9,7 +9,7 @@ import triton.language as tl
 
 from lpc_kernels.pair_logps import triton_kernels as kernels
 from lpc_kernels.pair_logps.triton_backend import fused_blocks, gradient_blocks, stats_blocks
-from lpc_kernels.shipped import Shipped
+from lpc_kernels.shipped import Shipped, aligned_arguments
 
 _SIZES = ("C", "V", "H", "L", "P", "S", "stride", "hidden_stride", "weight_stride", "first_token")
 _TYPES = {
@@ -50,7 +50,7 @@ def _configuration(kernel: Any, num_latents: int, blocks: dict[str, int], **cons
         kernel=kernel,
         types=types,
         constants=fixed,
-        aligned=tuple(name for name, kind in types.items() if kind.startswith("*") or name in _ALIGNED_SIZES),
+        aligned=aligned_arguments(kernel, types, _ALIGNED_SIZES),
         options={"num_warps": blocks["num_warps"]},
         matrix=kernel is kernels.fused_stats,
     )

@@ -4,6 +4,10 @@
 The letters of shapes are those of `problem.py`, and also the names of the arguments with these sizes. LATENTS is the
 next power of two of L. `product` is h W^T, [C, V], with `stride` from token to token. `rate` is 1 / temperature.
 
+Triton compiles a kernel for each combination of arguments that are 1, divisible by 16 or neither. Sizes and pointers
+that differ from chunk to chunk are exempt (`_VARYING`, `_VARYING_POINTERS`), or training would stop to compile for
+seconds at any step; those that make loads of the vocabulary and of the hidden states wide are not.
+
 Sums over the vocabulary and over the tokens of a pair are made in a fixed order, without atomics, so two runs give the
 same bits. Offsets into [C, V], [V, H] and [L, P, V] are 64-bit.
 """
@@ -12,6 +16,15 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+_VARYING = ("C", "P", "S", "first_token")
+"""Integers that differ between the chunks of a run."""
+_VARYING_POINTERS = (
+    *("targets", "segment_ids", "cu_seqlens", "pair_of_segment"),
+    *("running_max", "running_sum", "scale"),
+    "L",
+)
+"""Arguments whose divisibility by 16 differs, such as views that start at any token; no wide load depends on them."""
 
 
 @triton.jit
@@ -22,7 +35,7 @@ def _cap(logits, softcap, rate, CAPPED: tl.constexpr):
     return logits * rate
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARYING, do_not_specialize_on_alignment=_VARYING_POINTERS)
 def token_stats(
     product,  # [C, V]
     bias,  # [L, P, V] or None
@@ -92,7 +105,7 @@ def token_stats(
         tl.store(out + 3 * step, weighted, mask=is_latent)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARYING, do_not_specialize_on_alignment=_VARYING_POINTERS)
 def logits_gradient(
     product,  # [C, V] in and out
     bias,  # [L, P, V] or None
@@ -170,7 +183,7 @@ def logits_gradient(
         tl.store(d_bias + bias_offset, before + summed, mask=bias_mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARYING, do_not_specialize_on_alignment=_VARYING_POINTERS)
 def fused_stats(
     hidden,  # [C, H]
     weight,  # [V, H]

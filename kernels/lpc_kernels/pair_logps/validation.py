@@ -26,6 +26,7 @@ class TensorArguments:
     num_segments: int
     z: Tensor | None
     main_grad: Tensor | None
+    main_grad_only: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class Options:
     pair_loss: PairLoss | None
     vocab_start: int
     vocab_size: int | None
-    chunk_size: int
+    chunk_size: int | None
     logit_softcap: float | None
     temperature: float
 
@@ -93,7 +94,7 @@ def _fault_of_options(options: Options) -> str | None:
         return f"vocab_start must not be negative, got {options.vocab_start}"
     if options.vocab_size is not None and options.vocab_size < 1:
         return f"vocab_size must be at least 1, got {options.vocab_size}"
-    if options.chunk_size < 1:
+    if options.chunk_size is not None and options.chunk_size < 1:
         return f"chunk_size must be at least 1, got {options.chunk_size}"
     if options.logit_softcap is not None and options.logit_softcap <= 0:
         return f"logit_softcap must be positive, got {options.logit_softcap}"
@@ -123,7 +124,7 @@ def _fault_of_algorithm(tensors: TensorArguments, options: Options) -> str | Non
 def _fault_of_main_grad(tensors: TensorArguments) -> str | None:
     weight, main_grad = tensors.lm_head_weight, tensors.main_grad
     if main_grad is None:
-        return None
+        return "main_grad_only needs main_grad, where the gradient goes" if tensors.main_grad_only else None
     dtype = torch.promote_types(weight.dtype, torch.float32)
     if main_grad.shape != weight.shape or main_grad.dtype != dtype:
         return f"main_grad must be {list(weight.shape)} {dtype}, got {list(main_grad.shape)} {main_grad.dtype}"

@@ -15,7 +15,7 @@ NO_GROUP = None
 
 
 def sizes(entropy):
-    return [0, 21, 9, int(entropy)]
+    return [0, 21, 9, int(entropy), 0]
 
 
 def arguments(trains_lm_head=False, wants_gradient=True):
