@@ -30,9 +30,9 @@ class Filled(TorchDispatchMode):
     ) -> Any:
         result = function(*args, **(kwargs or {}))
         name = function.overloadpacket.__name__
-        if isinstance(result, Tensor) and result.numel() == VOCAB * HIDDEN_SIZE and name in FILLING:
-            if result.data_ptr() != self.main_grad.data_ptr():
-                self.operations.append(name)
+        is_large = isinstance(result, Tensor) and result.numel() == VOCAB * HIDDEN_SIZE
+        if is_large and name in FILLING and result.data_ptr() != self.main_grad.data_ptr():
+            self.operations.append(name)
         return result
 
 
