@@ -74,7 +74,8 @@ def _stats_and_jacobian(problem: Problem) -> tuple[Tensor, Tensor]:
 
 def _copy_of_logits(logits: Tensor) -> Tensor:
     """[C, V] with rows as far apart as a GPU wants them."""
-    return empty_logits(*logits.shape, like=logits).copy_(logits)
+    num_tokens, vocab_local = logits.shape
+    return empty_logits(num_tokens, vocab_local, like=logits).copy_(logits)
 
 
 def _gradient_of_latent(problem: Problem, stats: Tensor, latent: int) -> LogpsGradient:
