@@ -55,6 +55,7 @@ setup(
     install_requires=[
         "torch>=2.11",
         "megatron-core>=0.16.1,<0.17",
+        "numpy",
         "transformers>=5",
         "datasets>=4",
         "sentencepiece",

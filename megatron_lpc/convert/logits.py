@@ -81,7 +81,7 @@ def megatron_logits(
     try:
         from megatron_lpc.model import build_model  # After the platform has prepared megatron-core for the CPU.
 
-        chunks = build_model(config, context.platform, context.groups, config.latent)
+        chunks = build_model(config, context.platform, context.groups, config.latent, fresh="none")
         load_weights(chunks, resolve_checkpoint(folder), groups=context.groups, latent_head=False, config=config)
         return logits_of(chunks, tokens)
     finally:

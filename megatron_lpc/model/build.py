@@ -10,7 +10,7 @@ from megatron.core.transformer.module import Float16Module
 from torch import nn
 
 from megatron_lpc.config import Config, LatentConfig, ModelConfig, padded_vocab_size
-from megatron_lpc.model.initialize import initialize_parameters
+from megatron_lpc.model.initialize import FreshWeights, initialize_parameters
 from megatron_lpc.model.latent_head import build_latent_head
 from megatron_lpc.model.layer_spec import block_spec
 from megatron_lpc.model.preference_model import PreferenceModel
@@ -19,14 +19,21 @@ from megatron_lpc.platform import Platform
 from megatron_lpc.platform.process_groups import ProcessGroups
 
 
-def build_model(config: Config, platform: Platform, groups: ProcessGroups, latent: LatentConfig) -> list[nn.Module]:
+def build_model(
+    config: Config,
+    platform: Platform,
+    groups: ProcessGroups,
+    latent: LatentConfig,
+    fresh: FreshWeights = "all",
+) -> list[nn.Module]:
     """This rank's model chunks (one per virtual pipeline stage), on its device, in the training precision.
 
-    Weights are fresh. They are a function of the seed and of each parameter's name only, the same in every parallel
-    layout.
+    Fresh weights are a function of the seed, of their parameter's name and of their place in it, the same in every
+    parallel layout.
 
     Args:
         latent: which head the last stage carries; a reference model is built with `latent_mode` none.
+        fresh: which weights to draw. The others hold whatever was in memory, so load or copy all of them.
     """
     model = config.model
     assert model.vocab_size is not None
@@ -48,7 +55,7 @@ def build_model(config: Config, platform: Platform, groups: ProcessGroups, laten
             pg_collection=groups.core,
             **_embeddings(model),
         )
-        initialize_parameters(chunk, model, latent, config.training.seed)
+        initialize_parameters(chunk, model, latent, config.training.seed, fresh)
         chunk.to(platform.device)
         chunks.append(Float16Module(core_config, chunk) if config.training.bf16 else chunk)
     return chunks

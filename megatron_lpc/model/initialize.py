@@ -1,41 +1,54 @@
 """Fresh weights that do not depend on the parallel layout.
 
 megatron-core draws weights in the order in which a rank builds its modules, so another parallel layout is another
-model. Here each weight matrix has a generator of its own, seeded by the run's seed and the matrix's name in the
-checkpoint. It draws the whole matrix, of which each rank keeps its shard.
+model. Here a weight is a function of the run's seed, of its matrix's name in the checkpoint, and of its place in the
+matrix; a rank draws its shard only. megatron-core itself draws nothing (`perform_initialization` is off), so what is
+not drawn here holds whatever was in memory until a checkpoint is loaded.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from typing import Any
+from concurrent.futures import Executor
+from itertools import product
+from typing import Any, Literal
 
 import torch
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 from torch import Tensor
 
 from megatron_lpc.config import LatentConfig, ModelConfig
+from megatron_lpc.model.normal_tiles import drawing_threads, normal_shard
 
+FreshWeights = Literal["all", "latent_head", "none"]
+"""Which weights are drawn: a checkpoint gives the others."""
 _LAST_OF_RESIDUAL_BRANCH = ("linear_proj.weight", "linear_fc2.weight")
+_HEAD = "latent_head."
 _GIVES_LATENT = ("latent_head.codebook", "latent_head.network.2.weight")
 """The codes, and the last layer of the continuous control, which starts as the codes do."""
 
 
 @torch.no_grad()
-def initialize_parameters(chunk: Any, model: ModelConfig, latent: LatentConfig, seed: int) -> None:
-    """Draw every matrix of one model chunk from a normal distribution.
+def initialize_parameters(
+    chunk: Any, model: ModelConfig, latent: LatentConfig, seed: int, fresh: FreshWeights = "all"
+) -> None:
+    """Draw every matrix of one model chunk from a normal distribution, or those of the LPC head only.
 
-    Norm weights stay 1, biases of the head become 0. The standard deviation is `init_method_std`; that of the last
-    projection of a residual branch is divided by sqrt(2 num_layers) as in Megatron-LM; that of the codes is
-    `codebook_init_std`. Memory: one whole matrix at a time, on the host.
+    Biases become 0; norm weights keep the 1 (or 0) that the norms themselves set. The standard deviation is
+    `init_method_std`; that of the last projection of a residual branch is divided by sqrt(2 num_layers) as in
+    Megatron-LM; that of the codes is `codebook_init_std`. Memory: one shard at a time in fp32, on the host.
     """
-    for tensor in sharded_tensors(chunk.sharded_state_dict()):
-        if tensor.key.startswith("latent_head.") and tensor.key.endswith(".bias"):
-            tensor.data.zero_()
-        is_matrix = isinstance(tensor.data, Tensor) and len(_matrix_shape(tensor)) >= 2
-        if is_matrix:
-            _draw(tensor, _standard_deviation(tensor.key, model, latent), seed)
+    if fresh == "none":
+        return
+    with drawing_threads() as threads:
+        for tensor in sharded_tensors(chunk.sharded_state_dict()):
+            if fresh == "latent_head" and not tensor.key.startswith(_HEAD):
+                continue
+            if tensor.key.endswith(".bias"):
+                tensor.data.zero_()
+            elif isinstance(tensor.data, Tensor) and len(_matrix_shape(tensor)) >= 2:
+                shard = _draw(tensor, seed, threads)
+                tensor.data.copy_(shard.mul_(_standard_deviation(tensor.key, model, latent)))
 
 
 def _standard_deviation(key: str, model: ModelConfig, latent: LatentConfig) -> float:
@@ -65,13 +78,14 @@ def _matrix_shape(tensor: ShardedTensor) -> tuple[int, ...]:
     return tensor.global_shape[tensor.prepend_axis_num :]
 
 
-def _draw(tensor: ShardedTensor, std: float, seed: int) -> None:
-    """Fill this rank's shard of the whole matrix that `tensor` belongs to."""
+def _draw(tensor: ShardedTensor, seed: int, threads: Executor) -> Tensor:
+    """Standard normal numbers of this rank's shard of the matrix that `tensor` belongs to, in the shape of its data."""
     num_stacked_axes = tensor.prepend_axis_num
     layer, offset = tensor.global_offset[:num_stacked_axes], tensor.global_offset[num_stacked_axes:]
-    name = f"{seed}/{tensor.key}/{layer}"
-    digest = hashlib.sha256(name.encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-    whole = torch.randn(_matrix_shape(tensor), generator=generator, dtype=torch.float32).mul_(std)
-    shard = tuple(slice(start, start + size) for start, size in zip(offset, tensor.local_shape, strict=True))
-    tensor.data.copy_(whole[shard].view(tensor.data.shape))
+    *outer, rows, columns = (range(start, start + size) for start, size in zip(offset, tensor.local_shape, strict=True))
+    num_columns = tensor.global_shape[-1]
+    matrices = [
+        normal_shard(f"{seed}/{tensor.key}/{(*layer, *place)}", num_columns, rows, columns, threads)
+        for place in product(*outer)
+    ]
+    return torch.stack(matrices).view(tensor.data.shape)

@@ -25,6 +25,7 @@ def transformer_config(config: Config, platform: Platform) -> TransformerConfig:
         bf16=config.training.bf16,
         params_dtype=dtype,
         pipeline_dtype=dtype,
+        perform_initialization=False,  # `initialize_parameters` draws what no checkpoint gives.
         calculate_per_token_loss=True,
         deallocate_pipeline_outputs=True,
         # Fused CUDA extensions, which the portable layers do without.

@@ -110,11 +110,13 @@ def assemble_run(context: RunContext) -> Run:
     }
     train_iters = total_steps(config, None if train_data is None else len(train_data))
 
-    chunks = build_policy(context)
-    reference, *valid_references = build_references(context, chunks, [("train", train_data), *valid_data.items()])
+    resumed = starting_point(config)
+    chunks = build_policy(context, resumes=resumed is not None)
+    untrained = chunks if resumed is None else None
+    reference, *valid_references = build_references(context, untrained, [("train", train_data), *valid_data.items()])
     policy = make_trainable(context, chunks, train_iters)
     checkpoints = Checkpoints(context, policy)
-    start = _start_state(config, checkpoints, train_iters)
+    start = RunState(train_iters=train_iters) if resumed is None else checkpoints.load(resumed)
 
     if train_data is None:
         train_loader: TrainingLoader = stream_loader(context, tokenizer, start)
@@ -153,11 +155,3 @@ def starting_point(config: Config) -> Path | None:
         assert options.save is not None
         return resolve_checkpoint(options.save) if holds_checkpoint(options.save) else None
     return resolve_checkpoint(options.load) if options.load else None
-
-
-def _start_state(config: Config, checkpoints: Checkpoints, train_iters: int) -> RunState:
-    """Load the checkpoint that the run resumes from, if any, into its parts."""
-    path = starting_point(config)
-    if path is None:
-        return RunState(train_iters=train_iters)
-    return checkpoints.load(path)

@@ -10,7 +10,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import nn
 
-from megatron_lpc.model import build_model, wrap_data_parallel
+from megatron_lpc.model import FreshWeights, build_model, wrap_data_parallel
 from megatron_lpc.training.checkpoint_folder import resolve_checkpoint
 from megatron_lpc.training.checkpoint_tensors import load_all_weights, load_weights
 from megatron_lpc.training.optimizer import build_optimizer, build_scheduler
@@ -29,17 +29,25 @@ class TrainablePolicy:
     """Steps of the whole run, over which the LR and latent schedules extend."""
 
 
-def build_policy(context: RunContext) -> list[nn.Module]:
+def build_policy(context: RunContext, resumes: bool = False) -> list[nn.Module]:
     """This rank's chunks of the policy before its first step: fresh, or with the weights of `pretrained_checkpoint`.
 
     Collectives: with `pretrained_checkpoint`, those of `load_weights`.
+
+    Args:
+        resumes: all weights will be loaded from the checkpoint of a run. Until then they hold whatever was in memory.
 
     Raises:
         ConfigError: the checkpoint does not fit the model.
     """
     config = context.config
-    chunks = build_model(config, context.platform, context.groups, config.latent)
-    pretrained = config.checkpoint.pretrained_checkpoint
+    pretrained = None if resumes else config.checkpoint.pretrained_checkpoint
+    fresh: FreshWeights = "all"
+    if resumes:
+        fresh = "none"
+    elif pretrained:
+        fresh = "latent_head"  # The checkpoint may lack it.
+    chunks = build_model(config, context.platform, context.groups, config.latent, fresh)
     if pretrained:
         has_latent = config.latent.latent_mode != "none"
         load_weights(
@@ -51,7 +59,7 @@ def build_policy(context: RunContext) -> list[nn.Module]:
 def load_policy(context: RunContext, path: str | Path) -> list[nn.Module]:
     """This rank's chunks of a trained policy, without an optimizer: for evaluation.
 
-    Strict, unlike a start from pretrained weights: an LPC head that the checkpoint lacks would keep fresh weights.
+    Strict, unlike a start from pretrained weights: an LPC head that the checkpoint lacks would have no weights.
 
     Collectives: those of `load_all_weights`.
 
@@ -62,7 +70,7 @@ def load_policy(context: RunContext, path: str | Path) -> list[nn.Module]:
         ConfigError: the checkpoint is not of such a model.
     """
     config = context.config
-    chunks = build_model(config, context.platform, context.groups, config.latent)
+    chunks = build_model(config, context.platform, context.groups, config.latent, fresh="none")
     load_all_weights(chunks, resolve_checkpoint(path), groups=context.groups, config=config)
     return chunks
 

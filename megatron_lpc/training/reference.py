@@ -14,7 +14,7 @@ from megatron_lpc.config import ConfigError
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.dataset import PairDataset
 from megatron_lpc.losses import LatentState, uses_reference
-from megatron_lpc.model import LatentQuery, build_model
+from megatron_lpc.model import FreshWeights, LatentQuery, build_model, unwrapped
 from megatron_lpc.training.checkpoint_folder import resolve_checkpoint
 from megatron_lpc.training.checkpoint_tensors import load_weights
 from megatron_lpc.training.pipeline import score_pass
@@ -46,8 +46,11 @@ class OnlineReference:
     are computed, on the last stage. The reference is never conditioned on a latent.
     """
 
-    def __init__(self, context: RunContext) -> None:
-        """Fresh weights; load a checkpoint into `chunks` unless the policy starts from fresh weights as well.
+    def __init__(self, context: RunContext, fresh: FreshWeights = "all") -> None:
+        """Build the model into `chunks`.
+
+        Args:
+            fresh: `none` where the caller gives `chunks` all their weights; drawn, they are those of a fresh policy.
 
         Raises:
             ConfigError: offload is asked for where host memory is the device's memory.
@@ -58,7 +61,7 @@ class OnlineReference:
         if self._offload and not platform.is_cuda:
             raise ConfigError("--reference-offload: a CPU run keeps the reference in host memory already; leave it out")
         without_head = replace(config.latent, latent_mode="none")
-        self.chunks = build_model(config, platform, context.groups, without_head)
+        self.chunks = build_model(config, platform, context.groups, without_head, fresh)
         for chunk in self.chunks:
             chunk.requires_grad_(False)
 
@@ -99,20 +102,29 @@ class CachedReference:
         return self.logps[index.cpu()].T.reshape(-1).to(index.device, non_blocking=True)
 
 
-def online_reference(context: RunContext) -> OnlineReference:
+def online_reference(context: RunContext, untrained: Sequence[nn.Module] | None = None) -> OnlineReference:
     """The reference model with its weights: `reference_load`, or else what the policy starts from.
 
     That is `pretrained_checkpoint`, or the fresh weights, which are a function of the seed. So a resumed run has the
     same reference.
 
-    Collectives: those of `load_weights`, where there is a checkpoint.
+    Collectives: those of `load_weights`, where a checkpoint is read.
+
+    Args:
+        untrained: the policy before its first step, whose weights are copied where they are the reference's; None
+            where there is no such policy.
 
     Raises:
         ConfigError: the checkpoint does not fit the model.
     """
     config = context.config
-    reference = OnlineReference(context)
-    start = config.loss.reference_load or config.checkpoint.pretrained_checkpoint
+    pretrained = config.checkpoint.pretrained_checkpoint
+    start = config.loss.reference_load or pretrained
+    if untrained is not None and start == pretrained:
+        reference = OnlineReference(context, "none")
+        copy_backbone(untrained, reference.chunks)
+        return reference
+    reference = OnlineReference(context, "none" if start else "all")
     if start:
         load_weights(
             reference.chunks, resolve_checkpoint(start), groups=context.groups, latent_head=False, config=config
@@ -120,15 +132,24 @@ def online_reference(context: RunContext) -> OnlineReference:
     return reference
 
 
+@torch.no_grad()
+def copy_backbone(policy: Sequence[nn.Module], reference: Sequence[nn.Module]) -> None:
+    """Give a reference the weights of a policy in the same parallel layout, on the device and chunk by chunk."""
+    for source, target in zip(policy, reference, strict=True):
+        weights = dict(unwrapped(source).named_parameters())
+        for name, parameter in unwrapped(target).named_parameters():
+            parameter.copy_(weights[name])
+
+
 def build_references(
-    context: RunContext, policy: Sequence[nn.Module], datasets: Sequence[tuple[str, PairDataset | None]]
+    context: RunContext, untrained: Sequence[nn.Module] | None, datasets: Sequence[tuple[str, PairDataset | None]]
 ) -> list[Reference]:
     """Where the objective's reference log-probs of each data set come from.
 
     Collectives: those of `online_reference`; with a cache, those of `weights_fingerprint`.
 
     Args:
-        policy: the model before its first step; its weights are the reference's when `reference_load` is unset.
+        untrained: as `online_reference` takes it; None in a run that resumes.
         datasets: all that will be scored, each with its name; None for a stream, which takes only an online reference.
 
     Raises:
@@ -138,10 +159,12 @@ def build_references(
     if not uses_reference(loss):
         return [NoReference()] * len(datasets)
     if loss.reference == "online":
-        return [online_reference(context)] * len(datasets)
+        return [online_reference(context, untrained)] * len(datasets)
     assert loss.reference_cache is not None
-    made_with = online_reference(context).chunks if loss.reference_load else policy
-    weights = weights_fingerprint(made_with)
+    if untrained is None or loss.reference_load:
+        weights = weights_fingerprint(online_reference(context).chunks)
+    else:
+        weights = weights_fingerprint(untrained)
     references: list[Reference] = []
     for name, data in datasets:
         assert data is not None
