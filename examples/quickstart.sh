@@ -8,6 +8,8 @@ bash tools/setup_venv.sh
 data=runs/recovery
 run=runs/quickstart
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+# What torchrun leaves to the run on SIGTERM, for its checkpoint, in place of 30 s.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
 .venv/bin/python tools/make_preferences.py --output $data/data
 .venv/bin/python tools/train_tokenizer.py --input $data/data/train.jsonl --output $data/tokenizer --vocab-size 400
 for mode in plain lpc; do

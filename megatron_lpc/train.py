@@ -51,18 +51,23 @@ def train(config: Config) -> Evaluations:
 
             is_last = state.iteration == run.train_iters
             stops = exit_request.is_due(state.iteration, run.platform.device)
+            if stops:
+                # Before all else, for whoever sent SIGTERM does not wait for long.
+                run.save_checkpoint(state)
+                run.checkpoints.finish()
+                watch.message(exit_message(options, state.iteration, run.train_iters))
             if is_due(state.iteration, options.logging.eval_interval) and not is_last:
                 results = evaluate(run)
                 watch.evaluations(state.iteration, results)
-            if is_last or stops or is_due(state.iteration, options.checkpoint.save_interval):
+            if is_last or is_due(state.iteration, options.checkpoint.save_interval):
                 run.save_checkpoint(state)
             run.checkpoints.poll()
             if stops:
                 break
         else:
+            run.checkpoints.finish()
             results = evaluate(run)
             watch.evaluations(state.iteration, results)
-        run.checkpoints.finish()
     stop_distributed()
     return results
 
@@ -75,6 +80,12 @@ def evaluate(run: Run) -> Evaluations:
         metrics = evaluate_pairs(run.context, run.policy.chunks, steps, held_out.reference)
         results |= {f"{held_out.name}/{latent}": of_latent for latent, of_latent in metrics.items()}
     return results
+
+
+def exit_message(config: Config, iteration: int, train_iters: int) -> str:
+    """What an early exit leaves behind: torchrun reports a SIGTERM as a failure of the run, whatever it has saved."""
+    saved = "its checkpoint is complete" if config.checkpoint.save else "nothing is saved, for --save is unset"
+    return f"The run exits early, after step {iteration}/{train_iters}; {saved}."
 
 
 def is_due(iteration: int, interval: int) -> bool:

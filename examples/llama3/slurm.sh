@@ -4,11 +4,12 @@
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=8
 #SBATCH --exclusive
-#SBATCH --signal=TERM@300
+#SBATCH --signal=TERM@660
 # sbatch examples/llama3/slurm.sh examples/llama3/70b.yaml [--flag value …]
 #
-# Five minutes before its end the job gets SIGTERM: the run saves a checkpoint and exits. `load: auto` in the
-# configuration resumes from it when the job is submitted again.
+# Eleven minutes before its end the job gets SIGTERM: the run saves a checkpoint and exits. torchrun.sh gives it ten;
+# raise both numbers together. SLURM then calls the job failed, as torchrun does of any run that gets a signal.
+# `load: auto` in the configuration resumes from the checkpoint when the job is submitted again.
 set -euo pipefail
 export NODES=$SLURM_NNODES MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

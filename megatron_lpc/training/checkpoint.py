@@ -7,6 +7,7 @@ another one the generators of dropout are seeded again.
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from megatron_lpc.training.checkpoint_folder import (
     write_description,
 )
 from megatron_lpc.training.checkpoint_tensors import compare_options, copy_weights, read_tensors, sharded_weights
+from megatron_lpc.training.exit import SaveWatch
 from megatron_lpc.training.optimizer_state import optimizer_updates, restore_optimizer_state, sharded_optimizer_state
 from megatron_lpc.training.policy import TrainablePolicy
 from megatron_lpc.training.random_state import restore_random_state, save_random_state
@@ -45,6 +47,7 @@ class Checkpoints:
         self._root = Path(save) if save else None
         self._saved_iteration: int | None = None
         self._pending = AsyncCallsQueue()
+        self._watch = SaveWatch()
         answer_through_results_file()
         # Each tensor is written by one of the ranks that hold it.
         self._strategy = FullyParallelSaveStrategyWrapper(get_default_save_sharded_strategy(), context.groups.dp_cp)
@@ -60,6 +63,7 @@ class Checkpoints:
         """
         if self._root is None or state.iteration == self._saved_iteration:
             return
+        began = time.monotonic()
         self.finish()
         root, iteration = self._root, state.iteration
         is_first = dist.get_rank() == 0
@@ -81,6 +85,7 @@ class Checkpoints:
         def complete() -> None:
             if is_first:
                 publish(root, iteration, self._context.config.checkpoint.keep_last)
+            self._watch.saved(time.monotonic() - began)
 
         if request is None:
             complete()
@@ -97,8 +102,13 @@ class Checkpoints:
         self._pending.maybe_finalize_async_calls()
 
     def finish(self) -> None:
-        """Wait until all saves are complete. Collectives: as `poll`."""
+        """Wait until all saves are complete, on all ranks.
+
+        Collectives: as `poll`, and a barrier over the world. Without it a rank could end while rank 0 still publishes
+        the checkpoint, and launchers kill the others when the first one ends.
+        """
         self._pending.maybe_finalize_async_calls(blocking=True)
+        dist.barrier()
 
     def load(self, path: str | Path) -> RunState:
         """Go on from a checkpoint: one `iter_*` folder, or the latest in a folder of them.

@@ -36,6 +36,10 @@ class Observer(Protocol):
         """Metrics of each validation set, by its name, after `iteration` steps."""
         ...
 
+    def message(self, text: str) -> None:
+        """A line at the terminal."""
+        ...
+
 
 @contextmanager
 def watch_run(run: Run) -> Iterator[Observer]:
@@ -62,6 +66,8 @@ class SilentWatch:
         log_step(iteration, metrics)
 
     def evaluations(self, iteration: int, results: Mapping[str, Mapping[str, float]]) -> None: ...
+
+    def message(self, text: str) -> None: ...
 
 
 class Watch:
