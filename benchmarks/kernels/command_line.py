@@ -56,7 +56,7 @@ def _add_pair_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--latents", nargs="+", type=int, default=[1], help="L (default: 1)")
     parser.add_argument("--tp", nargs="+", type=int, default=[1], help="measure one shard of this many (default: 1)")
     parser.add_argument("--direction", nargs="+", choices=directions, default=["training"], help="default: training")
-    parser.add_argument("--chunk-size", type=int, default=1024, help="of our algorithms (default: %(default)s)")
+    parser.add_argument("--chunk-size", type=int, help="of our algorithms (default: theirs, 4096 on a GPU)")
     parser.add_argument("--providers", nargs="+", choices=providers, default=list(providers), help="default: all")
 
 

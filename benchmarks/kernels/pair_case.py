@@ -35,7 +35,8 @@ class PairCase:
     """L: latents under which all tokens are scored."""
     tp: int
     """The head is the vocabulary shard of one rank of this many; nothing is communicated."""
-    chunk_size: int
+    chunk_size: int | None
+    """Of our algorithms; None: as `pair_logps` chooses."""
     direction: Literal["training", "scoring"]
     """training: forward, and gradients of hidden states, head and latents. scoring: forward without gradients."""
 

@@ -95,6 +95,8 @@ PROVIDERS: dict[str, Callable[[PairCase], Step]] = {
     "compile": _compile,
     "linear_cross_entropy": _linear_cross_entropy,
     "megatron": library_providers.megatron,
+    "liger_tp": library_providers.liger_tp,
+    "trl": library_providers.trl,
     "liger_dpo": library_providers.liger_dpo,
     "liger_ce": library_providers.liger_ce,
     "quack": library_providers.quack,
