@@ -11,13 +11,24 @@ from typing import Any
 import torch
 from lpc_kernels import pair_logps
 from megatron.core.models.gpt import GPTModel
-from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
+from megatron.core.tensor_parallel import ColumnParallelLinear, gather_from_sequence_parallel_region
 from torch import Tensor
 
 from megatron_lpc.data.batch import PackingLayout, PairBatch
 from megatron_lpc.model.latent_head import ContinuousHead, LatentHead, LatentOutput
 from megatron_lpc.model.packing_masks import packed_seq_params
 from megatron_lpc.model.pair_scores import LatentQuery, PairScores
+
+
+class LMHead(ColumnParallelLinear):
+    """The LM head, whose call returns its weight, for `pair_logps` multiplies with it.
+
+    Called like any module, because megatron-core waits for an overlapped parameter gather in forward pre-hooks.
+    """
+
+    def forward(self) -> Tensor:
+        """[V / tp, H] weight, vocabulary padding included."""
+        return self.weight
 
 
 class PreferenceModel(GPTModel):
@@ -51,6 +62,8 @@ class PreferenceModel(GPTModel):
         self.real_vocab_size = real_vocab_size
         self.logps_chunk_size = logps_chunk_size
         self.packs_sequences = packs_sequences
+        if self.post_process:
+            self.output_layer.__class__ = LMHead  # GPTModel makes a ColumnParallelLinear and takes no other class.
         self.latent_head = latent_head() if self.post_process else None
         if embedding_scale is not None and self.pre_process:
             self.embedding.register_forward_hook(
@@ -98,9 +111,10 @@ class PreferenceModel(GPTModel):
 
     def lm_head_weight(self) -> Tensor:
         """[V / tp, H] weight of the LM head, vocabulary padding included; for the last stage."""
-        if self.share_embeddings_and_output_weights:
+        if self.share_embeddings_and_output_weights and self.pre_process:
+            # The embedding's, which this forward pass has called.
             return self.shared_embedding_or_output_weight()
-        return self.output_layer.weight
+        return self.output_layer()
 
     def score(self, hidden: Tensor, batch: PairBatch, query: LatentQuery) -> PairScores:
         """log pi(y_t | x, y_<t, z) = log softmax(W (h_t + z))[y_t], summed over each response.
