@@ -25,6 +25,8 @@ def transformer_config(config: Config, platform: Platform) -> TransformerConfig:
         bf16=config.training.bf16,
         params_dtype=dtype,
         pipeline_dtype=dtype,
+        # Otherwise the gradient of the embedding adds up in any order on CUDA.
+        deterministic_mode=config.training.deterministic,
         perform_initialization=False,  # `initialize_parameters` draws what no checkpoint gives.
         calculate_per_token_loss=True,
         deallocate_pipeline_outputs=True,

@@ -1,8 +1,8 @@
 """Checkpoints of a run: weights, optimizer, schedules, random generators and progress.
 
 Tensors go through megatron-core's distributed checkpointing. A checkpoint loads into any parallel layout, with or
-without the distributed optimizer. In the parallel layout that wrote it, the run goes on as if it had not stopped; in
-another one the generators of dropout are seeded again.
+without the distributed optimizer. In the parallel layout that wrote it, the run goes on as if it had not stopped, to
+the last bit on a CPU, and on CUDA under `deterministic`; in another one the generators of dropout are seeded again.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class TrainingConfig:
     """Seed of new weights, of the data order and of the latent noise."""
 
     deterministic: bool = option(False, role=Role.RUN, evaluation=True)
-    """Use deterministic algorithms only, so that the same run gives the same bits; slower on GPUs."""
+    """Use deterministic algorithms only, so that the same run gives the same bits, resumed too; slower on GPUs."""
 
     bf16: bool = option(False, role=Role.RUN, evaluation=True)
     """Compute in bfloat16 with fp32 master weights; fp32 when unset."""
