@@ -25,8 +25,8 @@ def transformer_config(config: Config, platform: Platform) -> TransformerConfig:
         bf16=config.training.bf16,
         params_dtype=dtype,
         pipeline_dtype=dtype,
-        # Otherwise the gradient of the embedding adds up in any order on CUDA.
-        deterministic_mode=config.training.deterministic,
+        # On CUDA, torch's gradient of the embedding adds up in any order; on a CPU it repeats, and with other bits.
+        deterministic_mode=config.training.deterministic and platform.is_cuda,
         perform_initialization=False,  # `initialize_parameters` draws what no checkpoint gives.
         calculate_per_token_loss=True,
         deallocate_pipeline_outputs=True,
