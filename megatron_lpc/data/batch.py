@@ -27,6 +27,22 @@ class PackingLayout:
     stacked: Tensor
     """[2, R, S] int64: document ids and position ids in one tensor, which goes through megatron-core as an attention
     mask does."""
+    cu_seqlens: Tensor | None = None
+    """[D + 1] int32: where each of the D documents of a packed sequence begins, padding being one too, and where the
+    last ends. None where there are several sequences, or prompts are shared."""
+    max_seqlen: int | None = None
+    """Tokens of the longest of these documents, padding included. Known on the host without waiting for the device."""
+
+    @classmethod
+    def of(cls, document_ids: Tensor, position_ids: Tensor) -> PackingLayout:
+        """The layout of ids [R, S] on the CPU."""
+        stacked = torch.stack((document_ids, position_ids))
+        is_shared_prompt = (document_ids >= 0) & (document_ids % 3 == 0)
+        if document_ids.size(0) != 1 or is_shared_prompt.any():
+            return cls(stacked)
+        _, lengths = document_ids[0].unique_consecutive(return_counts=True)
+        cu_seqlens = pad(lengths.cumsum(0), (1, 0)).int()
+        return cls(stacked, cu_seqlens, max_seqlen=int(lengths.max()))
 
     @property
     def document_ids(self) -> Tensor:
@@ -49,15 +65,16 @@ class PackingLayout:
         return self.document_ids.flatten()[flat_index] % 3 == 0
 
     def padded_to(self, seq_len: int) -> PackingLayout:
-        """The same layout of sequences of `seq_len` >= S tokens, padded on the right."""
+        """The same layout of sequences of `seq_len` >= S tokens, padded on the right; on the CPU."""
         extra = seq_len - self.stacked.size(2)
         document_ids = pad(self.document_ids, (0, extra), value=PADDING)
         position_ids = pad(self.position_ids, (0, extra), value=0)
-        return PackingLayout(torch.stack((document_ids, position_ids)))
+        return PackingLayout.of(document_ids, position_ids)
 
     def to(self, device: torch.device | str) -> PackingLayout:
         """The same layout on `device`; copies from pinned memory do not block."""
-        return PackingLayout(self.stacked.to(device, non_blocking=True))
+        cu_seqlens = None if self.cu_seqlens is None else self.cu_seqlens.to(device, non_blocking=True)
+        return PackingLayout(self.stacked.to(device, non_blocking=True), cu_seqlens, self.max_seqlen)
 
 
 @dataclass(frozen=True, kw_only=True)

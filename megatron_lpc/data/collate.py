@@ -163,7 +163,7 @@ def _fill(sequences: list[list[_Part]], seq_len: int, pad_id: int, num_pairs: in
             start = end
     return _Filled(
         tokens=torch.from_numpy(tokens),
-        packing_layout=PackingLayout(torch.from_numpy(np.stack((document_ids, position_ids)))),
+        packing_layout=PackingLayout.of(torch.from_numpy(document_ids), torch.from_numpy(position_ids)),
         prompt_end=torch.from_numpy(prompt_end),
         response_start=torch.from_numpy(response_start),
     )

@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
-from torch.nn.functional import pad
 
 from megatron_lpc.data.batch import PackingLayout
+
+_MAX_SEQLEN_MULTIPLE = 64
+"""As TransformerEngine rounds where it finds the longest document itself, which makes the host wait."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +96,15 @@ def flex_block_mask(packing_layout: PackingLayout, window: int | None = None) ->
 def packed_seq_params(packing_layout: PackingLayout) -> PackedSeqParams:
     """TransformerEngine's description of one packed sequence: where each document begins; padding is a document too.
 
+    Never waits for the device. The longest document is rounded up, for attention plans are made per such length.
+
     Raises:
         ValueError: there are several sequences, or prompts are shared, which it cannot describe.
     """
-    document_ids = packing_layout.document_ids
-    is_shared_prompt = (document_ids >= 0) & (document_ids % 3 == 0)
-    if document_ids.size(0) != 1 or is_shared_prompt.any():
+    cu_seqlens, longest = packing_layout.cu_seqlens, packing_layout.max_seqlen
+    if cu_seqlens is None or longest is None:
         raise ValueError("TransformerEngine takes one packed sequence (--pack-to) whose responses share no prompt")
-    _, lengths = document_ids[0].unique_consecutive(return_counts=True)
-    cu_seqlens = pad(lengths.cumsum(0), (1, 0)).int()
-    # An upper bound of the longest document. The exact length would make the host wait for the device.
-    max_seqlen = document_ids.size(1)
+    max_seqlen = -(-longest // _MAX_SEQLEN_MULTIPLE) * _MAX_SEQLEN_MULTIPLE
     return PackedSeqParams(
         qkv_format="thd",
         cu_seqlens_q=cu_seqlens,

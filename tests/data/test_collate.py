@@ -38,6 +38,7 @@ def test_the_example_with_a_shared_prompt():
     assert batch.tokens.tolist() == [[5, 6, 7, 8, 9]]
     assert batch.packing_layout.document_ids.tolist() == [[0, 0, 1, 1, 2]]
     assert batch.packing_layout.position_ids.tolist() == [[0, 1, 2, 3, 2]]
+    assert batch.packing_layout.cu_seqlens is batch.packing_layout.max_seqlen is None
     assert_indices(batch, loss_index=[1, 2, 1], targets=[7, 8, 9], segment_ids=[0, 0, 1])
     assert_indices(batch, prompt_end=[1], response_end=[3, 4], response_length=[2, 1])
 
@@ -47,6 +48,12 @@ def test_the_packed_example():
     assert batch.tokens.tolist() == [[5, 6, 7, 8, 5, 6, 9, 0]]
     assert batch.packing_layout.document_ids.tolist() == [[1, 1, 1, 1, 2, 2, 2, -3]]
     assert batch.packing_layout.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2, 0]]
+    assert batch.packing_layout.cu_seqlens.tolist() == [0, 4, 7, 8], "padding is a document"
+    assert batch.packing_layout.max_seqlen == 4
+    longer = batch.padded_to(14, pad_id=0).packing_layout
+    assert (longer.cu_seqlens.tolist(), longer.max_seqlen) == ([0, 4, 7, 14], 7)
+    moved = longer.to("cpu")
+    assert (moved.cu_seqlens.tolist(), moved.max_seqlen) == ([0, 4, 7, 14], 7)
     assert_indices(batch, loss_index=[1, 2, 5], targets=[7, 8, 9], segment_ids=[0, 0, 1])
     assert_indices(batch, prompt_end=[1], response_end=[3, 6])
 

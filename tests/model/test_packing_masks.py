@@ -142,7 +142,10 @@ def test_what_transformer_engine_is_told():
     assert params.qkv_format == "thd"
     assert params.cu_seqlens_q.tolist() == params.cu_seqlens_kv.tolist() == [0, 7, 12, 18, 25, 40]
     assert params.cu_seqlens_q.dtype == torch.int32
-    assert params.max_seqlen_q == 40
+    assert params.max_seqlen_q == params.max_seqlen_kv == 64
+    longest = layout_of([(70, 4, 5)], {"pack_to": 320})
+    assert longest.max_seqlen == 320 - 2 * 70 - 4 - 5, "padding is attended to as a document"
+    assert packed_seq_params(longest).max_seqlen_q == 192
     for packing in ({"share_prompt": True}, {"share_prompt": True, "pack_to": 40}):
         with pytest.raises(ValueError, match="responses share no prompt"):
             packed_seq_params(layout_of([(3, 4, 2), (1, 5, 6)], packing))
