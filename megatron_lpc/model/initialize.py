@@ -2,8 +2,8 @@
 
 megatron-core draws weights in the order in which a rank builds its modules, so another parallel layout is another
 model. Here a weight is a function of the run's seed, of its matrix's name in the checkpoint, and of its place in the
-matrix; a rank draws its shard only. megatron-core itself draws nothing (`perform_initialization` is off), so what is
-not drawn here holds whatever was in memory until a checkpoint is loaded.
+matrix; a rank draws its shard only. megatron-core itself draws nothing (see `transformer_config`), so what is not
+drawn here holds whatever was in memory until a checkpoint is loaded.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
 from torch.nn.functional import gelu, silu
 
 from megatron_lpc.config import Config, ModelConfig, ParallelConfig
@@ -27,7 +28,11 @@ def transformer_config(config: Config, platform: Platform) -> TransformerConfig:
         pipeline_dtype=dtype,
         # On CUDA, torch's gradient of the embedding adds up in any order; on a CPU it repeats, and with other bits.
         deterministic_mode=config.training.deterministic and platform.is_cuda,
-        perform_initialization=False,  # `initialize_parameters` draws what no checkpoint gives.
+        # Not `perform_initialization=False`: core's initialisation also marks the weights that are shards, and without
+        # the mark the gradient norm counts only the first rank's.
+        init_method=_leave_unset,
+        output_layer_init_method=_leave_unset,
+        embedding_init_method=_leave_unset,
         calculate_per_token_loss=True,
         deallocate_pipeline_outputs=True,
         # Fused CUDA extensions, which the portable layers do without.
@@ -37,6 +42,11 @@ def transformer_config(config: Config, platform: Platform) -> TransformerConfig:
         persist_layer_norm=False,
         gradient_accumulation_fusion=False,
     )
+
+
+def _leave_unset(weight: Tensor) -> Tensor:
+    """In place of core's random numbers: `initialize_parameters` draws what no checkpoint gives."""
+    return weight
 
 
 def _architecture(model: ModelConfig) -> dict[str, Any]:
