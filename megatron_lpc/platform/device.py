@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+_BLACKWELL = 10
+"""Its major compute capability."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,17 @@ class Platform:
     def name(self) -> str:
         """Name of the device, as its driver tells it."""
         return torch.cuda.get_device_name(self.device) if self.is_cuda else "cpu"
+
+    @property
+    def starts_kernels_in_order(self) -> bool:
+        """Whether kernels start in the order in which they were enqueued.
+
+        megatron-core's tensor parallel layers rely on it to overlap collectives with computation on GPUs before
+        Blackwell. As in Megatron-LM the environment must say so when the process starts.
+        """
+        if not self.is_cuda or os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS") == "1":
+            return True
+        return torch.cuda.get_device_capability(self.device)[0] >= _BLACKWELL
 
     def synchronize(self) -> None:
         """Wait until the device has done all work given to it."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
+from megatron_lpc.command_line import warn
 from megatron_lpc.config import Config, ConfigError, validate
 from megatron_lpc.platform import Platform, select_platform
 from megatron_lpc.training.determinism import use_deterministic_algorithms
@@ -59,7 +60,14 @@ def start_distributed(config: Config) -> RunContext:
     use_deterministic_algorithms(config, platform.device.type, world_size)
     open_rank_log(config.logging.rank_log_dir, int(os.environ["RANK"]))
     timeout = timedelta(minutes=config.parallel.distributed_timeout_minutes)
-    dist.init_process_group(platform.backend, timeout=timeout)
+    if config.parallel.tensor_model_parallel_size > 1 and not platform.starts_kernels_in_order:
+        warn(
+            "CUDA_DEVICE_MAX_CONNECTIONS is not 1: tensor parallel collectives will not overlap with computation on "
+            "this GPU; set CUDA_DEVICE_MAX_CONNECTIONS=1 in the environment of all ranks"
+        )
+    # The device binds NCCL's communicators to it, so that no collective has to guess.
+    device_id = platform.device if platform.is_cuda else None
+    dist.init_process_group(platform.backend, timeout=timeout, device_id=device_id)
     return split_world(config, platform)
 
 

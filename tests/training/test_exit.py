@@ -11,7 +11,7 @@ import torch
 
 from megatron_lpc.config import Config, TrainingConfig
 from megatron_lpc.training import exit as exit_module
-from megatron_lpc.training.exit import ExitRequest
+from megatron_lpc.training.exit import ExitRequest, SaveWatch, shutdown_timeout
 
 CPU = torch.device("cpu")
 
@@ -58,3 +58,44 @@ def test_signal() -> None:
     assert not exit_request.is_due(1, CPU)
     os.kill(os.getpid(), signal.SIGTERM)
     assert exit_request.is_due(2, CPU)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, 30),
+        ({"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600"}, 600),
+        ({"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600", "PET_SHUTDOWN_TIMEOUT": "90"}, 90),
+    ],
+)
+def test_timeout_of_the_agent(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: int) -> None:
+    assert shutdown_timeout(variables) is None, "torchrun did not start this process"
+    under_torchrun = {"TORCHELASTIC_RUN_ID": "none"} | variables
+    assert shutdown_timeout(under_torchrun) == expected
+    monkeypatch.setattr(exit_module, "_agent_takes_timeout", lambda: False)
+    assert shutdown_timeout(under_torchrun) == 30, "before torch 2.12"
+
+
+def test_a_save_that_is_too_slow_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "60")
+    watch = SaveWatch()
+    watch.saved(59)
+    assert capsys.readouterr().err == ""
+    watch.saved(75.4)
+    message = capsys.readouterr().err
+    assert message.startswith(
+        "warning: saving a checkpoint took 75 s, and torchrun kills its workers 60 s after SIGTERM"
+    )
+    assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=180" in message
+    watch.saved(80)
+    assert capsys.readouterr().err == ""
+
+
+def test_an_old_agent_has_another_remedy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr(exit_module, "_agent_takes_timeout", lambda: False)
+    SaveWatch().saved(31)
+    assert "--exit-duration-in-mins" in capsys.readouterr().err

@@ -11,7 +11,7 @@ KNOWN_WARNINGS = (
     "(Transformer Engine and )?Apex (is|are) not installed",
     # Options of megatron-core that are not used here.
     "full scope is deprecated",
-    "When using async grad allreduce",
+    "When using async grad allreduce",  # `start_distributed` warns where it matters.
     # Calls that megatron-core and torch.distributed make within themselves.
     "`load_state_dict` is deprecated",
     "Please use DTensor instead",
