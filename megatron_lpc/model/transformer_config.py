@@ -10,7 +10,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn.functional import gelu, silu
 
-from megatron_lpc.config import Config, ModelConfig, ParallelConfig
+from megatron_lpc.config import Config, ModelConfig
 from megatron_lpc.platform import Platform
 
 _GATES = {"swiglu": silu, "geglu": partial(gelu, approximate="tanh")}
@@ -21,7 +21,7 @@ def transformer_config(config: Config, platform: Platform) -> TransformerConfig:
     dtype = torch.bfloat16 if config.training.bf16 else torch.float32
     return TransformerConfig(
         **_architecture(config.model),
-        **_parallelism(config.parallel),
+        **_parallelism(config),
         **platform.transformer_options(),
         bf16=config.training.bf16,
         params_dtype=dtype,
@@ -79,9 +79,11 @@ def _architecture(model: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _parallelism(parallel: ParallelConfig) -> dict[str, Any]:
+def _parallelism(config: Config) -> dict[str, Any]:
+    parallel = config.parallel
     is_pipeline = parallel.pipeline_model_parallel_size > 1
     is_interleaved = bool(parallel.num_virtual_stages_per_pipeline_rank)
+    is_packed = config.data.pack_to is not None
     return {
         "tensor_model_parallel_size": parallel.tensor_model_parallel_size,
         "pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
@@ -90,7 +92,8 @@ def _parallelism(parallel: ParallelConfig) -> dict[str, Any]:
         "recompute_granularity": parallel.recompute_granularity,
         "recompute_method": parallel.recompute_method,
         "recompute_num_layers": parallel.recompute_num_layers,
-        # Interleaved stages need one shape per step: with two pipeline ranks megatron-core mixes up the shapes that
-        # it sends to the previous and to the next stage.
-        "variable_seq_lengths": is_pipeline and not is_interleaved,
+        # Stages then tell each other every shape, for which the host waits on CUDA. Packed micro-batches have one
+        # shape. Interleaved stages need one shape per step: with two pipeline ranks megatron-core mixes up the shapes
+        # that it sends to the previous and to the next stage.
+        "variable_seq_lengths": is_pipeline and not is_interleaved and not is_packed,
     }

@@ -81,8 +81,8 @@ def _run_pipeline(
         data_iterator=iterators if is_interleaved else iterators[0],
         model=list(chunks) if is_interleaved else chunks[0],
         num_microbatches=len(batches),
-        # Read only by the interleaved pipeline schedule, whose micro-batches have one shape. Elsewhere shapes travel
-        # with the tensors.
+        # Read only where all micro-batches have one shape: packed ones, and those of interleaved stages. Elsewhere
+        # shapes travel with the tensors (`variable_seq_lengths`).
         seq_length=batches[0].tokens.size(1),
         micro_batch_size=batches[0].tokens.size(0),
         **options,

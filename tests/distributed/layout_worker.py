@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from layout_cases import CASES, LAYOUTS, PACKING_CASES, START_CASES, layout_config, pair_batches, start_config
+from layout_cases import CASES, LAYOUTS, PACKING_CASES, PACKINGS, START_CASES, layout_config, pair_batches, start_config
 
-from megatron_lpc.config import Config
+from megatron_lpc.config import Config, with_options
 from megatron_lpc.losses import LatentSchedule, uses_reference
 from megatron_lpc.model import build_model, wrap_data_parallel
 from megatron_lpc.model.initialize import sharded_tensors
@@ -91,7 +91,8 @@ def main() -> None:
     context = start_distributed(configs[next(iter(CASES))])
     results = {case: run_case(replace(context, config=config)) for case, config in configs.items()}
     for name, (case, packing) in PACKING_CASES.items():
-        results[name] = run_case(replace(context, config=configs[case]), packing)
+        config = with_options(configs[case], **PACKINGS[packing])
+        results[name] = run_case(replace(context, config=config), packing)
     torch.save(results, output / f"{layout}-{dist.get_rank()}.pt")
     dist.barrier()
     assert layout in LAYOUTS
