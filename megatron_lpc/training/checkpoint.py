@@ -160,8 +160,10 @@ class Checkpoints:
         """What the checkpoint holds as sharded tensors, under `model` and `optimizer`."""
         chunks = self._policy.chunks
         if self._context.config.parallel.overlap_param_gather and not loading:
+            # Otherwise only the next forward pass gathers them. megatron-core would only await a gather in flight, even
+            # one older than the update; there is none, for every pass calls every module and so awaits them all.
             for chunk in chunks:
-                chunk.start_param_sync(force_sync=True)  # Otherwise only the next forward pass gathers them.
+                chunk.start_param_sync(force_sync=True)
         weights = sharded_weights(chunks)
         return {"model": weights, "optimizer": sharded_optimizer_state(self._policy.optimizer, weights, loading)}
 
