@@ -52,6 +52,10 @@ NOT_STREAMING = IdleRule("without --streaming", lambda config: not config.data.s
 PACKED = IdleRule("with --pack-to, which decides", lambda config: config.data.pack_to is not None)
 NO_VALIDATION = IdleRule("without --valid-data", lambda config: not config.data.valid_data)
 
+NO_GRADIENT_OVERLAP = IdleRule(
+    "without --overlap-grad-reduce: gradients are one bucket",
+    lambda config: not config.parallel.overlap_grad_reduce,
+)
 NO_FULL_RECOMPUTE = IdleRule(
     "without --recompute-granularity full",
     lambda config: config.parallel.recompute_granularity != "full",

@@ -23,6 +23,7 @@ def wrap_data_parallel(config: Config, chunks: list[nn.Module]) -> list[Distribu
         overlap_grad_reduce=parallel.overlap_grad_reduce,
         overlap_param_gather=parallel.overlap_param_gather,
         use_distributed_optimizer=parallel.use_distributed_optimizer,
+        bucket_size=parallel.ddp_bucket_size,
     )
     wrapped = [
         # Later virtual chunks start their backward pass first and cannot overlap: one bucket each, as in Megatron-LM.

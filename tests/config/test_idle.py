@@ -68,6 +68,7 @@ from megatron_lpc.config.options import all_options
             "--recompute-method",
             "without --recompute-granularity full",
         ),
+        ("--ddp-bucket-size 1000", "--ddp-bucket-size", "without --overlap-grad-reduce"),
         ("--recompute-num-layers 1", "--recompute-num-layers", "without --recompute-granularity full"),
         ("--train-iters 3 --num-train-epochs 2", "--num-train-epochs", "with --train-iters, which decides"),
         ("--lr-decay-style constant --min-lr 1e-7", "--min-lr", "with --lr-decay-style constant"),

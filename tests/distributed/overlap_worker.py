@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ import torch.distributed as dist
 from layout_cases import layout_config, pair_batches
 
 from megatron_lpc.losses import LatentSchedule
-from megatron_lpc.model import build_model, data_parallel
+from megatron_lpc.model import build_model
 from megatron_lpc.training.collectives import MetricReducer
 from megatron_lpc.training.objective import TrainingLoss, training_query
 from megatron_lpc.training.optimizer import optimizer_step
@@ -28,8 +27,8 @@ from megatron_lpc.training.setup import RunContext, seed_everything, start_distr
 CASES = ("simpo-lpc-tied", "simpo-lpc-untied", "simpo-none-tied", "simpo-none-untied")
 OVERLAPS = {
     "none": {},
-    "grad_reduce": {"overlap_grad_reduce": True},
-    "param_gather": {"overlap_grad_reduce": True, "overlap_param_gather": True},
+    "grad_reduce": {"overlap_grad_reduce": True, "ddp_bucket_size": 1},
+    "param_gather": {"overlap_grad_reduce": True, "overlap_param_gather": True, "ddp_bucket_size": 1},
 }
 STEPS, SKIPPED = 4, 2
 
@@ -61,7 +60,6 @@ def run_case(context: RunContext) -> dict[str, object]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    data_parallel.DistributedDataParallelConfig = partial(data_parallel.DistributedDataParallelConfig, bucket_size=1)
     configs = {}
     for case in CASES:
         config = layout_config("pp2", case)

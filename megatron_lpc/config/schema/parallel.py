@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron_lpc.config.idle_rules import NO_FULL_RECOMPUTE
+from megatron_lpc.config.idle_rules import NO_FULL_RECOMPUTE, NO_GRADIENT_OVERLAP
 from megatron_lpc.config.metadata import Role, option
 
 
@@ -41,6 +41,10 @@ class ParallelConfig:
 
     overlap_param_gather: bool = option(False, role=Role.RUN)
     """Gather updated parameters overlapped with the forward pass (distributed optimizer)."""
+
+    ddp_bucket_size: int | None = option(None, range="[1, inf)", role=Role.RUN, idle=NO_GRADIENT_OVERLAP)
+    """Parameters per bucket of overlapped communication; the default is megatron-core's: 40 million, or a million per
+    data parallel rank if that is more. Pipeline stages after the first have one bucket, whatever it is."""
 
     recompute_granularity: Literal["full", "selective"] | None = option(None, role=Role.RUN)
     """Activation recomputation: whole layers, or attention only."""
