@@ -14,7 +14,6 @@ from typing import Any
 
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
-from megatron.core.dist_checkpointing.serialization import get_default_save_sharded_strategy
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
 
@@ -29,6 +28,7 @@ from megatron_lpc.training.checkpoint_folder import (
     write_description,
 )
 from megatron_lpc.training.checkpoint_tensors import compare_options, copy_weights, read_tensors, sharded_weights
+from megatron_lpc.training.checkpoint_writer import OneTensorAtATime
 from megatron_lpc.training.exit import SaveWatch
 from megatron_lpc.training.optimizer_state import optimizer_updates, restore_optimizer_state, sharded_optimizer_state
 from megatron_lpc.training.policy import TrainablePolicy
@@ -50,7 +50,7 @@ class Checkpoints:
         self._watch = SaveWatch()
         answer_through_results_file()
         # Each tensor is written by one of the ranks that hold it.
-        self._strategy = FullyParallelSaveStrategyWrapper(get_default_save_sharded_strategy(), context.groups.dp_cp)
+        self._strategy = FullyParallelSaveStrategyWrapper(OneTensorAtATime(), context.groups.dp_cp)
 
     def save(self, state: RunState) -> None:
         """Write a checkpoint into `save`; nothing where that is unset, or where this very step is saved already.
@@ -58,8 +58,11 @@ class Checkpoints:
         An asynchronous save returns when tensors have been copied, and appears at a later `poll` or `finish`. Ranks
         share the folder.
 
-        Collectives: two barriers over the world, and those of megatron-core's `dist_checkpointing.save` and of
-        `sharded_optimizer_state`.
+        Memory: a synchronous save holds one tensor at a time on the host. An asynchronous one holds a copy of all that
+        this rank writes.
+
+        Collectives: two barriers over the world, those of megatron-core's `dist_checkpointing.save`, and those of
+        `_gather_weights`. None of them carries optimizer state.
         """
         if self._root is None or state.iteration == self._saved_iteration:
             return
@@ -71,8 +74,9 @@ class Checkpoints:
             open_partial(root, iteration)
         dist.barrier()
         partial = partial_folder(root, iteration)
+        self._gather_weights()
         request = dist_checkpointing.save(
-            self._tensors(loading=False),
+            self._tensors(),
             str(partial),
             self._strategy,
             async_sharded_save=self._context.config.checkpoint.async_save,
@@ -137,7 +141,7 @@ class Checkpoints:
         policy = self._policy
         vocab_size = self._context.config.model.vocab_size
         assert vocab_size is not None
-        wanted = self._tensors(loading=True)
+        wanted = self._tensors()
         loaded = read_tensors(folder, wanted, groups=self._context.groups, vocab_size=vocab_size)
         copy_weights(policy.chunks, loaded["model"])
         weights = sharded_weights(policy.chunks)
@@ -156,16 +160,21 @@ class Checkpoints:
         else:
             seed_everything(context.config.training.seed + iteration, context.groups)
 
-    def _tensors(self, loading: bool) -> dict[str, Any]:
+    def _tensors(self) -> dict[str, Any]:
         """What the checkpoint holds as sharded tensors, under `model` and `optimizer`."""
-        chunks = self._policy.chunks
-        if self._context.config.parallel.overlap_param_gather and not loading:
-            # Otherwise only the next forward pass gathers them. megatron-core would only await a gather in flight, even
-            # one older than the update; there is none, for every pass calls every module and so awaits them all.
-            for chunk in chunks:
+        weights = sharded_weights(self._policy.chunks)
+        return {"model": weights, "optimizer": sharded_optimizer_state(self._policy.optimizer, weights)}
+
+    def _gather_weights(self) -> None:
+        """Wait for the weights of the last update, which otherwise only the next forward pass gathers.
+
+        Collectives: with `overlap_param_gather`, one all-gather per bucket over the data parallel group.
+        """
+        if self._context.config.parallel.overlap_param_gather:
+            # megatron-core would only await a gather in flight, even one older than the update; there is none, for every
+            # pass calls every module and so awaits them all.
+            for chunk in self._policy.chunks:
                 chunk.start_param_sync(force_sync=True)
-        weights = sharded_weights(chunks)
-        return {"model": weights, "optimizer": sharded_optimizer_state(self._policy.optimizer, weights, loading)}
 
     def _description(self, state: RunState) -> dict[str, Any]:
         return {

@@ -17,13 +17,17 @@ from megatron.core.optimizer import (
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from megatron_lpc.config import Config
+from megatron_lpc.platform.patches.gradient_norm import compute_gradient_norm_on_device
+from megatron_lpc.training.optimizer_state import counts_by_parameter, stateful_parts
 
 
 def build_optimizer(config: Config, chunks: list[DistributedDataParallel]) -> MegatronOptimizer:
     """AdamW with fp32 master weights, its state sharded over data parallel ranks with `use_distributed_optimizer`.
 
-    With `latent_lr` the LPC head has its own peak learning rate.
+    With `latent_lr` the LPC head has its own peak learning rate. megatron-core takes TransformerEngine's FusedAdam
+    where it is installed, and torch's AdamW elsewhere, on CUDA with the fused kernel.
     """
+    compute_gradient_norm_on_device()
     training, parallel = config.training, config.parallel
     optimizer_config = OptimizerConfig(
         optimizer="adam",
@@ -42,7 +46,25 @@ def build_optimizer(config: Config, chunks: list[DistributedDataParallel]) -> Me
     overrides = get_standard_config_overrides(optimizer_config)
     if training.latent_lr is not None:
         overrides[ParamKey(name="*latent_head*")] = {"max_lr": training.latent_lr}
-    return get_megatron_optimizer(optimizer_config, chunks, config_overrides=overrides, use_gloo_process_groups=False)
+    optimizer = get_megatron_optimizer(
+        optimizer_config, chunks, config_overrides=overrides, use_gloo_process_groups=False
+    )
+    for part in stateful_parts(optimizer):
+        choose_adam_kernel(part.optimizer)
+    return optimizer
+
+
+def choose_adam_kernel(inner: torch.optim.Optimizer) -> None:
+    """Let torch's AdamW update with one fused kernel on CUDA, one parameter after the other elsewhere.
+
+    Never with `foreach`, torch's default on CUDA: it holds another fp32 copy of what it updates. Optimizers of other
+    libraries are fused already.
+    """
+    if not counts_by_parameter(inner):
+        return
+    for group in inner.param_groups:
+        is_cuda = all(parameter.is_cuda for parameter in group["params"])
+        group.update(fused=is_cuda, foreach=False)
 
 
 def build_scheduler(config: Config, optimizer: MegatronOptimizer, train_iters: int) -> OptimizerParamScheduler:
@@ -81,8 +103,7 @@ def optimizer_step(optimizer: MegatronOptimizer, loss_is_finite: bool) -> tuple[
         return False, norm
     max_norm = optimizer.config.clip_grad
     if max_norm > 0:
-        for part in optimizer.chained_optimizers:
-            if not part.is_stub_optimizer:
-                clip_grads.clip_grad_by_total_norm_fp32(part.get_parameters(), max_norm, norm)
+        for part in stateful_parts(optimizer):
+            clip_grads.clip_grad_by_total_norm_fp32(part.get_parameters(), max_norm, norm)
     optimizer.step_with_ready_grads()
     return True, norm

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from layout_cases import layout_config, pair_batches
-from megatron.core.dist_checkpointing.strategies import filesystem_async
+from torch.distributed.checkpoint import filesystem
 
 from megatron_lpc.config import Config, ConfigError, LatentConfig, with_options
 from megatron_lpc.model import build_model
@@ -178,14 +178,14 @@ def killed(folder: Path, name: str, place: str) -> None:
     run = ShortRun(config_of(name, folder, save=str(folder / "killed")))
     run.state = run.checkpoints.load(folder / "killed")
     if place == "between_tensors":
-        write, written = filesystem_async._write_item, []
+        write, written = filesystem._write_item, []
 
         @wraps(write)
         def write_some(*args: object, **options: object) -> object:
             written.append(1)
             return die() if len(written) > 20 else write(*args, **options)
 
-        filesystem_async._write_item = write_some
+        filesystem._write_item = write_some
     else:
         run.step()
         run.checkpoints.save(run.state)

@@ -98,6 +98,30 @@ assert torch.equal(logits, torch.full((2, 4), 3.0))
         "name 'te_general_gemm' is not defined",
     ),
     Case(
+        "gradient_norm",
+        "compute_gradient_norm_on_device",
+        """
+from megatron.core.optimizer import clip_grads
+from torch.utils._python_dispatch import TorchDispatchMode
+
+class Reads(TorchDispatchMode):
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        Reads.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*arguments, **(options or {}))
+
+tensor = torch.tensor
+torch.tensor = lambda values, **options: tensor(values, **{**options, "device": "cpu"})
+gradients = [torch.tensor([3.0]), torch.tensor([4.0, 0.0])]
+with Reads():
+    norm, _ = clip_grads.l2_norm_impl(2048, None, [gradients], False)
+assert norm.tolist() == [5.0]
+assert Reads.count == 0, "the host reads norms"
+""",
+        "the host reads norms",
+    ),
+    Case(
         "checkpoint_results_queue",
         "answer_through_results_file",
         """

@@ -10,5 +10,6 @@ no patch and lives where it is used.
 | `known_warnings` | when `megatron_lpc` is imported |
 | `cuda_device_literals`, `cuda_runtime`, `cuda_generator`, `cuda_tensor_types` | when the CPU platform is selected |
 | `moe_router` | when a model with experts is built of the portable layers |
+| `gradient_norm` | when an optimizer is built |
 | `checkpoint_results_queue` | before the first checkpoint is saved |
 """
