@@ -24,6 +24,8 @@ OTHER = [
     ("single_plain", "tp2"),
     ("pp2_interleaved", "tp2"),
     ("dp2_sharded", "tp2"),
+    ("single_plain", "dp2_overlap"),
+    ("tp2", "dp2_overlap"),
     ("single_tied", "pp2_tied"),
     ("dp2_experts", "tp2_experts"),
 ]
