@@ -31,11 +31,17 @@ class OneTensorAtATime(torch_dist.TorchDistSaveShardedStrategy):
         tensors, _, _ = torch_dist._replace_state_dict_keys_with_sharded_keys(
             sharded_state_dict, self.keep_only_main_replica
         )
-        # One thread, and no copying ahead of it: each thread has a tensor of its own in hand. The folder is a string,
-        # for it goes into the index, where `read_tensor_index` allows no paths.
-        writer = checkpoint.FileSystemWriter(str(checkpoint_dir), thread_count=1, per_thread_copy_ahead=0)
+        # One thread, and no copying ahead of it: each thread has a tensor of its own in hand.
+        writer = _PlainIndexWriter(str(checkpoint_dir), thread_count=1, per_thread_copy_ahead=0)
         checkpoint.save(
             torch_dist.mcore_to_pyt_state_dict(tensors, False),
             storage_writer=writer,
             planner=torch_dist.MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False),
         )
+
+
+class _PlainIndexWriter(checkpoint.FileSystemWriter):
+    """Leaves the folder's path out of the index, where `read_tensor_index` allows no paths: the folder is renamed."""
+
+    def storage_meta(self) -> None:
+        return None
