@@ -171,8 +171,8 @@ class Checkpoints:
         Collectives: with `overlap_param_gather`, one all-gather per bucket over the data parallel group.
         """
         if self._context.config.parallel.overlap_param_gather:
-            # megatron-core would only await a gather in flight, even one older than the update; there is none, for every
-            # pass calls every module and so awaits them all.
+            # megatron-core would only await a gather in flight, even one older than the update; there is none, for
+            # every pass calls every module and so awaits them all.
             for chunk in self._policy.chunks:
                 chunk.start_param_sync(force_sync=True)
 
