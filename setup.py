@@ -68,7 +68,8 @@ setup(
         "matplotlib",
     ],
     extras_require={
-        "te": ["transformer-engine[pytorch]"],
+        # The versions that megatron-core 0.16 names.
+        "te": ["transformer-engine[pytorch]>=2.9,<2.12"],
         "wandb": ["wandb"],
         "docs": ["mkdocs-material", "mkdocstrings[python]"],
         # Triton runs and compiles the kernels without a GPU too, and PyTorch for CPU comes without it.

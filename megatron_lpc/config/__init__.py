@@ -6,6 +6,7 @@ from megatron_lpc.config.derived import (
     model_parallel_size,
     num_microbatches,
     padded_vocab_size,
+    seq_len_multiple,
 )
 from megatron_lpc.config.load import load_yaml, parse_args
 from megatron_lpc.config.metadata import Role
@@ -61,6 +62,7 @@ __all__ = [
     "parse_args",
     "print_config",
     "save_resolved",
+    "seq_len_multiple",
     "shown",
     "training_only_options",
     "validate",

@@ -24,6 +24,23 @@ def num_microbatches(config: Config, world_size: int) -> int:
     )
 
 
+def fp8_multiple(config: Config) -> int:
+    """What must divide the sizes of TransformerEngine's FP8 products on each rank; 1 without FP8.
+
+    Every product needs 16, `mxfp8` whole blocks of 32, and `blockwise` of 128 where ranks gather quantized shards.
+    """
+    if config.training.fp8_format is None:
+        return 1
+    return {"tensorwise": 16, "blockwise": 128, "mxfp8": 32}[config.training.fp8_recipe]
+
+
+def seq_len_multiple(config: Config) -> int:
+    """What must divide the length of sequences: sequence parallelism splits them, and FP8 needs whole blocks."""
+    parallel = config.parallel
+    shards = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
+    return shards * fp8_multiple(config)
+
+
 def head_width(model: ModelConfig) -> int:
     """Size of one attention head."""
     return model.kv_channels or model.hidden_size // model.num_attention_heads

@@ -17,6 +17,7 @@ def _loss_not(*loss_types: str) -> Callable[[Config], bool]:
 
 
 NO_EXPERTS = IdleRule("without --num-experts", lambda config: config.model.num_experts is None)
+NO_FP8 = IdleRule("without --fp8-format", lambda config: config.training.fp8_format is None)
 NO_ROPE_SCALING = IdleRule("without --use-rope-scaling", lambda config: not config.model.use_rope_scaling)
 
 NO_LATENT = IdleRule("with --latent-mode none", lambda config: config.latent.latent_mode == "none")

@@ -12,7 +12,7 @@ from torch import nn
 from megatron_lpc.config import Config, LatentConfig, ModelConfig, padded_vocab_size
 from megatron_lpc.model.initialize import FreshWeights, initialize_parameters
 from megatron_lpc.model.latent_head import build_latent_head
-from megatron_lpc.model.layer_spec import block_spec
+from megatron_lpc.model.layer_spec import add_to_main_grad, block_spec
 from megatron_lpc.model.preference_model import PreferenceModel
 from megatron_lpc.model.transformer_config import transformer_config
 from megatron_lpc.platform import Platform
@@ -55,6 +55,8 @@ def build_model(
             pg_collection=groups.core,
             **_embeddings(model),
         )
+        if model.transformer_impl == "transformer_engine":
+            add_to_main_grad(chunk)
         initialize_parameters(chunk, model, latent, config.training.seed, fresh)
         chunk.to(platform.device)
         chunks.append(Float16Module(core_config, chunk) if config.training.bf16 else chunk)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
@@ -15,6 +17,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from torch import nn
 
 from megatron_lpc.config import ModelConfig
 from megatron_lpc.model.attention import FlashAttention
@@ -37,9 +40,23 @@ def block_spec(
             raise ImportError(
                 "--transformer-impl transformer_engine: install the extra `te`, or use `local`"
             ) from error
-        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=model.qk_layernorm)
+        return get_gpt_layer_with_transformer_engine_spec(
+            num_experts=model.num_experts, moe_grouped_gemm=False, qk_layernorm=model.qk_layernorm
+        )
     num_layers = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=pp_rank)
     return TransformerBlockSubmodules(layer_specs=[portable_layer(model)] * num_layers, layer_norm=RMSNorm)
+
+
+def add_to_main_grad(chunk: nn.Module) -> None:
+    """Let TransformerEngine's linear layers add their weight gradient to `main_grad` in the matrix product itself.
+
+    `TransformerConfig.gradient_accumulation_fusion` would tell them too, but also megatron-core's own linear layer,
+    which makes the LM head and needs Apex for it.
+    """
+    module: Any
+    for module in chunk.modules():
+        if hasattr(module, "fuse_wgrad_accumulation"):
+            module.fuse_wgrad_accumulation = True
 
 
 def portable_layer(model: ModelConfig) -> ModuleSpec:

@@ -35,18 +35,31 @@ def transformer_config(config: Config, platform: Platform) -> TransformerConfig:
         embedding_init_method=_leave_unset,
         calculate_per_token_loss=True,
         deallocate_pipeline_outputs=True,
-        # Fused CUDA extensions, which the portable layers do without.
-        masked_softmax_fusion=False,
-        bias_activation_fusion=False,
-        bias_dropout_fusion=False,
-        persist_layer_norm=False,
-        gradient_accumulation_fusion=False,
+        **_fusions(config.model),
+        fp8=config.training.fp8_format,
+        fp8_recipe=config.training.fp8_recipe,
     )
 
 
 def _leave_unset(weight: Tensor) -> Tensor:
     """In place of core's random numbers: `initialize_parameters` draws what no checkpoint gives."""
     return weight
+
+
+def _fusions(model: ModelConfig) -> dict[str, bool]:
+    """Fused kernels. The portable layers do without; so do core's unfused attention and norms, which nothing uses."""
+    with_te = model.transformer_impl == "transformer_engine"
+    return {
+        # Unfused, core would read the length of each packed document from the device, in each layer.
+        "apply_rope_fusion": with_te,
+        # core fuses the tanh form of GELU under the name of the exact one, and refuses any other.
+        "bias_activation_fusion": with_te and model.activation == "swiglu",
+        "masked_softmax_fusion": False,
+        "bias_dropout_fusion": False,
+        "persist_layer_norm": False,
+        # For core's own linear layer this needs Apex; see `layer_spec.add_to_main_grad` for TransformerEngine's.
+        "gradient_accumulation_fusion": False,
+    }
 
 
 def _architecture(model: ModelConfig) -> dict[str, Any]:

@@ -100,7 +100,8 @@ def sharded_weights(chunks: Sequence[nn.Module]) -> dict[str, Any]:
     weights = {}
     for number, chunk in enumerate(chunks):
         for name, leaf in unwrapped(chunk).sharded_state_dict().items():
-            # Objects are scales of fp8, which is not used here and which only some layers would ask for.
+            # Objects are the FP8 recipes of TransformerEngine's layers. Those that are offered keep nothing from step
+            # to step, so the options say all.
             if not isinstance(leaf, ShardedObject):
                 weights[f"{number}.{name}"] = leaf
     return weights

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from megatron_lpc.config import Config, ConfigError
+from megatron_lpc.config import Config, ConfigError, seq_len_multiple
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.dataset import PairDataset
 from megatron_lpc.data.loader import PairLoader, StreamLoader, pairs_in_flight
@@ -29,7 +29,7 @@ def micro_batch_planner(config: Config, tokenizer: Tokenizer) -> MicroBatchPlann
     return MicroBatchPlanner(
         pad_id=tokenizer.pad_id,
         micro_batch_size=config.training.micro_batch_size,
-        pad_to_multiple=parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1,
+        pad_to_multiple=seq_len_multiple(config),
         micro_batch_multiple=parallel.pipeline_model_parallel_size if is_interleaved else 1,
         share_prompt=data.share_prompt,
         pack_to=data.pack_to,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from megatron_lpc.config import ConfigError, validate, validate_vocab
+from megatron_lpc.config import ConfigError, seq_len_multiple, validate, validate_vocab
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,6 @@ def test_what_fits_together_passes(config_of, flags, world_size):
             2,
             "under --tensor-model-parallel-size 2 only with --sequence-parallel",
         ),
-        ("--num-experts 4 --transformer-impl transformer_engine", 1, "experts are built from the portable layers only"),
         ("--rotary-percent 0.1", 1, "--rotary-percent 0.1: rotates 3 of the 32 channels of a head"),
         ("--rotary-percent 0.01", 1, "--rotary-percent 0.01: rotates 0 of the 32 channels of a head"),
         ("--tensor-model-parallel-size 2", 3, "3 processes: must be a multiple of --tensor-model-parallel-size 2"),
@@ -216,6 +215,61 @@ def test_all_problems_are_reported_at_once(problems):
 def test_the_rule_of_transformer_engine_looks_at_the_device_that_was_chosen(config_of, problems):
     validate(config_of("--transformer-impl transformer_engine"), 1, "cuda")
     assert "GPUs only" in problems("--transformer-impl transformer_engine", device_type="cpu")[0]
+
+
+FP8 = "--fp8-format hybrid --transformer-impl transformer_engine --bf16 --ffn-hidden-size 640"
+
+
+@pytest.mark.parametrize(
+    ("flags", "world_size", "message"),
+    [
+        ("--transformer-impl local", 1, "--fp8-format hybrid: only TransformerEngine's layers compute in FP8"),
+        ("--no-bf16", 1, "--fp8-format hybrid: what is not FP8 is bfloat16; add --bf16"),
+        ("--hidden-size 264 --kv-channels 32", 1, "multiples of 16, and --hidden-size is 264;"),
+        ("--ffn-hidden-size 648", 1, "multiples of 16, and --ffn-hidden-size is 648;"),
+        (
+            "--tensor-model-parallel-size 2 --ffn-hidden-size 656",
+            2,
+            "multiples of 16, and --ffn-hidden-size is 656 over 2 tensor parallel ranks;",
+        ),
+        ("--kv-channels 6 --num-attention-heads 4", 1, "--num-attention-heads times their width is 24;"),
+        ("--kv-channels 20 --num-query-groups 1", 1, "queries, keys and values together is 200;"),
+        ("--fp8-recipe mxfp8 --ffn-hidden-size 656", 1, "--fp8-recipe mxfp8: needs multiples of 32"),
+        ("--fp8-recipe blockwise --ffn-hidden-size 704", 1, "--fp8-recipe blockwise: needs multiples of 128"),
+        ("--pack-to 1000", 1, "make --pack-to 1000 a multiple of 16"),
+        (
+            "--pack-to 1040 --sequence-parallel --tensor-model-parallel-size 2",
+            2,
+            "make --pack-to 1040 a multiple of 32",
+        ),
+    ],
+)
+def test_what_fp8_needs(problems, flags, world_size, message):
+    assert any(message in line for line in problems(f"{FP8} {flags}", world_size, "cuda"))
+
+
+@pytest.mark.parametrize("recipe", ["tensorwise", "blockwise", "mxfp8"])
+def test_fp8_is_accepted(config_of, problems, recipe):
+    config = config_of(f"{FP8} --fp8-recipe {recipe} --pack-to 1024")
+    validate(config, 1, "cuda")
+    assert any("GPUs only" in line for line in problems(f"{FP8} --fp8-recipe {recipe}", device_type="cpu"))
+
+
+def test_sequences_of_fp8_are_whole_blocks(config_of):
+    parallel = "--tensor-model-parallel-size 2 --sequence-parallel"
+    multiples = {
+        "": 1,
+        parallel: 2,
+        FP8: 16,
+        f"{FP8} {parallel} --fp8-recipe mxfp8": 64,
+        f"{FP8} --fp8-recipe blockwise": 128,
+    }
+    for flags, multiple in multiples.items():
+        assert seq_len_multiple(config_of(flags)) == multiple, flags
+
+
+def test_experts_of_transformer_engine_are_accepted(config_of):
+    validate(config_of("--num-experts 4 --transformer-impl transformer_engine"), 1, "cuda")
 
 
 def test_what_the_attention_of_a_device_cannot_do_is_refused(config_of, problems):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from megatron_lpc.config.derived import head_width, padded_vocab_size
+from megatron_lpc.config.derived import fp8_multiple, head_width, padded_vocab_size, seq_len_multiple
 from megatron_lpc.config.schema import Config
 
 
@@ -48,11 +48,41 @@ def experts(config: Config) -> Iterator[str]:
             f"--num-experts {model.num_experts}: megatron-core trains experts under "
             f"--tensor-model-parallel-size {tensor} only with --sequence-parallel; add it"
         )
-    if model.transformer_impl == "transformer_engine":
-        yield (
-            f"--num-experts {model.num_experts}: experts are built from the portable layers only; "
-            "set --transformer-impl local"
-        )
+
+
+def fp8(config: Config) -> Iterator[str]:
+    """FP8 products, which need TransformerEngine's layers, bf16, and sizes that are made of whole blocks."""
+    training = config.training
+    if training.fp8_format is None:
+        return
+    flag = f"--fp8-format {training.fp8_format}"
+    if config.model.transformer_impl != "transformer_engine":
+        yield f"{flag}: only TransformerEngine's layers compute in FP8; set --transformer-impl transformer_engine"
+    if not training.bf16:
+        yield f"{flag}: what is not FP8 is bfloat16; add --bf16"
+    yield from _fp8_sizes(config)
+
+
+def _fp8_sizes(config: Config) -> Iterator[str]:
+    """A rank's shards of the weight matrices, and the tokens that are multiplied with them."""
+    model, multiple = config.model, fp8_multiple(config)
+    tensor = config.parallel.tensor_model_parallel_size
+    groups = model.num_query_groups or model.num_attention_heads
+    query, key = head_width(model) * model.num_attention_heads, head_width(model) * groups
+    sizes = {
+        "--hidden-size": (model.hidden_size, 1),
+        "--ffn-hidden-size": (model.ffn_hidden_size, tensor),
+        "--num-attention-heads times their width": (query, tensor),
+        "the width of queries, keys and values together": (query + 2 * key, tensor),
+    }
+    needed = f"--fp8-recipe {config.training.fp8_recipe}: needs multiples of {multiple}"
+    for name, (size, ranks) in sizes.items():
+        if size % (ranks * multiple):
+            share = f" over {ranks} tensor parallel ranks" if ranks > 1 else ""
+            yield f"{needed}, and {name} is {size}{share}; choose another recipe, or train without --fp8-format"
+    pack_to = config.data.pack_to
+    if pack_to is not None and pack_to % seq_len_multiple(config):
+        yield f"{needed} tokens on each rank; make --pack-to {pack_to} a multiple of {seq_len_multiple(config)}"
 
 
 def vocabulary(config: Config, tokenizer_vocab_size: int) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron_lpc.config.idle_rules import CONSTANT_LR, NO_LATENT, PACKED, STEPS_GIVEN
+from megatron_lpc.config.idle_rules import CONSTANT_LR, NO_FP8, NO_LATENT, PACKED, STEPS_GIVEN
 from megatron_lpc.config.metadata import Role, option
 
 
@@ -39,6 +39,20 @@ class TrainingConfig:
 
     bf16: bool = option(False, role=Role.RUN, evaluation=True)
     """Compute in bfloat16 with fp32 master weights; fp32 when unset."""
+
+    fp8_format: Literal["e4m3", "hybrid"] | None = option(None, role=Role.RUN, evaluation=True)
+    """Multiply in FP8 within TransformerEngine's layers: E4M3 throughout, or E5M2 for gradients (`hybrid`). The LM head
+    and the LPC head stay in bfloat16. No FP8 when unset."""
+
+    # Not `delayed`: its scales follow from earlier steps, which an evaluation and a reference do not have.
+    fp8_recipe: Literal["tensorwise", "blockwise", "mxfp8"] = option(
+        "tensorwise",
+        role=Role.RUN,
+        idle=NO_FP8,
+        evaluation=True,
+    )
+    """One scale per tensor, per block of 128 values (1 x 128, weights 128 x 128), or per 32 values (`mxfp8`: Blackwell
+    GPUs). Scales are those of the values at hand, not of earlier steps."""
 
     lr: float = option(5e-7, range="[0, inf)", role=Role.RUN)
     """Peak learning rate."""
