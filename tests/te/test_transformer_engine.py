@@ -5,8 +5,6 @@ Nothing of TransformerEngine itself runs here, and none of its kernels: see `sta
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -26,25 +24,27 @@ STEPS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[dict]]:
+def run_worker(layout: str, folder: Path) -> list[dict]:
     """What each rank of a layout wrote (see `te_worker`)."""
-    folder = tmp_path_factory.mktemp("te")
+    run(torchrun_command(PROCESSES[layout], HERE / "te_worker.py", layout, str(folder)), environment=ENVIRONMENT)
+    return [torch.load(folder / f"{layout}-{rank}.pt", weights_only=True) for rank in range(PROCESSES[layout])]
 
-    @cache
-    def of(layout: str) -> list[dict]:
-        command = torchrun_command(PROCESSES[layout], HERE / "te_worker.py", layout, str(folder))
-        run(command, environment=ENVIRONMENT)
-        return [torch.load(folder / f"{layout}-{rank}.pt", weights_only=True) for rank in range(PROCESSES[layout])]
 
-    return of
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    return run_worker("single", tmp_path_factory.mktemp("single"))
+
+
+@pytest.fixture(scope="module")
+def tp2_sp(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    return run_worker("tp2_sp", tmp_path_factory.mktemp("tp2_sp"))
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize(("layout", "case"), STEPS)
-def test_layers_compute_what_the_portable_ones_do(results: Callable[[str], list[dict]], layout: str, case: str) -> None:
+def test_layers_compute_what_the_portable_ones_do(request: pytest.FixtureRequest, layout: str, case: str) -> None:
     """Under the same names in checkpoints, with weight gradients added to `main_grad` and fused rotary embedding."""
-    for rank in results(layout):
+    for rank in request.getfixturevalue(layout):
         ours, theirs = rank["steps"][case]["local"], rank["steps"][case]["transformer_engine"]
         torch.testing.assert_close(theirs["metrics"], ours["metrics"], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(theirs["logps"], ours["logps"], rtol=1e-5, atol=1e-5)
@@ -55,8 +55,8 @@ def test_layers_compute_what_the_portable_ones_do(results: Callable[[str], list[
 
 
 @pytest.mark.distributed
-def test_each_implementation_has_its_own_layers(results: Callable[[str], list[dict]]) -> None:
-    (rank,) = results("single")
+def test_each_implementation_has_its_own_layers(single: list[dict]) -> None:
+    (rank,) = single
     for case, modules in rank["modules"].items():
         ours, theirs = modules["local"], modules["transformer_engine"]
         assert {"TELayerNormColumnParallelLinear", "TEDotProductAttention", "TERowParallelLinear"} <= theirs - ours, (
@@ -68,8 +68,8 @@ def test_each_implementation_has_its_own_layers(results: Callable[[str], list[di
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("kind", ["fp8", "fp8-recompute"])
-def test_fp8_is_on_in_the_layers_and_nowhere_else(results: Callable[[str], list[dict]], kind: str) -> None:
-    where = results("single")[0][kind]["where"]
+def test_fp8_is_on_in_the_layers_and_nowhere_else(single: list[dict], kind: str) -> None:
+    where = single[0][kind]["where"]
     for name in ("TELayerNormColumnParallelLinear", "TERowParallelLinear", "TEDotProductAttention"):
         assert where[name] == {True}, name
     for name in ("LMHead", "LatentHead", "VocabParallelEmbedding", "TransformerBlock"):
@@ -78,8 +78,8 @@ def test_fp8_is_on_in_the_layers_and_nowhere_else(results: Callable[[str], list[
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("kind", ["fp8", "fp8-recompute"])
-def test_fp8_of_policy_and_reference(results: Callable[[str], list[dict]], kind: str) -> None:
-    found = results("single")[0][kind]
+def test_fp8_of_policy_and_reference(single: list[dict], kind: str) -> None:
+    found = single[0][kind]
     for policy, reference in found["logps"]:
         assert torch.equal(policy, reference), "the first loss is not ln 2"
     assert found["matrices"] == found["fused_gradients"] == 16
