@@ -1,4 +1,4 @@
-"""The driver of the runs on a GPU: parts that fail or take too long are recorded, and the summary judges the goals."""
+"""The driver of the runs on a GPU: parts that fail or take too long are recorded, and the summary checks the goals."""
 
 from __future__ import annotations
 
