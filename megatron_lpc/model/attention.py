@@ -1,8 +1,9 @@
 """Attention core of the portable layers: torch's fused attention, which never holds the S x S scores.
 
-One document per sequence: `scaled_dot_product_attention`. Packed sequences and shared prompts: FlexAttention with a
-block mask on a GPU; on a CPU, where FlexAttention has no backward pass, `scaled_dot_product_attention` block by
-block.
+One document per sequence: `scaled_dot_product_attention`. Sliding windows, packed sequences and shared prompts:
+FlexAttention with a block mask on a GPU; on a CPU, where FlexAttention has no backward pass,
+`scaled_dot_product_attention` block by block. On a GPU both torch functions may fall back to computing all scores
+without a word; here that is an error.
 
 Shape legend: R sequences of S tokens, h heads of this rank, g query groups of this rank, D channels per head.
 """
@@ -22,12 +23,20 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 from megatron_lpc.data.batch import PackingLayout
+from megatron_lpc.model.flex_mask import flex_block_mask, sliding_window_block_mask
 from megatron_lpc.model.mask_cache import MaskCache
-from megatron_lpc.model.packing_masks import attention_blocks, flex_block_mask
+from megatron_lpc.model.packing_masks import QUERY_BLOCK, attention_blocks
+
+FUSED_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+"""Every CUDA kernel of `scaled_dot_product_attention` but the one that holds the S x S scores."""
+FLEX_RECOMPILE_LIMIT = 64
+"""Graphs of FlexAttention in one process: one or several sequences, one or several blocks, with gradients or without,
+and each once more when torch finds a size to vary."""
 
 
 class FlashAttention(MegatronModule):
@@ -99,59 +108,81 @@ class FlashAttention(MegatronModule):
                 "FlashAttention takes no attention bias and no packed sequence parameters; give it a packing layout"
             )
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
-        if attention_mask is None:
-            context = self._attend(query, key, value, self._sliding_window_mask(query))
-        elif query.is_cuda:
-            context = self._attend_packed_on_gpu(query, key, value, PackingLayout(attention_mask))
+        layout = None if attention_mask is None else PackingLayout(attention_mask)
+        if layout is None and (self.window is None or query.size(2) <= self.window):
+            context = self._attend(query, key, value, None)
+        elif query.is_cuda and not self._dropout:
+            context = self._attend_by_flex(query, key, value, layout)
+        elif layout is None:
+            context = self._attend_in_window(query, key, value)
         else:
-            context = self._attend_packed_on_cpu(query, key, value, PackingLayout(attention_mask))
+            context = self._attend_packed(query, key, value, layout)
         return context.permute(2, 0, 1, 3).flatten(2)
 
-    def _sliding_window_mask(self, query: Tensor) -> Tensor | None:
-        """[1, 1, S, S] bool; None where causal attention is the same."""
-        length = query.size(2)
-        if self.window is None or length <= self.window:
-            return None
-        return _window_mask(length, self.window, query.device)
+    @property
+    def _dropout(self) -> float:
+        return self.dropout if self.training else 0.0
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """[R, h, S, D] of queries [R, h, S, D], keys and values [R, g, S, D]; causal without a mask."""
-        dropout = self.dropout if self.training else 0.0
+        """[R, h, Sq, D] of queries [R, h, Sq, D], keys and values [R, g, Sk, D]; causal without a mask [Sq, Sk]."""
+        if query.is_cuda and not _takes_groups(query, mask):
+            repeats = query.size(1) // key.size(1)
+            key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
+        kernels = sdpa_kernel(FUSED_KERNELS) if query.is_cuda else contextlib.nullcontext()
         # Under sequence parallelism ranks have different heads but equal default generators.
         # Only the tracker's model parallel generator differs by rank.
-        generator = get_cuda_rng_tracker().fork() if dropout else contextlib.nullcontext()
-        with generator:
+        generator = get_cuda_rng_tracker().fork() if self._dropout else contextlib.nullcontext()
+        with kernels, generator:
             return scaled_dot_product_attention(
                 query,
                 key,
                 value,
                 attn_mask=mask,
                 is_causal=mask is None,
-                dropout_p=dropout,
+                dropout_p=self._dropout,
                 scale=self.softmax_scale,
                 enable_gqa=query.size(1) != key.size(1),
             )
 
-    def _attend_packed_on_gpu(self, query: Tensor, key: Tensor, value: Tensor, layout: PackingLayout) -> Tensor:
-        """As `_attend`, by FlexAttention."""
+    def _attend_by_flex(self, query: Tensor, key: Tensor, value: Tensor, layout: PackingLayout | None) -> Tensor:
+        """As `_attend`, by FlexAttention; without a layout, of one document per sequence in a window."""
+        if layout is None:
+            assert self.window is not None
+            block_mask = sliding_window_block_mask(query.size(0), query.size(2), self.window, query.device)
+        else:
+            block_mask = self.flex_block_mask(layout)
         return _compiled_flex_attention()(
             query,
             key,
             value,
-            block_mask=self.flex_block_mask(layout),
+            block_mask=block_mask,
             scale=self.softmax_scale,
             enable_gqa=query.size(1) != key.size(1),
         )
 
-    def _attend_packed_on_cpu(self, query: Tensor, key: Tensor, value: Tensor, layout: PackingLayout) -> Tensor:
+    def _attend_in_window(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """As `_attend` in a window, block by block: no mask is larger than `QUERY_BLOCK` times as many and a window."""
+        assert self.window is not None
+        length = query.size(2)
+        contexts = []
+        for start in range(0, length, QUERY_BLOCK):
+            stop = min(start + QUERY_BLOCK, length)
+            key_start = max(0, start - self.window + 1)
+            mask = _window_mask(stop - start, stop - key_start, self.window, query.device)
+            keys = slice(key_start, stop)
+            contexts.append(self._attend(query[:, :, start:stop], key[:, :, keys], value[:, :, keys], mask))
+        return torch.cat(contexts, dim=2)
+
+    def _attend_packed(self, query: Tensor, key: Tensor, value: Tensor, layout: PackingLayout) -> Tensor:
         """As `_attend`, block by block: the work is that of the documents, whatever the length of the packed sequence.
 
         Padding gives 0.
         """
         contexts: list[list[Tensor]] = [[] for _ in range(query.size(0))]
         for block in self.attention_blocks(layout):
-            here = (slice(block.sequence, block.sequence + 1), slice(None), slice(block.start, block.stop))
-            contexts[block.sequence].append(self._attend(query[here], key[here], value[here], block.mask))
+            here = (slice(block.sequence, block.sequence + 1), slice(None))
+            queries, keys = (*here, slice(block.start, block.stop)), (*here, slice(block.key_start, block.stop))
+            contexts[block.sequence].append(self._attend(query[queries], key[keys], value[keys], block.mask))
         _, heads, length, channels = query.shape
         whole = []
         for blocks in contexts:
@@ -159,6 +190,15 @@ class FlashAttention(MegatronModule):
             blocks.append(query.new_zeros(1, heads, padding, channels))
             whole.append(torch.cat(blocks, dim=2))
         return torch.cat(whole)
+
+
+def _takes_groups(query: Tensor, mask: Tensor | None) -> bool:
+    """Whether a fused CUDA kernel takes fewer key and value heads than query heads.
+
+    Only FlashAttention is sure to, in half precision, without a mask, for heads of up to 256 channels. The
+    memory-efficient kernel, which takes everything else, does not (torch's sdp_utils.cpp).
+    """
+    return mask is None and query.dtype in (torch.bfloat16, torch.float16) and query.size(-1) <= 256
 
 
 @functools.cache
@@ -169,13 +209,15 @@ def _mask_cache(make: Callable[..., Any], window: int | None) -> MaskCache[Any]:
 
 @functools.cache
 def _compiled_flex_attention() -> Callable[..., Tensor]:
-    # Uncompiled it would hold the S x S scores.
-    return torch.compile(flex_attention)
+    # Uncompiled, FlexAttention holds the S x S scores, and past its limit of recompilations dynamo runs it so, with a
+    # warning. One graph and no other (`fullgraph`): then the limit is an error.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, FLEX_RECOMPILE_LIMIT)
+    return torch.compile(flex_attention, fullgraph=True)
 
 
 @functools.lru_cache(maxsize=8)
-def _window_mask(length: int, window: int, device: torch.device) -> Tensor:
-    """[1, 1, S, S] bool: token t attends to t - window + 1 … t."""
-    index = torch.arange(length, device=device)
-    distance = index[:, None] - index[None, :]
-    return ((distance >= 0) & (distance < window))[None, None]
+def _window_mask(num_queries: int, num_keys: int, window: int, device: torch.device) -> Tensor:
+    """[queries, keys] bool of the last queries among some keys: token t attends to t - window + 1 … t."""
+    keys = torch.arange(num_keys, device=device)
+    distance = keys[num_keys - num_queries :, None] - keys
+    return (distance >= 0) & (distance < window)

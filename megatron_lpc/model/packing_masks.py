@@ -11,13 +11,16 @@ Shape legend: R sequences of S tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
 from megatron_lpc.data.batch import PackingLayout
+from megatron_lpc.model.key_ranges import KeyRanges, key_ranges
+
+QUERY_BLOCK = 256
+"""Queries of a block where a window is split: more of them need fewer calls, and compute more that the mask hides."""
 
 _MAX_SEQLEN_MULTIPLE = 64
 """As TransformerEngine rounds where it finds the longest document itself, which makes the host wait."""
@@ -25,14 +28,18 @@ _MAX_SEQLEN_MULTIPLE = 64
 
 @dataclass(frozen=True)
 class AttentionBlock:
-    """Consecutive tokens of one sequence that attend only to each other: a block on the diagonal of the mask."""
+    """Consecutive queries of one sequence, and the consecutive keys that hold all they attend to."""
 
     sequence: int
     """Index of the sequence in the batch."""
     start: int
+    """First query."""
     stop: int
+    """End of the queries and of the keys."""
+    key_start: int
+    """First key."""
     mask: Tensor | None
-    """[stop - start, stop - start] bool; None: causal."""
+    """[stop - start, stop - key_start] bool; None: causal, from the same token on."""
 
 
 def visible(document_ids: Tensor, position_ids: Tensor, window: int | None = None) -> Tensor:
@@ -55,8 +62,10 @@ def _may_read(query_document: Tensor, key_document: Tensor) -> Tensor:
 def attention_blocks(packing_layout: PackingLayout, window: int | None = None) -> list[AttentionBlock]:
     """The blocks of all sequences, in order, without padding. Waits for the device: for layouts on the CPU.
 
-    A pair with a shared prompt is one block; without one, each of its two responses is a block of its own.
+    A pair with a shared prompt is one block; without one, each of its two responses is a block of its own. What is
+    longer than the window is split by queries, so that no mask is larger than `QUERY_BLOCK` times the keys in reach.
     """
+    ranges = key_ranges(packing_layout, window)
     blocks = []
     for sequence, (document_ids, position_ids) in enumerate(zip(*packing_layout.stacked, strict=True)):
         pair = document_ids.div(3, rounding_mode="floor")
@@ -69,28 +78,26 @@ def attention_blocks(packing_layout: PackingLayout, window: int | None = None) -
             start, stop = stop, stop + length
             if document_ids[start] < 0:  # Padding.
                 continue
+            if window is not None and length > window:
+                blocks += _window_blocks(ranges.of_sequence(sequence), sequence, start, stop)
+                continue
             mask = None
-            if shares_prompt[start] or (window is not None and length > window):
+            if shares_prompt[start]:
                 mask = visible(document_ids[start:stop], position_ids[start:stop], window)
-            blocks.append(AttentionBlock(sequence, start, stop, mask))
+            blocks.append(AttentionBlock(sequence, start, stop, start, mask))
     return blocks
 
 
-def flex_block_mask(packing_layout: PackingLayout, window: int | None = None) -> Any:
-    """FlexAttention's `BlockMask` of a packing layout."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    document_ids, position_ids = packing_layout.stacked
-
-    def may_attend(sequence: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        seen = (query >= key) & _may_read(document_ids[sequence, query], document_ids[sequence, key])
-        if window is None:
-            return seen
-        distance = position_ids[sequence, query] - position_ids[sequence, key]
-        return seen & (distance < window)
-
-    num_sequences, length = document_ids.shape
-    return create_block_mask(may_attend, num_sequences, None, length, length, device=document_ids.device)
+def _window_blocks(ranges: KeyRanges, sequence: int, start: int, stop: int) -> list[AttentionBlock]:
+    """Blocks of `QUERY_BLOCK` queries each, of the tokens start … stop - 1 of a sequence with these [S] ranges."""
+    blocks = []
+    for first in range(start, stop, QUERY_BLOCK):
+        end = min(first + QUERY_BLOCK, stop)
+        of_queries = ranges.of_queries(first, end)
+        key_start = of_queries.first_key()
+        mask = of_queries.hold(torch.arange(key_start, end))
+        blocks.append(AttentionBlock(sequence, first, end, key_start, mask))
+    return blocks
 
 
 def packed_seq_params(packing_layout: PackingLayout) -> PackedSeqParams:

@@ -272,6 +272,14 @@ def test_experts_of_transformer_engine_are_accepted(config_of):
     validate(config_of("--num-experts 4 --transformer-impl transformer_engine"), 1, "cuda")
 
 
+def test_heads_that_no_fused_kernel_of_a_gpu_takes_are_refused(config_of, problems):
+    for channels in (8, 20):
+        flags = f"--kv-channels {channels}"
+        validate(config_of(flags), 1, "cpu")
+        assert f"--kv-channels: attention heads have {channels} channels" in problems(flags, device_type="cuda")[0]
+    validate(config_of("--kv-channels 80"), 1, "cuda")
+
+
 def test_what_the_attention_of_a_device_cannot_do_is_refused(config_of, problems):
     for flags in ("--share-prompt", "--pack-to 1000"):
         validate(config_of(f"{flags} --attention-dropout 0.1"), 1, "cpu")

@@ -14,8 +14,9 @@ from megatron_lpc.data.batch import PackingLayout
 from megatron_lpc.data.collate import collate
 from megatron_lpc.data.encode import EncodedPair
 from megatron_lpc.model.attention import FlashAttention
+from megatron_lpc.model.flex_mask import flex_block_mask
 from megatron_lpc.model.mask_cache import MaskCache
-from megatron_lpc.model.packing_masks import attention_blocks, flex_block_mask, packed_seq_params, visible
+from megatron_lpc.model.packing_masks import attention_blocks, packed_seq_params, visible
 
 lengths = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4)
 LONGEST = 4 * (6 + 6 + 6 + 6)
@@ -76,7 +77,7 @@ def test_blocks_hold_all_that_is_visible(sizes, packing, window):
     for block in attention_blocks(layout, window):
         size = block.stop - block.start
         mask = block.mask if block.mask is not None else torch.ones(size, size, dtype=torch.bool).tril()
-        rebuilt[block.sequence, block.start : block.stop, block.start : block.stop] = mask
+        rebuilt[block.sequence, block.start : block.stop, block.key_start : block.stop] = mask
     real = layout.document_ids >= 0
     assert torch.equal(rebuilt, visible(*layout.stacked, window=window) & real[:, :, None])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from megatron_lpc.config.derived import head_width
 from megatron_lpc.config.objectives import OBJECTIVES_WITH_REFERENCE
 from megatron_lpc.config.schema import Config
 
@@ -100,6 +101,12 @@ def device_support(config: Config, device: str) -> Iterator[str]:
     needs_mask = config.data.share_prompt or config.data.pack_to is not None
     if not is_local and device == "cpu":
         yield "--transformer-impl transformer_engine: TransformerEngine runs on GPUs only; set --transformer-impl local"
+    size = head_width(config.model)
+    if is_local and device == "cuda" and (size < 16 or size % 8):
+        yield (
+            f"--kv-channels: attention heads have {size} channels; fused attention on a GPU takes multiples of 8, from "
+            "16 on"
+        )
     if needs_mask and dropout and is_local and device == "cuda":
         yield (
             f"--attention-dropout {dropout}: FlexAttention, which --share-prompt and --pack-to need on a GPU, "
