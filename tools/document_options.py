@@ -84,7 +84,7 @@ def _row(option: Option, has_settings: bool) -> list[str]:
 
 
 def _flag(option: Option) -> str:
-    if option.kind is bool:
+    if split_optional(option.kind)[0] is bool:
         return f"--[no-]{option.name.replace('_', '-')}"
     return option.flag
 

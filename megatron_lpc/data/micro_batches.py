@@ -34,7 +34,7 @@ class MicroBatchPlanner:
     micro_batch_size: int
     """Pairs per micro-batch; not read where pairs are packed."""
     pad_to_multiple: int = 1
-    """Padded sequences are as long as the longest, rounded up to this (sequence parallelism: tensor parallel size)."""
+    """Padded sequences are as long as the longest, rounded up to this."""
     micro_batch_multiple: int = 1
     """The micro-batches of a rank's step are a multiple of this. Where it is above 1 they all have one sequence length,
     as the interleaved pipeline schedule needs."""

@@ -23,7 +23,7 @@ def transformer_config(config: Config, platform: Platform) -> TransformerConfig:
         **_architecture(config.model),
         **_parallelism(config),
         **platform.transformer_options(),
-        bf16=config.training.bf16,
+        bf16=bool(config.training.bf16),
         params_dtype=dtype,
         pipeline_dtype=dtype,
         # On CUDA, torch's gradient of the embedding adds up in any order; on a CPU it repeats, and with other bits.

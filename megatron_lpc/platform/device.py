@@ -40,6 +40,13 @@ class Platform:
             return True
         return torch.cuda.get_device_capability(self.device)[0] >= _BLACKWELL
 
+    @property
+    def sequence_multiple(self) -> int:
+        """Padded sequences are a multiple of so many tokens, where the options do not say: a GPU plans and compiles for
+        each length that it meets, and blocks of 128 are those of FlexAttention.
+        """
+        return 128 if self.is_cuda else 1
+
     def synchronize(self) -> None:
         """Wait until the device has done all work given to it."""
         if self.is_cuda:

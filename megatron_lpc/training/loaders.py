@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,14 +23,16 @@ from megatron_lpc.training.state import RunState
 TrainingLoader = PairLoader | StreamLoader
 
 
-def micro_batch_planner(config: Config, tokenizer: Tokenizer) -> MicroBatchPlanner:
+def micro_batch_planner(context: RunContext, tokenizer: Tokenizer) -> MicroBatchPlanner:
     """How this run lays out pairs in sequences."""
+    config = context.config
     data, parallel = config.data, config.parallel
+    multiple = data.pad_to_multiple_of or context.platform.sequence_multiple
     is_interleaved = parallel.num_virtual_stages_per_pipeline_rank is not None
     return MicroBatchPlanner(
         pad_id=tokenizer.pad_id,
         micro_batch_size=config.training.micro_batch_size,
-        pad_to_multiple=seq_len_multiple(config),
+        pad_to_multiple=math.lcm(multiple, seq_len_multiple(config)),
         micro_batch_multiple=parallel.pipeline_model_parallel_size if is_interleaved else 1,
         share_prompt=data.share_prompt,
         pack_to=data.pack_to,
@@ -43,7 +46,7 @@ def pair_loader(context: RunContext, tokenizer: Tokenizer, dataset: PairDataset)
     Raises:
         ConfigError: a pair does not fit `pack_to`.
     """
-    planner = micro_batch_planner(context.config, tokenizer)
+    planner = micro_batch_planner(context, tokenizer)
     with input_errors():
         planner.check_fit(dataset.lengths)
     return PairLoader(
@@ -81,7 +84,7 @@ def stream_loader(context: RunContext, tokenizer: Tokenizer, state: RunState) ->
     )
     return StreamLoader(
         stream=stream,
-        planner=micro_batch_planner(config, tokenizer),
+        planner=micro_batch_planner(context, tokenizer),
         global_batch_size=global_batch_size,
         dp_rank=dp_rank,
         dp_size=dp_size,

@@ -38,7 +38,7 @@ def build_optimizer(config: Config, chunks: list[DistributedDataParallel]) -> Me
         adam_beta2=training.adam_beta2,
         adam_eps=training.adam_eps,
         clip_grad=training.clip_grad,
-        bf16=training.bf16,
+        bf16=bool(training.bf16),
         params_dtype=torch.bfloat16 if training.bf16 else torch.float32,
         use_distributed_optimizer=parallel.use_distributed_optimizer,
         overlap_param_gather=parallel.overlap_param_gather,

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_lpc.command_line import warn
-from megatron_lpc.config import Config, ConfigError, validate
+from megatron_lpc.config import Config, ConfigError, validate, with_options
 from megatron_lpc.platform import Platform, select_platform
 from megatron_lpc.training.determinism import use_deterministic_algorithms
 from megatron_lpc.training.rank_log import close_rank_log, open_rank_log
@@ -86,7 +86,14 @@ def split_world(config: Config, platform: Platform) -> RunContext:
         timeout_minutes=parallel.distributed_timeout_minutes,
     )
     seed_everything(config.training.seed, groups)
-    return RunContext(config=config, platform=platform, groups=groups)
+    return RunContext(config=resolve_device_defaults(config, platform), platform=platform, groups=groups)
+
+
+def resolve_device_defaults(config: Config, platform: Platform) -> Config:
+    """The options with `bf16` filled in where it is unset: on for a GPU, off for a CPU. Checkpoints store it so."""
+    if config.training.bf16 is not None:
+        return config
+    return with_options(config, bf16=platform.is_cuda)
 
 
 def seed_everything(seed: int, groups: ProcessGroups) -> None:

@@ -45,7 +45,7 @@ class TrainStep:
         self._reference = reference
         self._latent_schedule = LatentSchedule(config.latent, policy.train_iters)
         self._reduce_metrics = MetricReducer(context.groups, platform.device)
-        self._peak_tflops = config.logging.peak_tflops or peak_tflops(platform, config.training.bf16)
+        self._peak_tflops = config.logging.peak_tflops or peak_tflops(platform, bool(config.training.bf16))
 
     def __call__(self, batches: list[PairBatch], iteration: int) -> StepResult:
         """Train on this rank's micro-batches of step `iteration`, counted from 0."""

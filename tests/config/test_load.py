@@ -42,7 +42,7 @@ def test_a_flag_can_set_what_the_file_changed_back_to_the_default(write):
     path = write("training: {bf16: true, train_iters: 5}\nlatent: {latent_mode: none}\ndata: {train_data: [a]}")
     assert parse_args(["--config", path]).training == TrainingConfig(bf16=True, train_iters=5)
     flags = "--no-bf16 --train-iters none --latent-mode lpc --train-data"
-    assert parse_args(["--config", path, *flags.split()]) == Config()
+    assert parse_args(["--config", path, *flags.split()]) == Config(training=TrainingConfig(bf16=False))
 
 
 def test_kinds_of_values_as_flags():
@@ -105,7 +105,7 @@ def test_empty_files_and_sections(write, text):
         ("training:\n  seed:\n", 2, "expected an integer, got nothing"),
         ("training:\n  seed: none\n", 2, "expected an integer, got 'none' (str)"),
         ("training:\n  train_iters: x\n", 2, "expected an integer or none, got 'x' (str)"),
-        ("training:\n  bf16: 1\n", 2, "key 'training.bf16': expected true or false, got 1 (int)"),
+        ("training:\n  bf16: 1\n", 2, "key 'training.bf16': expected true or false or none, got 1 (int)"),
         ("training:\n  lr: fast\n", 2, "key 'training.lr': expected a number, got 'fast' (str)"),
         ("training:\n  lr: true\n", 2, "expected a number, got True (bool)"),
         ("training:\n  lr: .nan\n", 2, "expected a number, got nan (float)"),

@@ -45,7 +45,7 @@ def test_every_option_has_a_row_with_all_that_is_known_of_it(program):
     by_name = {row.split("`")[1]: row for row in rows}
     for name, text in {
         "num_layers": "| `--num-layers` | `int` | `4` | `[1, inf)` | backbone weights |  | `num_hidden_layers` |",
-        "bf16": "| `--[no-]bf16` | `bool` | `false` |",
+        "bf16": "| `--[no-]bf16` | `bool` or none | `none` |",
         "train_data": "| `list[str]` | `[]` |",
         "recompute_method": "| `uniform`, `block` or none | `none` |  | run | without --recompute-granularity full |",
         "kl_free_bits": "with --latent-mode none; with --latent-mode continuous: no noise, no KL; with --kl-weight 0",

@@ -58,7 +58,7 @@ def fp8(config: Config) -> Iterator[str]:
     flag = f"--fp8-format {training.fp8_format}"
     if config.model.transformer_impl != "transformer_engine":
         yield f"{flag}: only TransformerEngine's layers compute in FP8; set --transformer-impl transformer_engine"
-    if not training.bf16:
+    if training.bf16 is False:  # Unset it is on, for FP8 needs a GPU.
         yield f"{flag}: what is not FP8 is bfloat16; add --bf16"
     yield from _fp8_sizes(config)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron_lpc.config.idle_rules import NOT_STREAMING
+from megatron_lpc.config.idle_rules import NOT_STREAMING, PACKED
 from megatron_lpc.config.metadata import Role, option
 
 
@@ -47,6 +47,10 @@ class DataConfig:
     pack_to: int | None = option(None, range="[1, inf)", role=Role.RUN, evaluation=True)
     """Tokens of a packed sequence, which holds as many pairs as fit and is a micro-batch by itself; not packed when
     unset."""
+
+    pad_to_multiple_of: int | None = option(None, range="[1, inf)", role=Role.RUN, idle=PACKED, evaluation=True)
+    """Sequences that are not packed are as long as the longest, rounded up to a multiple of this. When unset: of 128
+    on a GPU, whose kernels prefer few lengths, and not rounded on a CPU. The results are the same."""
 
     bad_rows: Literal["stop", "skip"] = option("stop", role=Role.RUN, evaluation=True)
     """Stop at the first unusable row of a file, or count such rows and write them to a side file."""

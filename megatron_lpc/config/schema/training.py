@@ -37,8 +37,9 @@ class TrainingConfig:
     deterministic: bool = option(False, role=Role.RUN, evaluation=True)
     """Use deterministic algorithms only, so that the same run gives the same bits, resumed too; slower on GPUs."""
 
-    bf16: bool = option(False, role=Role.RUN, evaluation=True)
-    """Compute in bfloat16 with fp32 master weights; fp32 when unset."""
+    bf16: bool | None = option(None, role=Role.RUN, evaluation=True)
+    """Compute in bfloat16 with fp32 master weights, or in fp32 (`--no-bf16`); bfloat16 on a GPU and fp32 on a CPU when
+    unset."""
 
     fp8_format: Literal["e4m3", "hybrid"] | None = option(None, role=Role.RUN, evaluation=True)
     """Multiply in FP8 within TransformerEngine's layers: E4M3 throughout, or E5M2 for gradients (`hybrid`). The LM head
