@@ -44,15 +44,18 @@ CASES: dict[str, tuple[str, str, dict[str, object]]] = {
     "pp2-recompute": ("pp2", "simpo-lpc-untied", LAYOUTS["recompute_full"][1]),
     "interleaved-lpc": ("pp2_interleaved", "simpo-lpc-untied", {}),
     "interleaved-dpo": ("pp2_interleaved", "dpo-continuous-tied", {}),
-    "dp-dpo-tied": ("single", "dpo-lpc-tied", {}),
-    "dp-none-untied": ("single", "simpo-none-untied", {}),
-    "dp-continuous-untied": ("single", "simpo-continuous-untied", {"bf16": True}),
-    "dp-recompute": ("single", "simpo-straight_through-untied", LAYOUTS["recompute_full"][1]),
-    "dp-experts": ("single", "simpo-lpc-experts", {}),
+    "tp2-dpo-tied": ("tp2", "dpo-lpc-tied", {}),
+    "tp2-none-untied": ("tp2", "simpo-none-untied", {}),
+    "tp2-continuous-untied": ("tp2", "simpo-continuous-untied", {"bf16": True}),
+    "tp2-recompute": ("tp2", "simpo-straight_through-untied", LAYOUTS["recompute_full"][1]),
+    "tp2-experts": ("tp2", "simpo-lpc-experts", {}),
 }
-"""name -> layout and case of `layout_cases`, and options that differ. Layouts that are alike stand together."""
+"""name -> layout and case of `layout_cases`, and options that differ. Layouts that are alike stand together.
 
-SAVING = ("pp2-lpc-tied", "interleaved-dpo", "dp-dpo-tied", "dp-continuous-untied")
+Two data parallel ranks in each: gloo adds the gradients of more in an order that depends on the buckets.
+"""
+
+SAVING = ("pp2-lpc-tied", "interleaved-dpo", "tp2-dpo-tied", "tp2-continuous-untied")
 """Cases that save after an update, after an evaluation, and after a skipped step."""
 
 OVERLAPS: dict[str, dict[str, object]] = {
