@@ -17,11 +17,11 @@ from megatron_lpc.train import main
 
 def slow_down_writing(seconds: float, mark: Path) -> None:
     """Each process that writes tensors waits before its first one."""
-    from megatron.core.dist_checkpointing.strategies import filesystem_async
+    from torch.distributed.checkpoint import filesystem
 
-    write, has_waited = filesystem_async._write_item, False
+    write, has_waited = filesystem._write_item, False
 
-    @wraps(write)  # megatron-core looks at its arguments.
+    @wraps(write)
     def write_late(*args: object, **options: object) -> object:
         nonlocal has_waited
         if not has_waited:
@@ -30,7 +30,7 @@ def slow_down_writing(seconds: float, mark: Path) -> None:
             has_waited = True
         return write(*args, **options)
 
-    filesystem_async._write_item = write_late
+    filesystem._write_item = write_late
 
 
 if __name__ == "__main__":
