@@ -50,7 +50,7 @@ def train(config: Config) -> Evaluations:
             stop_if_diverged(run, state)
 
             is_last = state.iteration == run.train_iters
-            stops = exit_request.is_due(state.iteration, run.platform.device)
+            stops = exit_request.is_due(state.iteration, run.context.groups)
             if stops:
                 # Before all else, for whoever sent SIGTERM does not wait for long.
                 run.save_checkpoint(state)

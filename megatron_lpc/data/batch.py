@@ -7,6 +7,7 @@ Only the collator decides how pairs lie in sequences; the model reads only the i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -71,10 +72,10 @@ class PackingLayout:
         position_ids = pad(self.position_ids, (0, extra), value=0)
         return PackingLayout.of(document_ids, position_ids)
 
-    def to(self, device: torch.device | str) -> PackingLayout:
-        """The same layout on `device`; copies from pinned memory do not block."""
-        cu_seqlens = None if self.cu_seqlens is None else self.cu_seqlens.to(device, non_blocking=True)
-        return PackingLayout(self.stacked.to(device, non_blocking=True), cu_seqlens, self.max_seqlen)
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> PackingLayout:
+        """The same layout with `function` of each tensor in its place."""
+        cu_seqlens = None if self.cu_seqlens is None else function(self.cu_seqlens)
+        return PackingLayout(function(self.stacked), cu_seqlens, self.max_seqlen)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,8 @@ class PairBatch:
     sample_ids: Tensor
     """[B] number of the pair among all training samples, over all epochs: the counter of its noise."""
     example_index: Tensor
-    """[B] number of the pair in the data set: the key of its reference log-probs."""
+    """[B] number of the pair in the data set: the key of its reference log-probs. Always on the host, for whoever looks
+    them up would wait for the device."""
     reference_logps: Tensor | None = None
     """[2B] fp32 summed reference log-probs; None where they are not needed or not yet known."""
     mixture: Tensor | None = None
@@ -132,13 +134,21 @@ class PairBatch:
             changes[name] = flat_index + sequence * extra
         return replace(self, **changes)
 
+    def pinned(self) -> PairBatch:
+        """The same batch in pinned memory, from which `to` copies without waiting."""
+        return self._map_tensors(Tensor.pin_memory)
+
     def to(self, device: torch.device | str) -> PairBatch:
-        """The same batch on `device`; copies from pinned memory do not block."""
+        """The same batch on `device`, but for `example_index`; copies from pinned memory do not block."""
+        on_device = self._map_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+        return replace(on_device, example_index=self.example_index)
+
+    def _map_tensors(self, function: Callable[[Tensor], Tensor]) -> PairBatch:
         changes: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
-                changes[field.name] = value.to(device, non_blocking=True)
+                changes[field.name] = function(value)
             elif isinstance(value, PackingLayout):
-                changes[field.name] = value.to(device)
+                changes[field.name] = value.map_tensors(function)
         return replace(self, **changes)

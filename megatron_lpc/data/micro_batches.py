@@ -43,6 +43,8 @@ class MicroBatchPlanner:
     """Tokens of the packed sequence that is a micro-batch by itself; None: pairs are not packed."""
     attention_cost: float = 0.0
     """Cost of a query-key pair in units of a token's passage through all weights; packing balances their sum."""
+    pin_memory: bool = False
+    """Whether batches are made in pinned memory, from which a GPU copies while the host goes on."""
 
     @property
     def pairs_multiple(self) -> int:
@@ -90,10 +92,10 @@ class MicroBatchPlanner:
     def collate(self, micro_batches: Sequence[Sequence[IndexedPair]]) -> list[PairBatch]:
         """The tensors of a step's micro-batches."""
         batches = [self._collate_one(pairs) for pairs in micro_batches]
-        if self.micro_batch_multiple == 1:
-            return batches
-        seq_len = max(batch.tokens.size(1) for batch in batches)
-        return [batch.padded_to(seq_len, self.pad_id) for batch in batches]
+        if self.micro_batch_multiple > 1:
+            seq_len = max(batch.tokens.size(1) for batch in batches)
+            batches = [batch.padded_to(seq_len, self.pad_id) for batch in batches]
+        return [batch.pinned() for batch in batches] if self.pin_memory else batches
 
     def _plan_padded(self, lengths: NDArray[np.int64], dp_size: int) -> list[list[int]]:
         size = self.micro_batch_size

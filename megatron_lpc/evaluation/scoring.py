@@ -128,7 +128,7 @@ def _pair_values(batch: PairBatch, scores: PairScores) -> dict[str, Tensor]:
         assert scores.latent.prior_logits is not None
         posterior_logits, prior_logits = scores.latent.posterior_logits, scores.latent.prior_logits
     return {
-        "example_index": batch.example_index,
+        "example_index": batch.example_index.to(scores.logps.device),
         "reference_logps": reference_logps.view(2, pairs).T,
         "response_length": batch.response_length.view(2, pairs).T,
         "logps": scores.logps.view(-1, 2, pairs).permute(2, 0, 1),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
-from torch import nn
+from megatron.core.process_groups_config import ProcessGroupCollection
+from torch import Tensor, nn
 
 from megatron_lpc.config import Config
 
@@ -32,7 +34,7 @@ def wrap_data_parallel(config: Config, chunks: list[nn.Module]) -> list[Distribu
     ]
     # megatron-core's pipeline schedules find the functions that they call in the model's configuration.
     core_config = wrapped[0].config
-    core_config.finalize_model_grads_func = finalize_model_grads
+    core_config.finalize_model_grads_func = _finalize_gradients
     if parallel.overlap_grad_reduce:
         core_config.no_sync_func = _one_or_list([chunk.no_sync for chunk in wrapped])
     if parallel.overlap_grad_reduce and len(wrapped) > 1:
@@ -40,6 +42,30 @@ def wrap_data_parallel(config: Config, chunks: list[nn.Module]) -> list[Distribu
     if parallel.overlap_param_gather and len(wrapped) > 1:
         core_config.param_sync_func = [chunk.start_param_sync for chunk in wrapped]
     return wrapped
+
+
+def _finalize_gradients(
+    chunks: Sequence[DistributedDataParallel],
+    num_pairs: Tensor,
+    pg_collection: ProcessGroupCollection,
+    **options: Any,
+) -> None:
+    """Reduce gradients as megatron-core does, and divide them by the number of pairs of the global batch.
+
+    megatron-core would divide by itself, but asks before whether there are any, for which the host waits.
+
+    Collectives: those of core's function; a broadcast of the number of pairs over the pipeline group and an all-reduce
+    over the data and context parallel group.
+
+    Args:
+        num_pairs: scalar int32, this rank's pairs on the last pipeline stage.
+    """
+    finalize_model_grads(list(chunks), pg_collection=pg_collection, **options)
+    pp = pg_collection.pp
+    dist.broadcast(num_pairs, src=dist.get_global_rank(pp, pp.size() - 1), group=pp)
+    dist.all_reduce(num_pairs, group=pg_collection.dp_cp)
+    for chunk in chunks:
+        chunk.scale_gradients(1.0 / num_pairs)
 
 
 def _one_or_list(functions: list[Callable[..., Any]]) -> Callable[..., Any] | list[Callable[..., Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,6 +52,26 @@ class Platform:
         """Wait until the device has done all work given to it."""
         if self.is_cuda:
             torch.cuda.synchronize(self.device)
+
+    def start_copy_to_host(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Start to copy a tensor of the device to the host; the host goes on.
+
+        Returns:
+            A function that waits until the copy is done, and gives it. It does not wait where the host has waited for
+            later work already.
+        """
+        if not self.is_cuda:
+            return lambda: tensor
+        copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        copy.copy_(tensor, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+
+        def wait() -> Tensor:
+            copied.synchronize()
+            return copy
+
+        return wait
 
     def generator_state(self) -> Tensor:
         """State of the device's default generator: uint8, on the host. On a CPU that is torch's own generator."""

@@ -8,6 +8,7 @@ and keeps them in its module `parallel_state`; this is the only file of the proj
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch.distributed as dist
 from megatron.core import parallel_state
@@ -20,6 +21,8 @@ class ProcessGroups:
 
     core: ProcessGroupCollection
     """All groups, in the form that megatron-core's functions take (`pg_collection`)."""
+    host: dist.ProcessGroup
+    """All ranks, with gloo: for tensors on the host, when no rank shall wait for its device."""
 
     @property
     def tp(self) -> dist.ProcessGroup:
@@ -94,7 +97,12 @@ def initialize_process_groups(
         virtual_pipeline_model_parallel_size=num_virtual_stages_per_pipeline_rank,
         distributed_timeout_minutes=timeout_minutes,
     )
-    return ProcessGroups(ProcessGroupCollection.use_mpu_process_groups())
+    if dist.get_backend() == "gloo":
+        host = dist.group.WORLD
+    else:
+        host = dist.new_group(backend="gloo", timeout=timedelta(minutes=timeout_minutes))
+    assert host is not None
+    return ProcessGroups(ProcessGroupCollection.use_mpu_process_groups(), host)
 
 
 def destroy_process_groups() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megatron_lpc.platform import Platform
 from megatron_lpc.platform.process_groups import ProcessGroups
 
 T = TypeVar("T")
@@ -49,13 +51,13 @@ def from_data_parallel_ranks(item: T, groups: ProcessGroups) -> list[T]:
     return items
 
 
-def on_any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set on any rank.
+def on_any_rank(flag: bool, groups: ProcessGroups) -> bool:
+    """Whether the flag is set on any rank. The host does not wait for its device.
 
-    Collectives: one all-reduce (MAX of one int64) over the world.
+    Collectives: one all-reduce (MAX of one int64) over the world, between hosts.
     """
-    flags = torch.tensor([int(flag)], device=device)
-    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    flags = torch.tensor([int(flag)])
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=groups.host)
     return bool(flags.item())
 
 
@@ -66,34 +68,47 @@ class MetricReducer:
     first step.
     """
 
-    def __init__(self, groups: ProcessGroups, device: torch.device) -> None:
+    def __init__(self, groups: ProcessGroups, platform: Platform) -> None:
         self._groups = groups
-        self._device = device
+        self._platform = platform
         self._shapes: list[tuple[str, torch.Size]] | None = None
 
-    def __call__(self, sums: dict[str, Tensor] | None) -> dict[str, Tensor]:
-        """Totals on the CPU, fp64.
+    def __call__(self, sums: dict[str, Tensor] | None) -> Callable[[], dict[str, Tensor]]:
+        """Start to sum.
 
-        Collectives: one all-reduce over the data parallel group on the last stage, then those of `from_last_stage`;
-        at the first step also a broadcast of the names and shapes over the pipeline group.
+        Collectives: one all-reduce over the data parallel group on the last stage, then a broadcast over the pipeline
+        group; at the first step also a broadcast of the names and shapes over the pipeline group.
 
         Args:
             sums: this rank's sums, on the last pipeline stage; None elsewhere.
+
+        Returns:
+            A function that gives the totals, fp64 on the CPU; it waits for the device, unless the host has done so
+            since.
         """
         if self._shapes is None:
             self._shapes = self._shapes_of_last_stage(sums)
-        packed = None
-        if sums is not None:
-            packed = torch.cat([sums[name].double().reshape(-1) for name, _ in self._shapes])
+        shapes = self._shapes
+        sizes = [shape.numel() for _, shape in shapes]
+        if sums is None:
+            packed = torch.empty(sum(sizes), dtype=torch.float64, device=self._platform.device)
+        else:
+            packed = torch.cat([sums[name].double().reshape(-1) for name, _ in shapes])
             dist.all_reduce(packed, group=self._groups.dp)
-        values = from_last_stage(packed, self._groups, self._device).cpu()
-        parts = values.split([shape.numel() for _, shape in self._shapes])
-        return {name: part.view(shape) for (name, shape), part in zip(self._shapes, parts, strict=True)}
+        if self._groups.pp.size() > 1:
+            dist.broadcast(packed, self._groups.last_stage_rank, group=self._groups.pp)
+        values = self._platform.start_copy_to_host(packed)
+
+        def totals() -> dict[str, Tensor]:
+            parts = values().split(sizes)
+            return {name: part.view(shape) for (name, shape), part in zip(shapes, parts, strict=True)}
+
+        return totals
 
     def _shapes_of_last_stage(self, sums: dict[str, Tensor] | None) -> list[tuple[str, torch.Size]]:
         """Collectives: a broadcast of one object over the pipeline group."""
         shapes = [[(name, value.shape) for name, value in sums.items()] if sums else None]
         source = self._groups.last_stage_rank
-        dist.broadcast_object_list(shapes, source, group=self._groups.pp, device=self._device)
+        dist.broadcast_object_list(shapes, source, group=self._groups.pp, device=self._platform.device)
         assert shapes[0] is not None
         return shapes[0]

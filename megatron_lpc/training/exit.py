@@ -9,10 +9,9 @@ import signal
 import time
 from collections.abc import Mapping
 
-import torch
-
 from megatron_lpc.command_line import warn
 from megatron_lpc.config import Config
+from megatron_lpc.platform.process_groups import ProcessGroups
 from megatron_lpc.training.collectives import on_any_rank
 
 _DEFAULT_SHUTDOWN_TIMEOUT = 30
@@ -44,12 +43,12 @@ class ExitRequest:
     def _on_signal(self, *_: object) -> None:
         self._has_signal = True
 
-    def is_due(self, iteration: int, device: torch.device) -> bool:
+    def is_due(self, iteration: int, groups: ProcessGroups) -> bool:
         """Whether the run exits after `iteration` steps; the same on all ranks, though their clocks and signals differ.
 
-        Collectives: one all-reduce over the world.
+        Collectives: that of `on_any_rank`.
         """
-        return on_any_rank(self._is_due_here(iteration), device)
+        return on_any_rank(self._is_due_here(iteration), groups)
 
     def _is_due_here(self, iteration: int) -> bool:
         is_late = self._deadline is not None and time.monotonic() >= self._deadline

@@ -37,6 +37,7 @@ def micro_batch_planner(context: RunContext, tokenizer: Tokenizer) -> MicroBatch
         share_prompt=data.share_prompt,
         pack_to=data.pack_to,
         attention_cost=attention_cost(config),
+        pin_memory=context.platform.is_cuda,
     )
 
 

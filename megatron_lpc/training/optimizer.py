@@ -1,8 +1,6 @@
-"""Optimizer and LR schedule from megatron-core, and a step that refuses non-finite numbers."""
+"""Optimizer and LR schedule from megatron-core, and the two halves of a step, between which it can be refused."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
@@ -87,23 +85,24 @@ def build_scheduler(config: Config, optimizer: MegatronOptimizer, train_iters: i
 
 
 @torch.no_grad()
-def optimizer_step(optimizer: MegatronOptimizer, loss_is_finite: bool) -> tuple[bool, float]:
-    """Clip gradients and update weights, unless the loss or a gradient is not finite.
+def gradient_norm(optimizer: MegatronOptimizer) -> float:
+    """Norm of all gradients, the same on every rank; waits for the device.
 
-    Collectives: one all-reduce of the squared gradient norm over the model parallel group (over the world with the
-    distributed optimizer), and the distributed optimizer's all-gather of parameters over the data parallel group. All
-    ranks decide alike.
-
-    Returns:
-        Whether weights were updated, and the gradient norm before clipping.
+    Collectives: one all-reduce of the squared norm over the model parallel group (over the world with the distributed
+    optimizer).
     """
     optimizer.prepare_grads()
-    norm = float(optimizer.get_grad_norm())
-    if not (loss_is_finite and math.isfinite(norm)):
-        return False, norm
+    return float(optimizer.get_grad_norm())
+
+
+@torch.no_grad()
+def update_weights(optimizer: MegatronOptimizer, norm: float) -> None:
+    """Clip gradients of this norm, which `gradient_norm` has told, and update weights.
+
+    Collectives: the distributed optimizer's all-gather of parameters over the data parallel group.
+    """
     max_norm = optimizer.config.clip_grad
     if max_norm > 0:
         for part in stateful_parts(optimizer):
             clip_grads.clip_grad_by_total_norm_fp32(part.get_parameters(), max_norm, norm)
     optimizer.step_with_ready_grads()
-    return True, norm

@@ -42,7 +42,7 @@ def train_pass(
 
         def loss(scores: PairScores) -> tuple[Tensor, Tensor, Metrics]:
             total, metrics = micro_batch_loss(batch, scores)
-            pairs = torch.tensor(batch.num_pairs, dtype=torch.int, device=total.device)
+            pairs = torch.full((), batch.num_pairs, dtype=torch.int, device=total.device)
             return total, pairs, metrics
 
         return chunk(batch, query), loss

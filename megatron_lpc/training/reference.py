@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from megatron_lpc.losses import LatentState, uses_reference
 from megatron_lpc.model import FreshWeights, LatentQuery, build_model, unwrapped
 from megatron_lpc.training.checkpoint_folder import resolve_checkpoint
 from megatron_lpc.training.checkpoint_tensors import load_weights
+from megatron_lpc.training.offload import OffloadedWeights
 from megatron_lpc.training.pipeline import score_pass
 from megatron_lpc.training.reference_cache import load_reference_cache, weights_fingerprint
 from megatron_lpc.training.setup import RunContext
@@ -57,40 +58,34 @@ class OnlineReference:
         """
         config, platform = context.config, context.platform
         self._device = platform.device
-        self._offload = config.loss.reference_offload
-        if self._offload and not platform.is_cuda:
+        self._offloads = config.loss.reference_offload
+        self._offloaded: OffloadedWeights | None = None
+        if self._offloads and not platform.is_cuda:
             raise ConfigError("--reference-offload: a CPU run keeps the reference in host memory already; leave it out")
         without_head = replace(config.latent, latent_mode="none")
         self.chunks = build_model(config, platform, context.groups, without_head, fresh)
         for chunk in self.chunks:
             chunk.requires_grad_(False)
 
+    def weights_are_final(self) -> None:
+        """The chunks have their weights: with `reference_offload` they leave the device until a pass needs them."""
+        if self._offloads:
+            self._offloaded = OffloadedWeights(self.chunks, self._device)
+
     def attach(self, batches: list[PairBatch]) -> list[PairBatch]:
         """Collectives: the pipeline's sends and receives over the pipeline group."""
-        with self._on_device():
+        with self._offloaded.on_device() if self._offloaded else nullcontext():
             scores = score_pass(self.chunks, batches, _WITHOUT_LATENT)
         if not scores:
             return batches
         return [replace(batch, reference_logps=score.logps[0]) for batch, score in zip(batches, scores, strict=True)]
-
-    @contextmanager
-    def _on_device(self) -> Iterator[None]:
-        if self._offload:
-            self._move(self._device)
-        yield
-        if self._offload:
-            self._move(torch.device("cpu"))
-
-    def _move(self, device: torch.device) -> None:
-        for chunk in self.chunks:
-            chunk.to(device)
 
 
 class CachedReference:
     """Log-probs computed beforehand, found by the example index of a pair."""
 
     def __init__(self, logps: Tensor) -> None:
-        """`logps`: [P, 2] fp32 log-probs of chosen and rejected of all P pairs of the data set, on the CPU."""
+        """`logps`: [P, 2] fp32 log-probs of chosen and rejected of all P pairs of the data set, on the host."""
         self.logps = logps
 
     def attach(self, batches: list[PairBatch]) -> list[PairBatch]:
@@ -98,8 +93,8 @@ class CachedReference:
 
     def _of(self, batch: PairBatch) -> Tensor:
         """[2B], all chosen before all rejected."""
-        index = batch.example_index
-        return self.logps[index.cpu()].T.reshape(-1).to(index.device, non_blocking=True)
+        logps = self.logps[batch.example_index].T.reshape(-1)
+        return logps.pin_memory().to(batch.tokens.device, non_blocking=True) if batch.tokens.is_cuda else logps
 
 
 def online_reference(context: RunContext, untrained: Sequence[nn.Module] | None = None) -> OnlineReference:
@@ -120,15 +115,15 @@ def online_reference(context: RunContext, untrained: Sequence[nn.Module] | None 
     config = context.config
     pretrained = config.checkpoint.pretrained_checkpoint
     start = config.loss.reference_load or pretrained
-    if untrained is not None and start == pretrained:
-        reference = OnlineReference(context, "none")
-        copy_backbone(untrained, reference.chunks)
-        return reference
-    reference = OnlineReference(context, "none" if start else "all")
-    if start:
+    source = untrained if start == pretrained else None
+    reference = OnlineReference(context, "none" if start or source is not None else "all")
+    if source is not None:
+        copy_backbone(source, reference.chunks)
+    elif start:
         load_weights(
             reference.chunks, resolve_checkpoint(start), groups=context.groups, latent_head=False, config=config
         )
+    reference.weights_are_final()
     return reference
 
 

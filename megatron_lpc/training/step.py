@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch.distributed as dist
@@ -14,7 +15,7 @@ from megatron_lpc.losses import LatentSchedule, LatentState, finish_metrics, sum
 from megatron_lpc.training.collectives import MetricReducer
 from megatron_lpc.training.mfu import mfu, model_flops, peak_tflops
 from megatron_lpc.training.objective import TrainingLoss, training_query
-from megatron_lpc.training.optimizer import optimizer_step
+from megatron_lpc.training.optimizer import gradient_norm, update_weights
 from megatron_lpc.training.pipeline import train_pass
 from megatron_lpc.training.policy import TrainablePolicy
 from megatron_lpc.training.reference import Reference
@@ -35,7 +36,11 @@ class StepResult:
 class TrainStep:
     """Steps of one run.
 
-    Collectives: those of the reference, of `train_pass`, of `MetricReducer` and of `optimizer_step`.
+    The host waits for its device once per step: when it reads the gradient norm, with which the metrics come. So the
+    update of the weights still runs when the next step is being prepared, and counts in the time of that one.
+
+    Collectives: those of the reference, of `train_pass`, of `MetricReducer`, of `gradient_norm` and of
+    `update_weights`.
     """
 
     def __init__(self, context: RunContext, policy: TrainablePolicy, reference: Reference) -> None:
@@ -44,19 +49,24 @@ class TrainStep:
         self._policy = policy
         self._reference = reference
         self._latent_schedule = LatentSchedule(config.latent, policy.train_iters)
-        self._reduce_metrics = MetricReducer(context.groups, platform.device)
+        self._reduce_metrics = MetricReducer(context.groups, platform)
         self._peak_tflops = config.logging.peak_tflops or peak_tflops(platform, bool(config.training.bf16))
 
     def __call__(self, batches: list[PairBatch], iteration: int) -> StepResult:
         """Train on this rank's micro-batches of step `iteration`, counted from 0."""
         began = time.perf_counter()
         latent = self._latent_schedule.at(iteration)
-        totals = self._forward_backward(batches, latent)
+        optimizer = self._policy.optimizer
+        sums = self._forward_backward(batches, latent)
+        norm = gradient_norm(optimizer)  # The one wait for the device.
+        totals = sums()
         metrics = finish_metrics(totals)
-        metrics["lr"] = max(group["lr"] for group in self._policy.optimizer.param_groups)
-        updated, metrics["grad_norm"] = optimizer_step(self._policy.optimizer, math.isfinite(metrics["loss"]))
+        metrics["lr"] = max(group["lr"] for group in optimizer.param_groups)
+        metrics["grad_norm"] = norm
+        updated = math.isfinite(metrics["loss"]) and math.isfinite(norm)
+        if updated:
+            update_weights(optimizer, norm)
         self._policy.scheduler.step(increment=1)
-        self._context.platform.synchronize()
         seconds = time.perf_counter() - began
 
         metrics["lpc/tau"] = latent.tau
@@ -66,8 +76,8 @@ class TrainStep:
         metrics |= self._speed(totals["work"], seconds)
         return StepResult(metrics, totals, updated)
 
-    def _forward_backward(self, batches: list[PairBatch], latent: LatentState) -> dict[str, Tensor]:
-        """Leave gradients in the buffers; sums of the metrics over the global batch."""
+    def _forward_backward(self, batches: list[PairBatch], latent: LatentState) -> Callable[[], dict[str, Tensor]]:
+        """Leave gradients in the buffers, and start to sum the metrics over the global batch."""
         config, policy = self._context.config, self._policy
         for chunk in policy.chunks:
             chunk.zero_grad_buffer()

@@ -55,7 +55,7 @@ def run_case(context: RunContext, packing: str = "separate") -> dict[str, object
         chunk.zero_grad_buffer()
     parts = train_pass(chunks, batches, training_query(config, state), recorded)
     sums = {name: sum(part[name] for part in parts) for name in parts[0]} if groups.is_last_stage else None
-    totals = MetricReducer(groups, platform.device)(sums)
+    totals = MetricReducer(groups, platform)(sums)()
     return {"metrics": totals, "logps": seen, "z": noise, "grads": _gradients(chunks, config)}
 
 

@@ -28,7 +28,7 @@ from megatron_lpc.platform.process_groups import destroy_process_groups
 from megatron_lpc.training.checkpoint import Checkpoints
 from megatron_lpc.training.collectives import MetricReducer
 from megatron_lpc.training.objective import TrainingLoss, training_query
-from megatron_lpc.training.optimizer import optimizer_step
+from megatron_lpc.training.optimizer import gradient_norm, update_weights
 from megatron_lpc.training.pipeline import score_pass, train_pass
 from megatron_lpc.training.policy import TrainablePolicy, build_policy, make_trainable
 from megatron_lpc.training.reference import build_references
@@ -84,7 +84,7 @@ class ShortRun:
         (self.reference,) = build_references(context, chunks, [("train", None)])
         self.policy: TrainablePolicy = make_trainable(context, chunks, STEPS)
         self.checkpoints = Checkpoints(context, self.policy)
-        self.reduce_metrics = MetricReducer(context.groups, context.platform.device)
+        self.reduce_metrics = MetricReducer(context.groups, context.platform)
         self.latent_state = LatentSchedule(context.config.latent, 10).at(5)
 
     def batches(self, seed: int) -> list[PairBatch]:
@@ -102,8 +102,11 @@ class ShortRun:
         query = training_query(config, self.latent_state)
         parts = train_pass(policy.chunks, self.batches(number), query, TrainingLoss(config, self.latent_state))
         sums = {name: sum(part[name] for part in parts) for name in parts[0]} if parts else None
-        optimizer_step(policy.optimizer, number != SKIPPED)
-        return self.reduce_metrics(sums)["loss"].clone()
+        totals = self.reduce_metrics(sums)
+        norm = gradient_norm(policy.optimizer)
+        if number != SKIPPED:
+            update_weights(policy.optimizer, norm)
+        return totals()["loss"].clone()
 
     def evaluate(self) -> list[Tensor]:
         """Log-probs of each micro-batch, on the last stage."""

@@ -1,0 +1,38 @@
+"""Frozen weights that wait in host memory while no pass reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class OffloadedWeights:
+    """Weights of model chunks in pinned host memory, copied to the device for the time of a pass.
+
+    They do not change, so nothing is ever copied back.
+    """
+
+    def __init__(self, chunks: Sequence[nn.Module], device: torch.device) -> None:
+        """Take the weights off `device`."""
+        self._device = device
+        self._on_host: list[tuple[nn.Parameter, Tensor]] = []
+        for parameter in (parameter for chunk in chunks for parameter in chunk.parameters()):
+            self._on_host.append((parameter, parameter.detach().cpu().pin_memory()))
+        self._drop()
+
+    @contextmanager
+    def on_device(self) -> Iterator[None]:
+        """The weights are on the device within; the host does not wait for the copies."""
+        for parameter, on_host in self._on_host:
+            parameter.data = on_host.to(self._device, non_blocking=True)
+        try:
+            yield
+        finally:
+            self._drop()
+
+    def _drop(self) -> None:
+        for parameter, on_host in self._on_host:
+            parameter.data = on_host
