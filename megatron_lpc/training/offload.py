@@ -27,7 +27,7 @@ class OffloadedWeights:
     def on_device(self) -> Iterator[None]:
         """The weights are on the device within; the host does not wait for the copies."""
         for parameter, on_host in self._on_host:
-            parameter.data = on_host.to(self._device, non_blocking=True)
+            parameter.data = torch.empty_like(on_host, device=self._device).copy_(on_host, non_blocking=True)
         try:
             yield
         finally:
