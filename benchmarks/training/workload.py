@@ -117,4 +117,4 @@ class Workload:
     def example_indices(self) -> list[int]:
         """The examples in the order of training, those of the first step, which warms up, included."""
         order = TrainingOrder(len(self.dataset()), SEED)
-        return [order.example_index(sample) for sample in range((self.steps + 1) * self.global_batch_size)]
+        return order.example_indices(range((self.steps + 1) * self.global_batch_size)).tolist()

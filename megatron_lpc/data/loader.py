@@ -8,6 +8,7 @@ from itertools import count, islice
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.dataset import PairDataset
@@ -45,26 +46,27 @@ class PairLoader:
         """
         multiple = self.planner.pairs_multiple * self.dp_size
         steps = evaluation_batches(len(self.dataset), self.global_batch_size, multiple)
-        return prefetch(self._evaluation_step(*step) for step in steps[:max_steps])
+        return prefetch(self._evaluation_step(*step) for step in islice(steps, max_steps))
 
     def _training_step(self, order: TrainingOrder, first_sample: int) -> list[PairBatch]:
         sample_ids = range(first_sample, first_sample + self.global_batch_size)
-        examples = [order.example_index(sample_id) for sample_id in sample_ids]
+        examples = order.example_indices(sample_ids)
         micro_batches = [
-            [self._pair(sample_ids[position], examples[position]) for position in positions]
+            [self._pair(sample_ids[position], int(examples[position])) for position in positions]
             for positions in self._plan(examples)
         ]
         return self.planner.collate(micro_batches)
 
-    def _evaluation_step(self, examples: list[int], num_counted: int) -> list[tuple[PairBatch, int]]:
+    def _evaluation_step(self, examples: NDArray[np.int64], num_counted: int) -> list[tuple[PairBatch, int]]:
         plan = self._plan(examples)
+        numbers = examples.tolist()
         micro_batches = [
-            [self._pair(examples[position], examples[position]) for position in positions] for positions in plan
+            [self._pair(numbers[position], numbers[position]) for position in positions] for positions in plan
         ]
         counted = [sum(position < num_counted for position in positions) for positions in plan]
         return list(zip(self.planner.collate(micro_batches), counted, strict=True))
 
-    def _plan(self, examples: list[int]) -> list[list[int]]:
+    def _plan(self, examples: NDArray[np.int64]) -> list[list[int]]:
         """This rank's micro-batches of a global batch of `examples`, as positions in it."""
         plan = self.planner.plan(self.dataset.lengths[examples], self.dp_size)
         return plan[self.dp_rank :: self.dp_size]

@@ -2,14 +2,18 @@
 
 Micro-batch m of a global batch belongs to data parallel rank m mod dp_size. So the set of micro-batches (where they are
 not packed), and with it every sum over a micro-batch, is the same in every parallel layout.
+
+Nothing here grows with the number of pairs.
 """
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator, Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_lpc.data.permutation import permuted
 
 
 class TrainingOrder:
@@ -24,40 +28,26 @@ class TrainingOrder:
             raise ValueError(f"num_examples is {num_examples}: an order needs at least one example.")
         self._num_examples = num_examples
         self._seed = seed
-        self._epoch = -1
-        self._permutation = torch.empty(0, dtype=torch.int64)
 
-    def example_index(self, sample_id: int) -> int:
-        """Example index of training sample number `sample_id`, counted from 0 over all epochs."""
-        epoch, position = divmod(sample_id, self._num_examples)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._permutation = hashed_permutation(self._num_examples, self._seed, epoch)
-        return int(self._permutation[position])
+    def example_indices(self, sample_ids: Sequence[int]) -> NDArray[np.int64]:
+        """Example index of each of these training samples, whose numbers count from 0 over all epochs."""
+        epochs, positions = np.divmod(np.asarray(sample_ids, np.int64), self._num_examples)
+        for epoch in np.unique(epochs):
+            of_epoch = epochs == epoch
+            positions[of_epoch] = permuted(positions[of_epoch], self._num_examples, self._seed, int(epoch))
+        return positions
 
 
-def hashed_permutation(size: int, *key: int) -> Tensor:
-    """[size] int64: a permutation that is a function of `key`.
-
-    The key is hashed, so that neighbouring seeds and neighbouring epochs share no permutation, as seed + epoch would.
-    """
-    text = ":".join(str(number) for number in key)
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
-    return torch.randperm(size, generator=generator)
-
-
-def evaluation_batches(num_examples: int, global_batch_size: int, multiple: int) -> list[tuple[list[int], int]]:
+def evaluation_batches(
+    num_examples: int, global_batch_size: int, multiple: int
+) -> Iterator[tuple[NDArray[np.int64], int]]:
     """Example indices 0 … num_examples - 1 once each, in global batches, each with how many leading ones count.
 
     The last batch is filled with examples from the start that do not count, up to the next multiple of `multiple` or to
     the global batch size.
     """
-    batches = []
     for first in range(0, num_examples, global_batch_size):
         left = num_examples - first
         rounded_up = -(-left // multiple) * multiple
         size = min(global_batch_size, rounded_up)
-        examples = [example % num_examples for example in range(first, first + size)]
-        batches.append((examples, min(size, left)))
-    return batches
+        yield np.arange(first, first + size) % num_examples, min(size, left)

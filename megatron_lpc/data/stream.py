@@ -20,7 +20,7 @@ from megatron_lpc.config.schema import DataConfig
 from megatron_lpc.data.encode import EncodedPair, encode_pair
 from megatron_lpc.data.pairs import to_pair
 from megatron_lpc.data.row_reader import RowReader
-from megatron_lpc.data.sampler import hashed_permutation
+from megatron_lpc.data.permutation import permuted
 from megatron_lpc.data.source import BadRow, Row
 from megatron_lpc.data.tokenizer import Tokenizer
 
@@ -74,8 +74,7 @@ class PairStream:
             self._block_starts[block] = reader.state()
             self._block_starts.pop(block - self._blocks_kept, None)
             pairs = list(islice(encoded, self._block_size))
-            order = hashed_permutation(self._block_size, seed, self._dp_rank, block).tolist()
-            for number in order[offset:]:
+            for number in permuted(range(offset, self._block_size), self._block_size, seed, self._dp_rank, block):
                 yield pairs[number]
             offset = 0
 

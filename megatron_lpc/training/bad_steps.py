@@ -49,5 +49,5 @@ def _pairs_of_last_step(run: Run, state: RunState) -> dict[str, list[int]]:
     pairs = {"samples": list(samples)}
     if run.train_data is not None:
         order = TrainingOrder(len(run.train_data), training.seed)
-        pairs["example_index"] = [order.example_index(sample) for sample in samples]
+        pairs["example_index"] = order.example_indices(samples).tolist()
     return pairs

@@ -55,7 +55,7 @@ def test_training_batches_follow_the_training_order(loader):
     assert [batch.sample_ids.tolist() for step in steps for batch in step] == [[i, i + 1] for i in range(0, 32, 2)]
     order = TrainingOrder(10, seed=3)
     examples = [example for step in steps for example in example_indices(step)]
-    assert examples == [order.example_index(sample_id) for sample_id in range(32)]
+    assert examples == order.example_indices(range(32)).tolist()
 
 
 def test_training_batches_hold_the_tokens_of_their_pairs(loader):
