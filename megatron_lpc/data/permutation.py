@@ -28,10 +28,10 @@ def permuted(positions: Sequence[int] | NDArray[np.int64], size: int, *key: int)
         [N]
     """
     text = ":".join(str(number) for number in key)
-    words = np.frombuffer(hashlib.shake_256(text.encode()).digest(16 * ROUNDS), "<u8")
-    pivots = (words[:ROUNDS] % size).astype(np.int64)
+    draws = np.frombuffer(hashlib.shake_256(text.encode()).digest(16 * ROUNDS), "<u8")
+    pivots = (draws[:ROUNDS] % size).astype(np.int64)
     numbers = np.asarray(positions, np.int64)
-    for pivot, round_key in zip(pivots, words[ROUNDS:], strict=True):
+    for pivot, round_key in zip(pivots, draws[ROUNDS:], strict=True):
         partners = (pivot - numbers) % size
         swaps = _bits(np.maximum(numbers, partners), round_key)
         numbers = np.where(swaps, partners, numbers)

@@ -19,8 +19,8 @@ from typing import Any
 from megatron_lpc.config.schema import DataConfig
 from megatron_lpc.data.encode import EncodedPair, encode_pair
 from megatron_lpc.data.pairs import to_pair
-from megatron_lpc.data.row_reader import RowReader
 from megatron_lpc.data.permutation import permuted
+from megatron_lpc.data.row_reader import RowReader
 from megatron_lpc.data.source import BadRow, Row
 from megatron_lpc.data.tokenizer import Tokenizer
 
