@@ -16,20 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from megatron_lpc.command_line import ArgumentParser, UserError, reports_errors
+from megatron_lpc.convert.comparison import comparison_table
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.export_hf import export_hf
 from megatron_lpc.convert.hf_folder import find_hf_folder
 from megatron_lpc.convert.import_hf import DTYPES, import_hf
 from megatron_lpc.convert.inspect_model import inspection_table
 from megatron_lpc.convert.open_model import open_model
-from megatron_lpc.convert.verify import TEXTS, comparison_table, verify
+from megatron_lpc.convert.verify import TEXTS, verify
 from megatron_lpc.terminal import wide_console
 
 _BYTES_OF_UNIT = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 class ModelsDiffer(UserError):
-    """`verify` found a difference above the tolerance, or a tensor that only one of the two models has."""
+    """`verify` found two models that do not agree."""
 
     exit_code = 1
 
@@ -116,8 +117,8 @@ def _add_verify(commands: Any) -> None:
     command.add_argument(
         "--tolerance",
         type=float,
-        default=1e-5,
-        help="largest absolute difference of two models that agree (default: 1e-5)",
+        help="largest difference of two models that agree, relative to the largest element of a tensor or of a text's "
+        "logits (default: 1e-5, or what rounding to the coarser dtype explains where their dtypes differ)",
     )
     _add_hf_config_flag(command)
     command.set_defaults(run=_verify)
@@ -180,10 +181,10 @@ def _verify(options: argparse.Namespace) -> None:
     second = open_model(options.second, options.hf_config)
     comparison = verify(first, second, _read_texts(options.text))
     wide_console().print(comparison_table(comparison))
+    verdict = comparison.verdict(options.tolerance)
     if not comparison.agrees(options.tolerance):
-        raise ModelsDiffer(
-            f"{options.first} and {options.second} differ by more than --tolerance {options.tolerance:g}"
-        )
+        raise ModelsDiffer(f"{options.first} and {options.second} differ by {verdict}")
+    print(verdict)
 
 
 def _inspect(options: argparse.Namespace) -> None:

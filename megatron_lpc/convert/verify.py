@@ -1,19 +1,19 @@
 """Whether two models are the same: every tensor, and the logits of real text.
 
-The measure is the largest absolute difference. Agreement on the most probable token would not do: it survives a wrong
-norm or a wrong rotary scaling.
+Agreement on the most probable token would not do: it survives a wrong norm or a wrong rotary scaling.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
+from megatron_lpc.command_line import flag_of
+from megatron_lpc.convert.comparison import Comparison, Difference
 from megatron_lpc.convert.errors import ConversionError
+from megatron_lpc.convert.model_options import differing_options
 from megatron_lpc.convert.open_model import OpenedModel
 from megatron_lpc.terminal import transfer_bar
 
@@ -24,30 +24,6 @@ TEXTS = (
     "Der Vogel singt; the bird sings; el pájaro canta. 3 + 4 = 7, 1999-12-31, $5.00. " * 8,
 )
 """Short and long, prose and code, several languages: what is compared when the user gives no text."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Largest absolute differences of two models, in fp32."""
-
-    tensors: dict[str, float]
-    """Hugging Face's name of a tensor -> difference, for the tensors that both models have."""
-    one_sided: list[str]
-    """Tensors that only one of the two has."""
-    logits: list[tuple[int, float]]
-    """Number of tokens and difference, for each text."""
-    token_source: str
-    """What the compared tokens are: real text, or random token ids."""
-
-    @property
-    def largest(self) -> float:
-        """The largest difference of all."""
-        of_logits = (difference for _, difference in self.logits)
-        return max([*self.tensors.values(), *of_logits], default=0.0)
-
-    def agrees(self, tolerance: float) -> bool:
-        """Whether both have the same tensors and no difference is above the tolerance."""
-        return not self.one_sided and self.largest <= tolerance
 
 
 def verify(first: OpenedModel, second: OpenedModel, texts: Sequence[str] = TEXTS) -> Comparison:
@@ -64,37 +40,14 @@ def verify(first: OpenedModel, second: OpenedModel, texts: Sequence[str] = TEXTS
     return Comparison(
         tensors=_compare_tensors(first, second, first_names & second_names),
         one_sided=sorted(first_names ^ second_names),
+        options=[flag_of(name) for name in differing_options(first.described.model, second.described.model)],
         logits=_compare_logits(first, second, tokens),
         token_source=token_source,
+        dtypes=frozenset(_dtypes(first) ^ _dtypes(second)),
     )
 
 
-def comparison_table(comparison: Comparison, rows: int = 10) -> Table:
-    """The tensors that differ most, and the logits of every text.
-
-    Args:
-        rows: how many differing tensors have a row of their own.
-    """
-    table = Table(title=f"Largest differences (logits of {comparison.token_source})", title_justify="left")
-    table.add_column("tensor or text")
-    table.add_column("largest difference", justify="right")
-    table.add_column("tensors", justify="right")
-    worst_first = sorted(comparison.tensors.items(), key=lambda item: -item[1])
-    differing = [item for item in worst_first if item[1] != 0]
-    for name, difference in differing[:rows]:
-        table.add_row(name, f"{difference:.3g}")
-    rest = differing[rows:]
-    if rest:
-        table.add_row("others that differ", f"at most {rest[0][1]:.3g}", str(len(rest)))
-    table.add_row("equal to the last bit", "0", str(len(worst_first) - len(differing)))
-    for name in comparison.one_sided:
-        table.add_row(name, "in one only")
-    for length, difference in comparison.logits:
-        table.add_row(f"logits of {length} tokens", f"{difference:.3g}")
-    return table
-
-
-def _compare_tensors(first: OpenedModel, second: OpenedModel, names: set[str]) -> dict[str, float]:
+def _compare_tensors(first: OpenedModel, second: OpenedModel, names: set[str]) -> dict[str, Difference]:
     differences = {}
     nbytes = sum(info.nbytes for info in first.stored.values())
     pairs = zip(_tensors(first, names), _tensors(second, names), strict=True)
@@ -102,20 +55,20 @@ def _compare_tensors(first: OpenedModel, second: OpenedModel, names: set[str]) -
         for (name, one), (_, other) in pairs:
             if one.shape != other.shape:
                 raise ConversionError(f"{name} has shape {list(one.shape)} in one and {list(other.shape)} in the other")
-            differences[name] = _largest_difference(one.float(), other.float())
+            differences[name] = Difference.of(one.float(), other.float())
             advance(one.nbytes)
     return differences
 
 
-def _compare_logits(first: OpenedModel, second: OpenedModel, tokens: list[Tensor]) -> list[tuple[int, float]]:
+def _compare_logits(first: OpenedModel, second: OpenedModel, tokens: list[Tensor]) -> list[tuple[int, Difference]]:
     differences = []
     for one, other in zip(first.logits(tokens), second.logits(tokens), strict=True):
-        differences.append((one.size(1), _largest_difference(one, other)))
+        differences.append((one.size(1), Difference.of(one, other)))
     return differences
 
 
-def _largest_difference(one: Tensor, other: Tensor) -> float:
-    return float((one - other).abs().max())
+def _dtypes(model: OpenedModel) -> set[torch.dtype]:
+    return {info.dtype for info in model.stored.values()}
 
 
 def _names(model: OpenedModel) -> set[str]:

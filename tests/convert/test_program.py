@@ -71,13 +71,15 @@ def test_there_and_back(llama: Path, tmp_path: Path, convert_hf: Program, capsys
     assert AutoTokenizer.from_pretrained(data["tokenizer_model"])(text) == AutoTokenizer.from_pretrained(llama)(text)
     assert convert_hf("verify", llama, megatron) == 0
     assert convert_hf("verify", megatron, back, "--text", llama / "config.json") == 0
-    assert "equal to the last bit" in capsys.readouterr().out
+    assert "The same model: all 21 tensors are equal to the bit" in capsys.readouterr().out
     assert convert_hf("export", "--load", megatron, "--output", back) == 2
     assert convert_hf("export", "--load", megatron, "--output", back, "--force", "--dtype", "bfloat16") == 0
     assert (back / "model.safetensors").is_file()
-    assert convert_hf("verify", megatron, back) == 1
-    assert "differ by more than --tolerance 1e-05" in capsys.readouterr().err
-    assert convert_hf("verify", megatron, back, "--tolerance", "0.5") == 0
+    capsys.readouterr()
+    assert convert_hf("verify", megatron, back) == 0
+    assert "They agree: no relative difference is above 0.04" in capsys.readouterr().out
+    assert convert_hf("verify", megatron, back, "--tolerance", "1e-5") == 1
+    assert "differ by more than the relative difference 1e-05: " in capsys.readouterr().err
 
 
 def test_verify_names_what_differs(copy: Path, llama: Path, convert_hf: Program, capsys: pytest.CaptureFixture) -> None:
@@ -98,8 +100,9 @@ def test_verify_sees_a_wrong_setting(copy: Path, llama: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
     comparison = verify(open_model(llama), open_model(copy))
-    assert set(comparison.tensors.values()) == {0.0}
-    assert not comparison.agrees(1e-5)
+    assert {difference.absolute for difference in comparison.tensors.values()} == {0.0}
+    assert comparison.options == ["--norm-epsilon"]
+    assert not comparison.agrees()
 
 
 def test_verify_without_tokenizer(copy: Path, llama: Path) -> None:
