@@ -19,7 +19,7 @@ from megatron_lpc.data.tokenizer import Tokenizer
 from megatron_lpc.files import write_json, write_text
 from megatron_lpc.terminal import progress
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Raise it with every change after which a row would give other tokens."""
 
 logger = logging.getLogger(__name__)
@@ -83,6 +83,7 @@ class _Build:
             "max_prompt_length": self.config.max_prompt_length,
             "truncation_mode": self.config.truncation_mode,
             "group_column": self.config.group_column,
+            "ignored_columns": sorted(self.config.ignored_columns),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -134,7 +135,7 @@ class _Build:
     def _encode(self, row: Row | BadRow) -> EncodedPair:
         if isinstance(row, BadRow):
             raise row
-        return encode_pair(to_pair(row, self.config.group_column), self.tokenizer, self.config)
+        return encode_pair(to_pair(row, self.config), self.tokenizer, self.config)
 
 
 def _first_bad_row(dataset: PairDataset) -> BadRow:

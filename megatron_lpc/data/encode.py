@@ -1,24 +1,27 @@
-"""A preference pair becomes token ids that fit the model.
+"""A preference pair becomes token ids.
 
-Truncation is as close to TRL's as the one condition of the method allows: both responses follow the same prompt, since
-h_x is one token.
-1. The prompt is cut to `max_prompt_length`, keeping the end that `truncation_mode` names.
-2. Where the prompt and the longer response still exceed `max_length`
-   - `keep_start`: the first `max_length` tokens of prompt + response stay, so responses lose their end; a prompt that
-     fills `max_length` leaves no response and makes the row unusable. As TRL.
-   - `keep_end`: the prompt loses its start by the excess of the longer response, down to one token; what then still
-     exceeds is cut from the end of the responses. TRL cuts each prompt + response by itself, which would give the
-     responses different prompts.
+Prompt and response are tokenized together and then split, as TRL's `DPOTrainer` does: tokenized apart, the tokens at
+the seam would be others than those that the model meets in texts ("▁ 4" in place of "4").
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from megatron_lpc.config.schema import DataConfig
 from megatron_lpc.data.pairs import Pair
 from megatron_lpc.data.tokenizer import Tokenizer
+from megatron_lpc.data.truncation import truncate
+
+logger = logging.getLogger(__name__)
+
+_topics_said: set[str] = set()
+
+_PLACEHOLDER = "\ue000"
+"""A character for private use, which no prompt begins with."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,10 @@ class EncodedPair:
 
 
 def encode_pair(pair: Pair, tokenizer: Tokenizer, config: DataConfig) -> EncodedPair:
-    """Token ids of `pair`: at most `max_length` for prompt and response together, each tokenized by itself.
+    """Token ids of `pair`: at most `max_length` for prompt and response together.
+
+    Where the prompt's own tokens are not how prompt + response begin, the responses start at the first token that
+    differs, and what the prompt had from there on is left out. As in TRL; said once.
 
     Raises:
         BadRow: the chat cannot be rendered, no tokens are left of the prompt or a response, or both responses are equal
@@ -45,81 +51,112 @@ def encode_pair(pair: Pair, tokenizer: Tokenizer, config: DataConfig) -> Encoded
         LookupError: there are chat messages but no chat template.
     """
     if isinstance(pair.prompt, str):
-        prompt, chosen, rejected = _encode_text(pair, tokenizer)
+        prompt, *wholes = _encode_texts(pair, tokenizer)
     else:
-        prompt, chosen, rejected = _encode_chat(pair, tokenizer)
-    prompt, chosen, rejected = _truncate(prompt, chosen, rejected, config)
-    if not (chosen and rejected):
+        prompt, *wholes = _encode_chats(pair, tokenizer)
+    end = min(_common_length(prompt, whole) for whole in wholes)
+    if end < len(prompt):
+        _say_once(
+            "seam",
+            "%s:%d: the end of the prompt, %r, is left out, for prompt + response have other tokens there: the texts "
+            "merge at the seam, or the chat template writes a prompt differently without a response. Training sees "
+            "another context than generation; end prompts where a token ends, or change --chat-template. "
+            "Said once, though other rows may be alike.",
+            pair.location.file,
+            pair.location.line,
+            tokenizer.decode(prompt[end:], show_special=True),
+        )
+    prompt, chosen, rejected = prompt[:end], *(whole[end:] for whole in wholes)
+    _check_tokens(pair, tokenizer, prompt, chosen, rejected)
+    bos_length = len(tokenizer.prefix) if prompt[: len(tokenizer.prefix)] == tokenizer.prefix else 0
+    opening = partial(_opening_length, pair, tokenizer, prompt)
+    encoded = EncodedPair(*truncate(prompt, chosen, rejected, config, bos_length, opening), pair.group)
+    if not (encoded.chosen and encoded.rejected):
         raise pair.location.bad_row(
             f"only the prompt is left after truncation: it fills the {config.max_length} tokens of --max-length",
             "Raise --max-length, lower --max-prompt-length, or set --truncation-mode keep_end",
         )
-    if chosen == rejected:
+    if encoded.chosen == encoded.rejected:
         raise pair.location.bad_row(
             "chosen and rejected are equal as tokens after truncation", "Raise --max-length or remove the row"
         )
-    return EncodedPair(prompt, chosen, rejected, pair.group)
+    return encoded
 
 
-def _encode_text(pair: Pair, tokenizer: Tokenizer) -> tuple[list[int], list[int], list[int]]:
-    """BOS, where the tokenizer uses one, before the prompt; EOS behind each response that does not end in one."""
-    prompt = tokenizer.encode(str(pair.prompt), add_bos=True)
-    chosen = tokenizer.encode(str(pair.chosen))
-    rejected = tokenizer.encode(str(pair.rejected))
-    _check_tokens(pair, tokenizer, prompt, chosen, rejected)
-    return prompt, _with_eos(chosen, tokenizer.eos_id), _with_eos(rejected, tokenizer.eos_id)
+def _encode_texts(pair: Pair, tokenizer: Tokenizer) -> list[list[int]]:
+    """Tokens of the prompt, of prompt + chosen and of prompt + rejected.
+
+    BOS, where the tokenizer uses one, goes before the prompt, EOS behind each response; neither stands twice.
+    """
+    prompt = str(pair.prompt)
+    wholes = [prompt + _with_eos(str(response), tokenizer.eos_token) for response in (pair.chosen, pair.rejected)]
+    return [tokenizer.encode(text, add_bos=True) for text in (prompt, *wholes)]
 
 
-def _with_eos(tokens: list[int], eos_id: int) -> list[int]:
-    return tokens if tokens[-1] == eos_id else [*tokens, eos_id]
+def _with_eos(response: str, eos_token: str) -> str:
+    return response if response.endswith(eos_token) else response + eos_token
 
 
-def _encode_chat(pair: Pair, tokenizer: Tokenizer) -> tuple[list[int], list[int], list[int]]:
-    """The special tokens that the template writes, and no others."""
-    prompt, chosen, rejected = (tokenizer.encode(text) for text in _render(pair, tokenizer))
-    _check_tokens(pair, tokenizer, prompt, chosen, rejected)
-    return prompt, chosen, rejected
-
-
-def _render(pair: Pair, tokenizer: Tokenizer) -> tuple[str, str, str]:
-    """The texts of a pair of chats: the prompt up to where the assistant begins, and what the responses add to it."""
+def _encode_chats(pair: Pair, tokenizer: Tokenizer) -> list[list[int]]:
+    """As `_encode_texts`, with the special tokens that the template writes, and no others."""
     assert not isinstance(pair.prompt, str)
+    wholes = [[*pair.prompt, *response] for response in (pair.chosen, pair.rejected)]
+    arguments = pair.template_arguments
     try:
-        prompt = tokenizer.render_chat(pair.prompt, add_generation_prompt=True)
-        with_chosen = tokenizer.render_chat([*pair.prompt, *pair.chosen])
-        with_rejected = tokenizer.render_chat([*pair.prompt, *pair.rejected])
+        texts = [tokenizer.render_chat(pair.prompt, arguments, add_generation_prompt=True)]
+        texts += [tokenizer.render_chat(messages, arguments) for messages in wholes]
     except ValueError as error:
         raise pair.location.bad_row(
             str(error), "Fix the messages, or give another template with --chat-template"
         ) from error
-    if not (with_chosen.startswith(prompt) and with_rejected.startswith(prompt)):
-        raise pair.location.bad_row(
-            "the chat template writes the prompt differently with and without a response",
-            "Give a template that does not, with --chat-template: "
-            "else training and generation would see different prompts",
+    if not texts[1].rstrip().endswith(tokenizer.special_tokens):
+        _say_once(
+            f"end of {tokenizer.name}",
+            "the chat template of %s ends a response (%r) without a special token, so training never shows where to "
+            "stop. Give a template that writes one, such as %s, with --chat-template.",
+            tokenizer.name,
+            texts[1][-20:],
+            tokenizer.eos_token,
         )
-    return prompt, with_chosen[len(prompt) :], with_rejected[len(prompt) :]
+    return [tokenizer.encode(text) for text in texts]
+
+
+def _opening_length(pair: Pair, tokenizer: Tokenizer, prompt: list[int]) -> int:
+    """Tokens of a chat that come before the text of its first turn that is not the system's."""
+    if isinstance(pair.prompt, str):
+        return 0
+    turns = [number for number, message in enumerate(pair.prompt) if message["role"] not in ("system", "developer")]
+    if not turns:
+        return 0
+    first = turns[0]
+    messages = [*pair.prompt[:first], {"role": pair.prompt[first]["role"], "content": _PLACEHOLDER}]
+    try:
+        opening, found, _ = tokenizer.render_chat(messages, pair.template_arguments).partition(_PLACEHOLDER)
+    except ValueError:  # The template wants further turns.
+        return 0
+    return _common_length(tokenizer.encode(opening), prompt) if found else 0
+
+
+def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """Number of tokens in which both begin alike."""
+    return next(
+        (length for length, both in enumerate(zip(first, second, strict=False)) if both[0] != both[1]),
+        min(len(first), len(second)),
+    )
 
 
 def _check_tokens(pair: Pair, tokenizer: Tokenizer, prompt: list[int], chosen: list[int], rejected: list[int]) -> None:
     """Prompt and responses must hold more than BOS and EOS."""
-    special = (tokenizer.bos_id, tokenizer.eos_id)
+    special = {*tokenizer.prefix, tokenizer.eos_id}
     for name, tokens in (("prompt", prompt), ("chosen response", chosen), ("rejected response", rejected)):
-        if all(token in special for token in tokens):
+        if special.issuperset(tokens):
             raise pair.location.bad_row(
                 f"the {name} has no tokens", "Fill it in, or use a tokenizer that knows its characters"
             )
 
 
-def _truncate(
-    prompt: list[int], chosen: list[int], rejected: list[int], config: DataConfig
-) -> tuple[list[int], list[int], list[int]]:
-    keep_end = config.truncation_mode == "keep_end"
-    if config.max_prompt_length is not None:
-        prompt = prompt[-config.max_prompt_length :] if keep_end else prompt[: config.max_prompt_length]
-    if keep_end:
-        longer_response = max(len(chosen), len(rejected))
-        excess = max(len(prompt) + longer_response - config.max_length, 0)
-        prompt = prompt[min(excess, len(prompt) - 1) :]
-    room = max(config.max_length - len(prompt), 0)
-    return prompt, chosen[:room], rejected[:room]
+def _say_once(topic: str, message: str, *arguments: object) -> None:
+    """Log a warning of a topic unless this process has done so."""
+    if topic not in _topics_said:
+        _topics_said.add(topic)
+        logger.warning(message, *arguments)

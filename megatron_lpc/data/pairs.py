@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
+from megatron_lpc.config.schema import DataConfig
+from megatron_lpc.data.columns import Content, Message, read_content, read_group
 from megatron_lpc.data.source import Location, Row
-
-Message = dict[str, Any]
-Content = str | list[Message]
+from megatron_lpc.data.template_columns import check_other_columns, read_system, read_template_arguments
 
 ASSISTANT_TURN = "\n\nAssistant:"
 """Opens a response in an HH-RLHF transcript."""
@@ -25,27 +25,36 @@ class Pair:
     chosen: Content
     rejected: Content
     group: str | None = None
+    template_arguments: dict[str, Any] = field(default_factory=dict)
+    """Variables of the chat template besides the messages, such as `tools`."""
 
 
-def to_pair(row: Row, group_column: str | None = None) -> Pair:
+def to_pair(row: Row, config: DataConfig) -> Pair:
     """The pair in the columns `chosen`, `rejected` and, unless the responses contain it, `prompt` of a row.
 
     Without a prompt column the prompt is what both responses begin with: common chat messages, or an HH transcript up
-    to its last common "\\n\\nAssistant:". A text prompt beside chat responses is the user's turn; whole chats may
-    repeat their prompt.
+    to its last common "\\n\\nAssistant:". A text prompt beside chat responses is the user's turn; both responses may
+    repeat their prompt. For chats, column `system` is the first turn, and `tools` and `chat_template_kwargs` are
+    variables of the template.
 
     Raises:
-        BadRow: the row is not such a pair, its prompt or a response is empty, or chosen and rejected are equal.
+        BadRow: the row is not such a pair, its prompt or a response is empty, chosen and rejected are equal, or a
+            column that would change the prompt is not read.
     """
-    chosen = _content(row, "chosen")
-    rejected = _content(row, "rejected")
-    prompt = _content(row, "prompt") if "prompt" in row.values else None
+    group = read_group(row, config.group_column)
+    row = replace(row, values={name: value for name, value in row.values.items() if name not in config.ignored_columns})
+    chosen, rejected = _response(row, "chosen"), _response(row, "rejected")
+    prompt = read_content(row, "prompt")
     if chosen == rejected:
         raise row.location.bad_row("chosen and rejected are equal", "Remove the row: it states no preference")
     if isinstance(chosen, str) and isinstance(rejected, str):
-        pair = Pair(row.location, *_split_texts(row.location, prompt, chosen, rejected), _group(row, group_column))
+        check_other_columns(row, is_chat=False)
+        pair = Pair(row.location, *_split_texts(row.location, prompt, chosen, rejected), group)
     elif isinstance(chosen, list) and isinstance(rejected, list):
-        pair = Pair(row.location, *_split_chats(row.location, prompt, chosen, rejected), _group(row, group_column))
+        check_other_columns(row, is_chat=True)
+        messages, chosen, rejected = _split_chats(row.location, prompt, chosen, rejected)
+        messages = _with_system(row.location, read_system(row), messages)
+        pair = Pair(row.location, messages, chosen, rejected, group, read_template_arguments(row))
     else:
         raise row.location.bad_row(
             "one of `chosen` and `rejected` is text, the other a list of messages", "Give both in the same form"
@@ -54,44 +63,13 @@ def to_pair(row: Row, group_column: str | None = None) -> Pair:
     return pair
 
 
-def _content(row: Row, column: str) -> Content:
-    """The text or the messages of a column."""
-    if column not in row.values:
-        found = ", ".join(row.values) or "none"
-        raise row.location.bad_row(f"column `{column}` is missing (columns: {found})", "Rename the column, or add it")
-    value = row.values[column]
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise row.location.bad_row(
-            f"`{column}` is {_kind(value)}, not text or a list of messages", "Give text, or a list of {role, content}"
-        )
-    if not all(_is_message(message) for message in value):
-        raise row.location.bad_row(
-            f"`{column}` holds a message without text `role` and `content`", "Give each message as {role, content}"
-        )
-    # Arrow gives every message the keys of all, with null where it has none; a template would take them for set.
-    return [{key: entry for key, entry in message.items() if entry is not None} for message in value]
-
-
-def _is_message(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("role", "content"))
-
-
-def _kind(value: object) -> str:
-    return "null" if value is None else f"a {type(value).__name__}"
-
-
-def _group(row: Row, column: str | None) -> str | None:
-    if column is None:
-        return None
-    value = row.values.get(column)
-    if isinstance(value, str | int):
-        return str(value)
-    reason = f"`{column}` is {_kind(value)}" if column in row.values else f"column `{column}` is missing"
-    raise row.location.bad_row(
-        reason, "Give every row its group as text or a whole number, or leave --group-column unset"
-    )
+def _response(row: Row, column: str) -> Content:
+    content = read_content(row, column)
+    if content is not None:
+        return content
+    found = (", ".join(row.values) or "none").encode(errors="backslashreplace").decode()
+    reason = f"`{column}` is null" if column in row.values else f"column `{column}` is missing"
+    raise row.location.bad_row(f"{reason} (columns: {found})", "Rename the column, or add it")
 
 
 def _split_texts(location: Location, prompt: Content | None, chosen: str, rejected: str) -> tuple[str, str, str]:
@@ -99,10 +77,18 @@ def _split_texts(location: Location, prompt: Content | None, chosen: str, reject
     if prompt is None:
         return _split_transcripts(location, chosen, rejected)
     if isinstance(prompt, str):
+        if _repeats(chosen, prompt) and _repeats(rejected, prompt):
+            return prompt, chosen[len(prompt) :], rejected[len(prompt) :]
         return prompt, chosen, rejected
     raise location.bad_row(
         "`prompt` is a list of messages but the responses are text", "Give all as text or all as messages"
     )
+
+
+def _repeats(response: str, prompt: str) -> bool:
+    """Whether a response begins with its prompt, and does not merely greet back ("Hello", "Hello there")."""
+    begins = response.startswith(prompt) and bool(prompt)
+    return begins and (not prompt[-1].isalnum() or response[len(prompt) :].startswith("\n"))
 
 
 def _split_transcripts(location: Location, chosen: str, rejected: str) -> tuple[str, str, str]:
@@ -139,6 +125,20 @@ def _split_chats(
     return messages, chosen, rejected
 
 
+def _with_system(location: Location, system: str | None, messages: list[Message]) -> list[Message]:
+    """The prompt with the turn of column `system` before it."""
+    if system is None:
+        return messages
+    turn = {"role": "system", "content": system}
+    if messages and messages[0]["role"] == "system":
+        if messages[0]["content"] == system:
+            return messages
+        raise location.bad_row(
+            "column `system` and the system's turn in the prompt differ", "Keep one of them in the row"
+        )
+    return [turn, *messages]
+
+
 def _check_responder(location: Location, column: str, response: list[Message]) -> None:
     if response and response[0]["role"] != "assistant":
         raise location.bad_row(
@@ -156,6 +156,12 @@ def _common_start(chosen: Iterable[Any], rejected: Iterable[Any]) -> list[Any]:
 def _check_filled(pair: Pair) -> None:
     contents = {"prompt": pair.prompt, "chosen response": pair.chosen, "rejected response": pair.rejected}
     for name, content in contents.items():
-        texts = [content] if isinstance(content, str) else [message["content"] for message in content]
-        if not any(text.strip() for text in texts):
+        if not _is_filled(content):
             raise pair.location.bad_row(f"the {name} is empty", "Fill it in or remove the row (or set --bad-rows skip)")
+
+
+def _is_filled(content: Content) -> bool:
+    """Whether there is a text other than spaces, or a tool call."""
+    if isinstance(content, str):
+        return bool(content.strip())
+    return any(message.get("content", "").strip() or message.get("tool_calls") for message in content)

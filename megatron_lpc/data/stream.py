@@ -86,7 +86,7 @@ class PairStream:
         num_bad = 0
         for row in rows:
             try:
-                pair = encode_pair(to_pair(row, self._config.group_column), self._tokenizer, self._config)
+                pair = encode_pair(to_pair(row, self._config), self._tokenizer, self._config)
             except BadRow as error:
                 if self._config.bad_rows == "stop":
                     raise

@@ -56,7 +56,7 @@ def test_the_cache_holds_every_pair_in_order(config, source, monkeypatch):
     options = config(group_column="annotator")
     dataset = build(options, source, source)
     tokenizer = load_tokenizer(options)
-    expected = [as_lists(encode_pair(to_pair(row, "annotator"), tokenizer, options)) for row in read_rows(source)]
+    expected = [as_lists(encode_pair(to_pair(row, options), tokenizer, options)) for row in read_rows(source)]
     assert [as_lists(dataset[i]) for i in range(len(dataset))] == expected * 2
     assert dataset.groups == [str(i % 2) for i in range(10)] * 2
     assert not dataset[0].prompt.flags.owndata  # a view of the file, not a copy

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_lpc.config.schema import DataConfig
+from megatron_lpc.data import encode as encode_module
 from megatron_lpc.data.encode import encode_pair
 from megatron_lpc.data.pairs import Pair
 from megatron_lpc.data.source import BadRow, Location
@@ -15,16 +16,20 @@ BOS, EOS = 1, 2
 class Letters:
     """Every letter is a token; "_" has none."""
 
-    vocab_size, bos_id, eos_id, pad_id, fingerprint = 200, BOS, EOS, 0, "letters"
+    name, vocab_size, bos_id, eos_id, pad_id, fingerprint = "letters", 200, BOS, EOS, 0, "letters"
+    prefix, eos_token, special_tokens, template_date = [BOS], "$", ("$",), None
 
     def encode(self, text, *, add_bos=False):
         return [BOS] * add_bos + [EOS if letter == "$" else ord(letter) for letter in text if letter != "_"]
 
-    def render_chat(self, messages, *, add_generation_prompt=False):
+    def decode(self, ids, *, show_special=False):
+        return "".join("$" if token == EOS else chr(token) for token in ids)
+
+    def render_chat(self, messages, arguments=None, *, add_generation_prompt=False):
         if any(message["role"] == "tool" for message in messages):
             raise ValueError("the template refuses")
-        if messages[0]["content"] == "changes" and not add_generation_prompt:
-            messages = [{"role": "user", "content": "changed"}, *messages[1:]]
+        if not messages[0]["content"] and not add_generation_prompt:
+            return ">" + messages[-1]["content"]
         return "".join(f"{m['role'][0]}:{m['content']}$" for m in messages) + "a:" * add_generation_prompt
 
 
@@ -43,7 +48,7 @@ def test_text_gets_bos_and_eos_and_the_group_is_kept():
 
 def test_the_prompt_makes_room_for_the_longer_response_whichever_it_is():
     pair = encode("pqrs", "x", "abcd", max_length=8, truncation_mode="keep_end")
-    assert (pair.prompt, pair.chosen, pair.rejected) == (ids("qrs"), ids("x$"), ids("abcd$"))
+    assert (pair.prompt, pair.chosen, pair.rejected) == ([BOS, *ids("rs")], ids("x$"), ids("abcd$"))
 
 
 def test_no_second_eos():
@@ -64,11 +69,12 @@ def test_a_chat_gets_what_its_template_writes_and_nothing_else():
     [
         ({"max_length": 10}, ("^pqrs", "abcd$", "x$")),
         ({"max_length": 8, "truncation_mode": "keep_start"}, ("^pqrs", "abc", "x$")),
-        ({"max_length": 8, "truncation_mode": "keep_end"}, ("qrs", "abcd$", "x$")),
+        ({"max_length": 8, "truncation_mode": "keep_end"}, ("^rs", "abcd$", "x$")),
         ({"max_length": 10, "max_prompt_length": 2, "truncation_mode": "keep_start"}, ("^p", "abcd$", "x$")),
-        ({"max_length": 10, "max_prompt_length": 2, "truncation_mode": "keep_end"}, ("rs", "abcd$", "x$")),
-        ({"max_length": 6, "max_prompt_length": 2, "truncation_mode": "keep_end"}, ("s", "abcd$", "x$")),
-        ({"max_length": 4, "truncation_mode": "keep_end"}, ("s", "abc", "x$")),
+        ({"max_length": 10, "max_prompt_length": 2, "truncation_mode": "keep_end"}, ("^s", "abcd$", "x$")),
+        ({"max_length": 10, "max_prompt_length": 1, "truncation_mode": "keep_end"}, ("s", "abcd$", "x$")),
+        ({"max_length": 6, "max_prompt_length": 2, "truncation_mode": "keep_end"}, ("^s", "abcd", "x$")),
+        ({"max_length": 4, "truncation_mode": "keep_end"}, ("^s", "ab", "x$")),
         ({"max_length": 2, "truncation_mode": "keep_end"}, ("s", "a", "x")),
     ],
 )
@@ -94,7 +100,8 @@ def test_whatever_is_encoded_fits_and_is_part_of_the_whole(
         return
     whole = [BOS, *ids(prompt)]
     kept = len(pair.prompt)
-    assert pair.prompt == (whole[:kept] if mode == "keep_start" else whole[-kept:])
+    head = [BOS] if mode == "keep_end" and kept > 1 else []
+    assert pair.prompt == (whole[:kept] if mode == "keep_start" else head + whole[len(whole) - kept + len(head) :])
     assert pair.prompt
     assert pair.chosen
     assert pair.rejected
@@ -128,17 +135,56 @@ def assistant(content, role="assistant"):
         (("p", "_", "b"), {}, "the chosen response has no tokens"),
         (("p", "a", "$"), {}, "the rejected response has no tokens"),
         ((user("hi"), assistant("x"), assistant("y", "tool")), {}, "the template refuses"),
-        (
-            (user("changes"), assistant("x"), assistant("y")),
-            {},
-            "the chat template writes the prompt differently with and without",
-        ),
+        ((user(""), assistant("x"), assistant("y")), {}, "the prompt has no tokens"),
     ],
 )
 def test_unusable_pairs(texts, options, message):
     with pytest.raises(BadRow) as caught:
         encode(*texts, **options)
     assert str(caught.value).startswith(f"f.jsonl:3: {message}")
+
+
+def test_the_opening_of_a_chat_stays_when_its_end_is_kept():
+    system = {"role": "system", "content": "be"}
+    prompt = [system, *user("abcd"), *assistant("efgh"), *user("ijkl")]
+
+    def kept(max_length):
+        pair = encode(prompt, assistant("x"), assistant("yz"), max_length=max_length)
+        assert (pair.chosen, pair.rejected) == (ids("x$"), ids("yz$"))
+        return Letters().decode(pair.prompt)
+
+    assert kept(40) == "s:be$u:abcd$a:efgh$u:ijkl$a:"
+    assert kept(20) == "s:be$u:" + "$u:ijkl$a:"
+    assert kept(11) == "s:be$u:" + ":"
+    assert kept(10) == "ijkl$a:", "an opening that leaves no room goes as well"
+
+
+def test_where_prompt_and_whole_differ_the_responses_begin(caplog, monkeypatch):
+    """As TRL does it: what the prompt alone ends in, and a whole does not, is left out."""
+
+    class Merging(Letters):
+        def encode(self, text, *, add_bos=False):
+            return super().encode(text.replace("s4", "*"), add_bos=add_bos)
+
+    monkeypatch.setattr(encode_module, "_topics_said", set())
+    encode_pair(Pair(LOCATION, "pqrs", "45", "67"), Merging(), DataConfig())
+    pair = encode_pair(Pair(LOCATION, "pqrs", "45", "67"), Merging(), DataConfig())
+    assert (pair.prompt, pair.chosen, pair.rejected) == ([BOS, *ids("pqr")], ids("*5$"), ids("s67$"))
+    (record,) = caplog.records
+    assert record.getMessage().startswith("f.jsonl:3: the end of the prompt, 's', is left out")
+
+
+def test_a_template_that_writes_no_end_is_said_once(caplog, monkeypatch):
+    class Endless(Letters):
+        name, special_tokens = "endless", ("!",)
+
+    monkeypatch.setattr(encode_module, "_topics_said", set())
+    for _ in range(2):
+        encode_pair(Pair(LOCATION, user("hi"), assistant("x"), assistant("y")), Endless(), DataConfig())
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        "the chat template of endless ends a response ('u:hi$a:x$') without a special"
+    )
 
 
 def test_sequences_are_those_of_trl(hf_folder):

@@ -39,6 +39,44 @@ def test_special_tokens(model):
     )
 
 
+def test_bos_does_not_stand_twice(model):
+    tokenizer = load(model)
+    assert tokenizer.encode("<s>the cat", add_bos=True) == tokenizer.encode("<s>the cat")
+    assert tokenizer.encode("<s>the cat", add_bos=True).count(tokenizer.bos_id) == 1
+
+
+def test_special_tokens_can_be_shown(model):
+    tokenizer = load(model)
+    ids = tokenizer.encode("the cat</s>", add_bos=True)
+    assert tokenizer.decode(ids) == "the cat"
+    assert tokenizer.decode(ids, show_special=True) == "<s>the cat</s>"
+
+
+def test_control_tokens_of_sentencepiece(tmp_path):
+    """As transformers reads them, and with one space where sentencepiece would write two."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["Hi there", "Hello [INST] you"] * 9),
+        model_writer=model,
+        vocab_size=300,
+        control_symbols=["[INST]", "[/INST]"],
+        byte_fallback=True,
+        remove_extra_whitespaces=False,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    (tmp_path / "tiny.model").write_bytes(model.getvalue())
+    tokenizer = load(str(tmp_path / "tiny.model"))
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    opens, closes = (processor.piece_to_id(piece) for piece in ("[INST]", "[/INST]"))
+    hi, hello = processor.encode("Hi"), processor.encode("Hello")
+    assert tokenizer.encode("[INST] Hi[/INST]Hello</s>") == [opens, *hi, closes, *hello, 2]
+    assert tokenizer.encode(" Hi") == processor.encode(" Hi")
+    assert tokenizer.special_tokens == ("</s>", "<s>", "[/INST]", "[INST]")
+    ids = tokenizer.encode("[INST] Hi [/INST] Hello</s>", add_bos=True)
+    assert tokenizer.decode(ids, show_special=True) == "<s>[INST] Hi [/INST] Hello</s>"
+
+
 def test_chat_template_file(model, tmp_path):
     path = tmp_path / "t.jinja"
     path.write_text(

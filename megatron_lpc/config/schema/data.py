@@ -58,5 +58,8 @@ class DataConfig:
     data_cache_path: str = option(".cache/megatron_lpc", role=Role.RUN, evaluation=True)
     """Folder of the tokenized, memory-mapped copies."""
 
+    ignored_columns: list[str] = option([], role=Role.RUN, evaluation=True)
+    """Columns that are not read, although they could change the prompt (`system`, `tools`, `images` …)."""
+
     group_column: str | None = option(None, role=Role.RUN, evaluation=True)
     """Column with the group of a pair (its annotator or source), for support evaluation; the model never sees it."""
