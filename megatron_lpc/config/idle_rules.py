@@ -16,6 +16,14 @@ def _loss_not(*loss_types: str) -> Callable[[Config], bool]:
     return lambda config: config.loss.loss_type not in loss_types
 
 
+NO_ATTENTION_MASK = IdleRule(
+    "without --pack-to, --share-prompt or --sliding-window, which need FlexAttention",
+    lambda config: config.data.pack_to is None and not config.data.share_prompt and config.model.sliding_window is None,
+)
+TE_ATTENTION = IdleRule(
+    "with --transformer-impl transformer_engine, which has its own attention",
+    lambda config: config.model.transformer_impl == "transformer_engine",
+)
 NO_EXPERTS = IdleRule("without --num-experts", lambda config: config.model.num_experts is None)
 NO_FP8 = IdleRule("without --fp8-format", lambda config: config.training.fp8_format is None)
 NO_ROPE_SCALING = IdleRule("without --use-rope-scaling", lambda config: not config.model.use_rope_scaling)

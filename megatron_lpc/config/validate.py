@@ -41,6 +41,7 @@ def validate(config: Config, world_size: int, device_type: str | None = None) ->
             *run.objective(config),
             *run.learning_rates(config),
             *run.device_support(config, device_type or config.parallel.device),
+            *run.flex_attention(config, device_type or config.parallel.device),
             *run.profiling(config, world_size),
             *idle_options(config),
         ]

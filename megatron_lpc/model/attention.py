@@ -24,19 +24,16 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 from megatron_lpc.data.batch import PackingLayout
+from megatron_lpc.model.flex_attention import FlexBackend, attend_by_flex, query_block
 from megatron_lpc.model.flex_mask import flex_block_mask, sliding_window_block_mask
 from megatron_lpc.model.mask_cache import MaskCache
 from megatron_lpc.model.packing_masks import QUERY_BLOCK, attention_blocks
 
 FUSED_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
 """Every CUDA kernel of `scaled_dot_product_attention` but the one that holds the S x S scores."""
-FLEX_RECOMPILE_LIMIT = 64
-"""Graphs of FlexAttention in one process: one or several sequences, one or several blocks, with gradients or without,
-and each once more when torch finds a size to vary."""
 
 
 class FlashAttention(MegatronModule):
@@ -52,15 +49,16 @@ class FlashAttention(MegatronModule):
         layer_number: int,
         attn_mask_type: AttnMaskType,
         attention_type: str,
-        attention_dropout: float | None = None,
         softmax_scale: float | None = None,
         cp_comm_type: str | None = None,
         pg_collection: ProcessGroupCollection | None = None,
+        flex_backend: FlexBackend = "auto",
     ) -> None:
-        """Called by megatron-core's `SelfAttention`, with its arguments.
+        """Called by megatron-core's `SelfAttention`, with its arguments, and with `flex_attention_backend`.
 
         Raises:
             ValueError: another kind of attention, or context parallelism, is requested.
+            ConfigError: the backend is `flash`, and FlashAttention-4 does not run here.
         """
         super().__init__(config=config)
         if attn_mask_type != AttnMaskType.causal or attention_type != "self":
@@ -72,11 +70,13 @@ class FlashAttention(MegatronModule):
                 f"FlashAttention has no context parallelism; context_parallel_size is {config.context_parallel_size} "
                 "and must be 1"
             )
-        self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
+        self.dropout = config.attention_dropout
         self.softmax_scale = softmax_scale
         self.window = None if config.window_size is None else config.window_size[0] + 1
-        self.attention_blocks = _mask_cache(attention_blocks, self.window)
-        self.flex_block_mask = _mask_cache(flex_block_mask, self.window)
+        self.flex_backend = flex_backend
+        self.query_block = query_block(flex_backend, config.kv_channels)
+        self.attention_blocks = _mask_cache(attention_blocks, window=self.window)
+        self.flex_block_mask = _mask_cache(flex_block_mask, window=self.window, query_block=self.query_block)
 
     def forward(
         self,
@@ -148,16 +148,12 @@ class FlashAttention(MegatronModule):
         """As `_attend`, by FlexAttention; without a layout, of one document per sequence in a window."""
         if layout is None:
             assert self.window is not None
-            block_mask = sliding_window_block_mask(query.size(0), query.size(2), self.window, query.device)
+            sequences, _, length, _ = query.shape
+            block_mask = sliding_window_block_mask(sequences, length, self.window, query.device, self.query_block)
         else:
             block_mask = self.flex_block_mask(layout)
-        return _compiled_flex_attention()(
-            query,
-            key,
-            value,
-            block_mask=block_mask,
-            scale=self.softmax_scale,
-            enable_gqa=query.size(1) != key.size(1),
+        return attend_by_flex(
+            query, key, value, block_mask=block_mask, scale=self.softmax_scale, backend=self.flex_backend
         )
 
     def _attend_in_window(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -202,17 +198,9 @@ def _takes_groups(query: Tensor, mask: Tensor | None) -> bool:
 
 
 @functools.cache
-def _mask_cache(make: Callable[..., Any], window: int | None) -> MaskCache[Any]:
+def _mask_cache(make: Callable[..., Any], **options: int | None) -> MaskCache[Any]:
     """One cache for all layers, which see the same packing layouts."""
-    return MaskCache(functools.partial(make, window=window))
-
-
-@functools.cache
-def _compiled_flex_attention() -> Callable[..., Tensor]:
-    # Uncompiled, FlexAttention holds the S x S scores, and past its limit of recompilations dynamo runs it so, with a
-    # warning. One graph and no other (`fullgraph`): then the limit is an error.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, FLEX_RECOMPILE_LIMIT)
-    return torch.compile(flex_attention, fullgraph=True)
+    return MaskCache(functools.partial(make, **options))
 
 
 @functools.lru_cache(maxsize=8)

@@ -62,6 +62,16 @@ from megatron_lpc.config.options import all_options
         ),
         ("--moe-router-topk 3", "--moe-router-topk", "without --num-experts"),
         ("--moe-router-pre-softmax", "--moe-router-pre-softmax", "without --num-experts"),
+        (
+            "--flex-attention-backend triton --device cuda",
+            "--flex-attention-backend",
+            "without --pack-to, --share-prompt",
+        ),
+        (
+            "--flex-attention-backend flash --device cuda --pack-to 1000 --transformer-impl transformer_engine",
+            "--flex-attention-backend",
+            "with --transformer-impl transformer_engine",
+        ),
         ("--rope-scaling-factor 4", "--rope-scaling-factor", "without --use-rope-scaling"),
         (
             "--recompute-granularity selective --recompute-method block",

@@ -292,6 +292,30 @@ def test_what_the_attention_of_a_device_cannot_do_is_refused(config_of, problems
     assert problems[0].startswith("--share-prompt: TransformerEngine's attention takes no such mask")
 
 
+FLASH = "--flex-attention-backend flash"
+
+
+@pytest.mark.parametrize("mask", ["--pack-to 1000", "--share-prompt", "--sliding-window 64"])
+def test_a_backend_of_flex_attention_is_accepted_on_a_gpu(config_of, mask):
+    for backend in ("triton --deterministic", "flash", "flash --bf16"):
+        validate(config_of(f"{mask} --flex-attention-backend {backend}"), 1, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("flags", "device", "message"),
+    [
+        (FLASH, "cpu", f"{FLASH}: FlexAttention is used on GPUs only"),
+        ("--flex-attention-backend triton", "cpu", "--flex-attention-backend triton: FlexAttention is used on GPUs"),
+        (f"{FLASH} --no-bf16", "cuda", f"{FLASH}: FlashAttention-4 computes in half precision only; add --bf16"),
+        (f"{FLASH} --deterministic", "cuda", f"{FLASH}: its backward pass with a block mask does not repeat"),
+        (f"{FLASH} --attention-dropout 0.1", "cuda", f"{FLASH}: FlexAttention has no dropout"),
+    ],
+)
+def test_what_a_backend_of_flex_attention_cannot_do_is_refused(problems, flags, device, message):
+    (line,) = problems(f"--sliding-window 64 {flags}", device_type=device)
+    assert line.startswith(message)
+
+
 def test_vocabulary(config_of):
     config = config_of("--tensor-model-parallel-size 2 --vocab-size 1000")
     validate_vocab(config, 1000)

@@ -51,6 +51,7 @@ def test_roles_of_weights_name_what_a_checkpoint_must_agree_on():
         "attention_dropout",
         "hidden_dropout",
         "transformer_impl",
+        "flex_attention_backend",
     }
     assert {f.name for f in fields(ModelConfig)} - set(backbone) == not_of_the_weights
     assert options_with_role(Role.HEAD) == [

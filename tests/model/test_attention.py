@@ -13,6 +13,7 @@ from megatron_lpc.data.batch import PackingLayout
 from megatron_lpc.data.collate import collate
 from megatron_lpc.data.encode import EncodedPair
 from megatron_lpc.model import attention as attention_module
+from megatron_lpc.model import flex_attention as flex_module
 from megatron_lpc.model import packing_masks
 from megatron_lpc.model.attention import FlashAttention
 from megatron_lpc.model.flex_mask import flex_block_mask, sliding_window_block_mask
@@ -37,7 +38,7 @@ def one_document(length: int) -> PackingLayout:
     return PackingLayout(torch.stack((torch.ones_like(position_ids), position_ids)))
 
 
-def flash_attention(window=None, dropout=0.0) -> FlashAttention:
+def flash_attention(window=None, dropout=0.0, backend="auto") -> FlashAttention:
     config = TransformerConfig(
         num_layers=1,
         hidden_size=64,
@@ -46,7 +47,7 @@ def flash_attention(window=None, dropout=0.0) -> FlashAttention:
         window_size=None if window is None else (window - 1, 0),
         attention_dropout=dropout,
     )
-    return FlashAttention(config, 1, AttnMaskType.causal, "self")
+    return FlashAttention(config, 1, AttnMaskType.causal, "self", flex_backend=backend)
 
 
 def projections(sequences, length, dtype=torch.float32, requires_grad=False):
@@ -97,7 +98,7 @@ def eager_flex(monkeypatch):
         made.append(options)
         return flex_attention(*(x.as_subclass(torch.Tensor) for x in (query, key, value)), **options)
 
-    monkeypatch.setattr(attention_module, "_compiled_flex_attention", lambda: flex)
+    monkeypatch.setattr(flex_module, "compiled_flex_attention", lambda: flex)
     sliding_window_block_mask.cache_clear()
     return made
 
@@ -130,13 +131,16 @@ def test_packed_documents_in_a_window_are_split(packing, calls, monkeypatch):
     assert max(call["attn_mask"].size(0) for call in calls if call["attn_mask"] is not None) <= 64
 
 
+@pytest.mark.parametrize("query_block", [128, 256])
 @pytest.mark.parametrize("window", [None, 1, 50, 300])
 @pytest.mark.parametrize("packing", [*PACKINGS, "none"])
-def test_the_block_mask_is_that_of_torch(packing, window):
+def test_the_block_mask_is_that_of_torch(packing, window, query_block):
     layout = one_document(700) if packing == "none" else layout_of(packing)
-    ours = flex_block_mask(layout, window)
+    ours = flex_block_mask(layout, window, query_block)
     sequences, length = layout.document_ids.shape
-    theirs = create_block_mask(ours.mask_mod, sequences, None, length, length, device="cpu")
+    block_size = (query_block, 128)
+    theirs = create_block_mask(ours.mask_mod, sequences, None, length, length, device="cpu", BLOCK_SIZE=block_size)
+    assert ours.BLOCK_SIZE == theirs.BLOCK_SIZE == block_size
     for name in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
         assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
     assert torch.equal(ours.to_dense(), theirs.to_dense())
@@ -187,6 +191,26 @@ def test_a_gpu_attends_by_flex_what_needs_a_mask(packing, window, eager_flex, ca
     torch.testing.assert_close(context.as_subclass(torch.Tensor)[real], expected[real], rtol=1e-5, atol=1e-6)
     needs_mask = packing != "none" or window is not None
     assert (len(eager_flex), len(calls)) == ((1, 0) if needs_mask else (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("packing", "backend", "query_block"),
+    [("packed", "auto", 128), ("none", "triton", 128), ("packed", "flash", 256), ("none", "flash", 256)],
+)
+def test_flex_gets_the_backend_and_its_blocks(packing, backend, query_block, eager_flex, monkeypatch):
+    flex_module.query_block.cache_clear()
+    monkeypatch.setattr(flex_module, "flash_query_block", lambda channels: {16: 256}[channels])
+    module = flash_attention(window=50, backend=backend)
+    layout = one_document(700) if packing == "none" else layout_of(packing)
+    projected = projections(*layout.document_ids.shape)
+    context = module(*map(stand_in, projected), None if packing == "none" else layout.stacked)
+    (call,) = eager_flex
+    assert call["kernel_options"] == {"BACKEND": backend.upper()}
+    assert (query_block, 128) == call["block_mask"].BLOCK_SIZE
+    expected = by_definition(*projected, visible(*layout.stacked, window=50))
+    real = (layout.document_ids >= 0).T
+    torch.testing.assert_close(context.as_subclass(torch.Tensor)[real], expected[real], rtol=1e-5, atol=1e-6)
+    flex_module.query_block.cache_clear()
 
 
 def test_a_window_with_dropout_on_a_gpu_has_bounded_masks_and_all_heads(calls, monkeypatch):

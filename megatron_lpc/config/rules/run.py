@@ -116,6 +116,28 @@ def device_support(config: Config, device: str) -> Iterator[str]:
         yield "--record-memory-history: PyTorch records its CUDA allocator only; drop it on a CPU"
 
 
+def flex_attention(config: Config, device: str) -> Iterator[str]:
+    """What torch's FlexAttention and FlashAttention-4 cannot do; a device as in `device_support`."""
+    backend = config.model.flex_attention_backend
+    flag = f"--flex-attention-backend {backend}"
+    if backend == "auto":
+        return
+    if device == "cpu":
+        yield f"{flag}: FlexAttention is used on GPUs only; leave it at its default, auto"
+    if config.model.attention_dropout:
+        yield f"{flag}: FlexAttention has no dropout; set --attention-dropout 0"
+    if backend != "flash":
+        return
+    if config.training.bf16 is False:  # Unset it is on, for `flash` needs a GPU.
+        yield f"{flag}: FlashAttention-4 computes in half precision only; add --bf16"
+    if config.training.deterministic:
+        # torch refuses it before Blackwell, and there without an order of writes that `flex_block_mask` does not make.
+        yield (
+            f"{flag}: its backward pass with a block mask does not repeat its results; set --flex-attention-backend "
+            "triton, or drop --deterministic"
+        )
+
+
 def profiling(config: Config, world_size: int) -> Iterator[str]:
     """Which steps and ranks are profiled."""
     logging = config.logging

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron_lpc.config.idle_rules import NO_EXPERTS, NO_ROPE_SCALING
+from megatron_lpc.config.idle_rules import NO_ATTENTION_MASK, NO_EXPERTS, NO_ROPE_SCALING, TE_ATTENTION
 from megatron_lpc.config.metadata import Role, option
 
 
@@ -162,3 +162,12 @@ class ModelConfig:
 
     transformer_impl: Literal["local", "transformer_engine"] = option("local", role=Role.RUN, evaluation=True)
     """Layers: the portable ones of this project, or TransformerEngine's (extra `te`, GPU only)."""
+
+    flex_attention_backend: Literal["auto", "triton", "flash"] = option(
+        "auto",
+        role=Role.RUN,
+        idle=(TE_ATTENTION, NO_ATTENTION_MASK),
+        evaluation=True,
+    )
+    """Kernels of torch's FlexAttention on a GPU: torch's choice, Triton, or FlashAttention-4 (`flash`: Hopper and
+    Blackwell GPUs, the package flash-attn-4, bfloat16; not run on a GPU)."""
