@@ -20,7 +20,7 @@ from megatron_lpc.data.batch import PackingLayout
 from megatron_lpc.model.key_ranges import KeyRanges, key_ranges
 
 QUERY_BLOCK = 256
-"""Queries of a block where a window is split: more of them need fewer calls, and compute more that the mask hides."""
+"""Queries of a block with a mask: more of them need fewer calls, and compute more that the mask hides."""
 
 _MAX_SEQLEN_MULTIPLE = 64
 """As TransformerEngine rounds where it finds the longest document itself, which makes the host wait."""
@@ -42,32 +42,15 @@ class AttentionBlock:
     """[stop - start, stop - key_start] bool; None: causal, from the same token on."""
 
 
-def visible(document_ids: Tensor, position_ids: Tensor, window: int | None = None) -> Tensor:
-    """[..., S, S] bool of ids [..., S]: True where the query (second last axis) may attend to the key."""
-    index = torch.arange(document_ids.size(-1), device=document_ids.device)
-    causal = index[:, None] >= index
-    seen = causal & _may_read(document_ids[..., :, None], document_ids[..., None, :])
-    if window is not None:
-        distance = position_ids[..., :, None] - position_ids[..., None, :]
-        seen &= distance < window
-    return seen
-
-
-def _may_read(query_document: Tensor, key_document: Tensor) -> Tensor:
-    """Whether tokens of one document may attend to those of another: the same one, or the shared prompt of its pair."""
-    shared_prompt = query_document.div(3, rounding_mode="floor") * 3
-    return (query_document == key_document) | (key_document == shared_prompt)
-
-
 def attention_blocks(packing_layout: PackingLayout, window: int | None = None) -> list[AttentionBlock]:
     """The blocks of all sequences, in order, without padding. Waits for the device: for layouts on the CPU.
 
-    A pair with a shared prompt is one block; without one, each of its two responses is a block of its own. What is
-    longer than the window is split by queries, so that no mask is larger than `QUERY_BLOCK` times the keys in reach.
+    A response with a prompt of its own is one block, without a mask. A pair with a shared prompt and a response longer
+    than the window are split by queries, so that no mask is larger than `QUERY_BLOCK` times the keys in reach.
     """
     ranges = key_ranges(packing_layout, window)
     blocks = []
-    for sequence, (document_ids, position_ids) in enumerate(zip(*packing_layout.stacked, strict=True)):
+    for sequence, document_ids in enumerate(packing_layout.document_ids):
         pair = document_ids.div(3, rounding_mode="floor")
         pairs_with_shared_prompt = pair[document_ids % 3 == 0]
         shares_prompt = torch.isin(pair, pairs_with_shared_prompt)
@@ -78,17 +61,14 @@ def attention_blocks(packing_layout: PackingLayout, window: int | None = None) -
             start, stop = stop, stop + length
             if document_ids[start] < 0:  # Padding.
                 continue
-            if window is not None and length > window:
-                blocks += _window_blocks(ranges.of_sequence(sequence), sequence, start, stop)
-                continue
-            mask = None
-            if shares_prompt[start]:
-                mask = visible(document_ids[start:stop], position_ids[start:stop], window)
-            blocks.append(AttentionBlock(sequence, start, stop, start, mask))
+            if shares_prompt[start] or (window is not None and length > window):
+                blocks += _masked_blocks(ranges.of_sequence(sequence), sequence, start, stop)
+            else:
+                blocks.append(AttentionBlock(sequence, start, stop, start, None))
     return blocks
 
 
-def _window_blocks(ranges: KeyRanges, sequence: int, start: int, stop: int) -> list[AttentionBlock]:
+def _masked_blocks(ranges: KeyRanges, sequence: int, start: int, stop: int) -> list[AttentionBlock]:
     """Blocks of `QUERY_BLOCK` queries each, of the tokens start … stop - 1 of a sequence with these [S] ranges."""
     blocks = []
     for first in range(start, stop, QUERY_BLOCK):

@@ -17,7 +17,8 @@ from megatron_lpc.model import flex_attention as flex_module
 from megatron_lpc.model import packing_masks
 from megatron_lpc.model.attention import FlashAttention
 from megatron_lpc.model.flex_mask import flex_block_mask, sliding_window_block_mask
-from megatron_lpc.model.packing_masks import visible
+
+from .visible import visible
 
 SIZES = [(70, 200, 150), (130, 20, 260)]
 PACKINGS = {
@@ -116,19 +117,21 @@ def test_a_window_is_attended_block_by_block(window, calls):
     assert max(call["attn_mask"].size(1) for call in calls) <= 256 + window - 1
 
 
+@pytest.mark.parametrize("window", [None, 40])
 @pytest.mark.parametrize("packing", PACKINGS)
-def test_packed_documents_in_a_window_are_split(packing, calls, monkeypatch):
+def test_documents_with_a_mask_are_split(packing, window, calls, monkeypatch):
     monkeypatch.setattr(packing_masks, "QUERY_BLOCK", 64)
     layout = layout_of(packing)
     projected = projections(*layout.document_ids.shape, requires_grad=True)
-    context = flash_attention(40)(*projected, layout.stacked)
-    expected = by_definition(*projected, visible(*layout.stacked, window=40))
+    context = flash_attention(window)(*projected, layout.stacked)
+    expected = by_definition(*projected, visible(*layout.stacked, window=window))
     real = (layout.document_ids >= 0).T
     torch.testing.assert_close(context[real], expected[real], rtol=1e-5, atol=1e-6)
     upstream = torch.randn_like(context) * real[..., None]
     ours, theirs = (torch.autograd.grad(result, projected, upstream) for result in (context, expected))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    assert max(call["attn_mask"].size(0) for call in calls if call["attn_mask"] is not None) <= 64
+    masks = [call["attn_mask"] for call in calls if call["attn_mask"] is not None]
+    assert max((mask.size(0) for mask in masks), default=0) <= 64
 
 
 @pytest.mark.parametrize("query_block", [128, 256])

@@ -16,7 +16,9 @@ from megatron_lpc.data.encode import EncodedPair
 from megatron_lpc.model.attention import FlashAttention
 from megatron_lpc.model.flex_mask import flex_block_mask
 from megatron_lpc.model.mask_cache import MaskCache
-from megatron_lpc.model.packing_masks import attention_blocks, packed_seq_params, visible
+from megatron_lpc.model.packing_masks import attention_blocks, packed_seq_params
+
+from .visible import visible
 
 lengths = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4)
 LONGEST = 4 * (6 + 6 + 6 + 6)
