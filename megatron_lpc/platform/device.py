@@ -87,7 +87,9 @@ class Platform:
     def transformer_options(self) -> dict[str, Any]:
         """Fields of megatron-core's `TransformerConfig` that depend on the device."""
         if self.is_cuda:
-            return {"batch_p2p_comm": True}
+            # core would wait for the device at every exchange, for a fault of `batch_isend_irecv` that torch 1.13 fixed
+            # (pytorch/pytorch#82450).
+            return {"batch_p2p_comm": True, "batch_p2p_sync": False}
         return {"use_cpu_initialization": True, "batch_p2p_comm": False}
 
 
