@@ -13,8 +13,10 @@ from pathlib import Path
 from megatron_lpc.config.schema import DataConfig
 from megatron_lpc.data.dataset import BAD_ROWS_FILE, PAIRS_FILE, SUMMARY_FILE, PairDataset, write_pairs
 from megatron_lpc.data.encode import EncodedPair, encode_pair
+from megatron_lpc.data.fingerprint import digest
 from megatron_lpc.data.pairs import to_pair
 from megatron_lpc.data.source import BadRow, Row, identity, read_rows
+from megatron_lpc.data.template_date import keep_template_date
 from megatron_lpc.data.tokenizer import Tokenizer
 from megatron_lpc.files import write_json, write_text
 from megatron_lpc.terminal import progress
@@ -83,6 +85,7 @@ class _Build:
             "max_prompt_length": self.config.max_prompt_length,
             "truncation_mode": self.config.truncation_mode,
             "group_column": self.config.group_column,
+            "chat_template_date": self.config.chat_template_date,
             "ignored_columns": sorted(self.config.ignored_columns),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -102,6 +105,7 @@ class _Build:
                     raise
 
     def _write_files(self, folder: Path, fingerprint: str) -> None:
+        date = keep_template_date(folder, self.tokenizer)
         bad_rows: list[BadRow] = []
         num_pairs = write_pairs(folder / PAIRS_FILE, self._encoded_pairs(bad_rows))
         if num_pairs == 0:
@@ -110,7 +114,9 @@ class _Build:
         if bad_rows:
             write_text(folder / BAD_ROWS_FILE, "".join(bad.to_json() + "\n" for bad in bad_rows))
         summary = {
-            "fingerprint": fingerprint,
+            # Another date makes other tokens, though the same folder is wanted on all days.
+            "fingerprint": fingerprint if date is None else digest(fingerprint, date),
+            "chat_template_date": date,
             "rows": num_pairs,
             "bad_rows": len(bad_rows),
             "sources": list(self.sources),

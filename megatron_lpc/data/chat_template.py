@@ -1,4 +1,8 @@
-"""Chat templates: read from a file, rendered on a pinned date."""
+"""Chat templates: read from a file, rendered on a pinned date.
+
+Some templates write today's date. So that the same rows are the same tokens tomorrow, a tokenizer has one date, and a
+data cache keeps the one on which its first row was encoded.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from transformers.utils import chat_template_utils
+
+from megatron_lpc.config.schema import DataConfig
 
 
 def read_template(path: str | None) -> str | None:
@@ -33,6 +39,34 @@ def no_template(tokenizer: str) -> LookupError:
 def writes_date(template: Any) -> bool:
     """Whether a template, or one of several by name, may ask for today's date."""
     return "strftime_now" in str(template)
+
+
+def template_date(config: DataConfig) -> datetime.date:
+    """The date that templates see: `chat_template_date`, or today.
+
+    Raises:
+        ValueError: it is no date.
+    """
+    if config.chat_template_date is None:
+        return datetime.date.today()
+    try:
+        return datetime.date.fromisoformat(config.chat_template_date)
+    except ValueError as error:
+        raise ValueError(f"--chat-template-date {config.chat_template_date}: give a date as 2026-01-31") from error
+
+
+def check_date(config: DataConfig, template: Any) -> None:
+    """Raise a ValueError where `chat_template_date` is idle, or missing while every start would take another date."""
+    if not writes_date(template) and config.chat_template_date is not None:
+        raise ValueError(
+            f"--chat-template-date {config.chat_template_date}: has no effect, for the chat template does not ask for "
+            "a date. Leave it out."
+        )
+    if writes_date(template) and config.chat_template_date is None and config.streaming:
+        raise ValueError(
+            "--streaming: the chat template writes today's date, and a stream has no cache that keeps it. "
+            "Set --chat-template-date."
+        )
 
 
 def pin_date(template: str, date: datetime.date) -> None:

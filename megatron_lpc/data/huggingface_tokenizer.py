@@ -16,8 +16,11 @@ from megatron_lpc.data.fingerprint import digest
 class HuggingFaceTokenizer:
     """A `transformers` tokenizer: a folder, or a name on the Hub."""
 
-    def __init__(self, name: str, chat_template: str | None = None) -> None:
+    def __init__(self, name: str, chat_template: str | None, date: datetime.date) -> None:
         """
+        Args:
+            date: what a template sees as today.
+
         Raises:
             ValueError: it cannot be loaded or has no end-of-text token.
         """
@@ -34,6 +37,7 @@ class HuggingFaceTokenizer:
                 f"--tokenizer-model {name}: no end-of-text token. Set `eos_token` in its tokenizer_config.json."
             )
         self.name = name
+        self.template: Any = self._tokenizer.chat_template
         self.prefix = self._special_prefix()
         self._vocabulary: dict[str, int] = self._tokenizer.get_vocab()
         self.vocab_size = max(self._vocabulary.values()) + 1
@@ -44,7 +48,7 @@ class HuggingFaceTokenizer:
         self.bos_id: int | None = self._tokenizer.bos_token_id if self.prefix else None
         self.special_tokens = self._special_tokens()
         self.fingerprint = self._fingerprint()
-        self.template_date = datetime.date.today() if writes_date(self._tokenizer.chat_template) else None
+        self.template_date = date if writes_date(self.template) else None
 
     def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
         ids = self._tokenizer.encode(text, add_special_tokens=False)
@@ -61,7 +65,7 @@ class HuggingFaceTokenizer:
         *,
         add_generation_prompt: bool = False,
     ) -> str:
-        if self._tokenizer.chat_template is None:
+        if self.template is None:
             raise no_template(self.name)
         variables = dict(arguments or {})
         try:
@@ -94,5 +98,5 @@ class HuggingFaceTokenizer:
         else:
             model = json.dumps([type(self._tokenizer).__name__, self._vocabulary], sort_keys=True)
         special = json.dumps([self._tokenizer.special_tokens_map, self.prefix], sort_keys=True, default=str)
-        template = json.dumps(self._tokenizer.chat_template, sort_keys=True)
+        template = json.dumps(self.template, sort_keys=True)
         return digest(model, special, template)

@@ -20,8 +20,11 @@ from megatron_lpc.data.fingerprint import digest
 class SentencePieceTokenizer:
     """A sentencepiece .model file; chats need a template file."""
 
-    def __init__(self, path: str, chat_template: str | None = None) -> None:
+    def __init__(self, path: str, chat_template: str | None, date: datetime.date) -> None:
         """
+        Args:
+            date: what a template sees as today.
+
         Raises:
             ValueError: there is no such file, it is no sentencepiece model, or it has no end-of-text token.
         """
@@ -37,7 +40,7 @@ class SentencePieceTokenizer:
         if self._model.eos_id() < 0:
             raise ValueError(f"--tokenizer-model {path}: no end-of-text token. Train it with an eos id.")
         self.name = path
-        self._template = chat_template
+        self.template = chat_template
         self.vocab_size: int = self._model.vocab_size()
         # sentencepiece says -1 where a model lacks a token.
         self.eos_id: int = self._model.eos_id()
@@ -55,7 +58,7 @@ class SentencePieceTokenizer:
         self._control_pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
         self._adds_space = self._model.encode_as_pieces("a")[0].startswith("▁")
         self.fingerprint = digest(self._model.serialized_model_proto(), json.dumps(chat_template))
-        self.template_date = datetime.date.today() if writes_date(chat_template) else None
+        self.template_date = date if writes_date(chat_template) else None
 
     def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
         ids: list[int] = []
@@ -86,15 +89,15 @@ class SentencePieceTokenizer:
         *,
         add_generation_prompt: bool = False,
     ) -> str:
-        if self._template is None:
+        if self.template is None:
             raise no_template(self.name)
         if self.template_date is not None:
-            pin_date(self._template, self.template_date)
+            pin_date(self.template, self.template_date)
         special = {"bos_token": self._piece(self.bos_id), "eos_token": self.eos_token}
         try:
             rendered, _ = render_jinja_template(
                 [messages],
-                chat_template=self._template,
+                chat_template=self.template,
                 add_generation_prompt=add_generation_prompt,
                 **(special | dict(arguments or {})),
             )

@@ -29,6 +29,8 @@ class Tokenizer(Protocol):
     """The tokens with a meaning of their own, as they are written in a text."""
     fingerprint: str
     """Hash of everything that decides the ids of a text or a chat, but for the date that a template writes."""
+    template: Any
+    """The chat template: Jinja text, several texts by name, or None."""
     template_date: datetime.date | None
     """The date that the chat template sees as today's; None where it does not ask for it."""
 
@@ -63,7 +65,7 @@ def load_tokenizer(config: DataConfig) -> Tokenizer:
     """The tokenizer named by `tokenizer_model`, with `chat_template` in place of its own when set.
 
     Raises:
-        ValueError: it cannot be loaded or has no end-of-text token.
+        ValueError: it cannot be loaded or has no end-of-text token, or `chat_template_date` does not fit its template.
         FileNotFoundError: there is no such template file.
     """
     name = config.tokenizer_model
@@ -72,11 +74,11 @@ def load_tokenizer(config: DataConfig) -> Tokenizer:
             "--tokenizer-model is not set. "
             "Give a Hugging Face tokenizer (folder or name) or a sentencepiece .model file."
         )
-    from megatron_lpc.data.chat_template import read_template  # all three import transformers, which is slow
-    from megatron_lpc.data.huggingface_tokenizer import HuggingFaceTokenizer
+    from megatron_lpc.data.chat_template import check_date, read_template, template_date
+    from megatron_lpc.data.huggingface_tokenizer import HuggingFaceTokenizer  # imports transformers, which is slow
     from megatron_lpc.data.sentencepiece_tokenizer import SentencePieceTokenizer
 
-    template = read_template(config.chat_template)
-    if name.endswith(".model"):
-        return SentencePieceTokenizer(name, template)
-    return HuggingFaceTokenizer(name, template)
+    kind = SentencePieceTokenizer if name.endswith(".model") else HuggingFaceTokenizer
+    tokenizer = kind(name, read_template(config.chat_template), template_date(config))
+    check_date(config, tokenizer.template)
+    return tokenizer

@@ -60,8 +60,9 @@ def load_reference_cache(folder: str | Path, name: str, data: str, weights: str)
     if not path.is_file():
         others = len(list(Path(folder).glob("*.safetensors")))
         raise ConfigError(
-            f"--reference-cache {folder}: has no log-probs of data set `{name}` ({path.name}) with this tokenizer and "
-            f"these lengths; files of other data: {others}; {_AGAIN}"
+            f"--reference-cache {folder}: has no log-probs of data set `{name}` ({path.name}) with this tokenizer, "
+            "these lengths and, where the chat template writes a date, the date in the data cache "
+            f"(--chat-template-date); files of other data: {others}; {_AGAIN}"
         )
     try:
         with safe_open(path, framework="pt") as file:

@@ -45,7 +45,7 @@ def test_precomputed_equals_online(found: dict[str, Any]) -> None:
         ("data", "has no log-probs of data set `train`"),
         ("validation", "has no log-probs of data set `held_out`"),
         ("tokenizer", "has no log-probs of data set `train`"),
-        ("length", "with this tokenizer and these lengths; files of other data: 3; write it again with"),
+        ("length", "(--chat-template-date); files of other data: 3; write it again with"),
         ("weights", "are of another reference"),
         ("damaged", "cannot be read"),
         ("no folder", "files of other data: 0"),

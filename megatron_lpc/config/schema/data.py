@@ -25,6 +25,10 @@ class DataConfig:
     chat_template: str | None = option(None, role=Role.RUN, evaluation=True)
     """Jinja file that replaces the tokenizer's chat template."""
 
+    chat_template_date: str | None = option(None, role=Role.RUN, evaluation=True)
+    """Today's date (`2026-01-31`) for a chat template that writes it. When unset: the day on which a data set is
+    tokenized, kept with its tokens."""
+
     max_length: int = option(512, range="[2, inf)", role=Role.RUN, evaluation=True)
     """Longest prompt + response in tokens."""
 
