@@ -3,7 +3,7 @@
 torchrun --nproc-per-node N te_worker.py LAYOUT OUTPUT_DIR
 
 Rank r writes OUTPUT_DIR/LAYOUT-r.pt: `steps`, case -> implementation -> what `layout_worker.run_case` gives, and
-`modules`, whose forward passes ran; in a single process also `fp8` and `fp8-recompute`, what `fp8_step` gives.
+`modules`, whose forward passes ran; in a single process also `fp8`, kind of `fp8_configs` -> what `fp8_step` gives.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ import torch.distributed as dist  # noqa: E402
 from layout_cases import layout_config, pair_batches, start_config  # noqa: E402
 from layout_worker import run_case  # noqa: E402
 from megatron.core.models.common.embeddings import rope_utils  # noqa: E402
+from transformer_engine.common.recipe import Recipe  # noqa: E402
 from transformer_engine.pytorch import Linear  # noqa: E402
 from transformer_engine.pytorch.fp8 import FP8GlobalStateManager  # noqa: E402
 from transformer_engine.pytorch.quantization import rounded  # noqa: E402
 
-from megatron_lpc.config import Config  # noqa: E402
+from megatron_lpc.config import Config, seq_len_multiple, with_options  # noqa: E402
+from megatron_lpc.config.rules.model import fp8 as broken_fp8_rules  # noqa: E402
 from megatron_lpc.data.batch import PairBatch  # noqa: E402
 from megatron_lpc.losses import LatentSchedule  # noqa: E402
 from megatron_lpc.model import build_model, unwrapped  # noqa: E402
@@ -59,9 +61,27 @@ def case_config(layout: str, name: str) -> Config:
     return replace(config, model=replace(config.model, **_GEMMA)) if name == "gemma" else config
 
 
-def with_te(config: Config, **training: Any) -> Config:
-    model = replace(config.model, transformer_impl="transformer_engine")
-    return replace(config, model=model, training=replace(config.training, **training))
+def with_te(config: Config) -> Config:
+    return with_options(config, transformer_impl="transformer_engine")
+
+
+def fp8_configs() -> dict[str, Config]:
+    """Every recipe, with sizes that it takes; the first one under recomputation too."""
+    start = with_te(start_config("single", "start-lpc-bf16"))
+    start = with_options(start, lr=1e-2, untie_embeddings_and_output_weights=True, qk_layernorm=True)
+    tensorwise = with_options(start, fp8_format="hybrid")
+    large = with_options(
+        start, hidden_size=128, kv_channels=32, num_query_groups=2, ffn_hidden_size=128, max_position_embeddings=128
+    )
+    configs = {
+        "tensorwise": tensorwise,
+        "tensorwise-recompute": replace(tensorwise, parallel=layout_config("recompute_full", "dpo-lpc-tied").parallel),
+        "blockwise": with_options(large, fp8_format="e4m3", fp8_recipe="blockwise"),
+        "mxfp8": with_options(large, fp8_format="hybrid", fp8_recipe="mxfp8"),
+    }
+    for config in configs.values():
+        assert not list(broken_fp8_rules(config))
+    return configs
 
 
 def fp8_step(context: RunContext) -> dict[str, Any]:
@@ -74,7 +94,7 @@ def fp8_step(context: RunContext) -> dict[str, Any]:
     config, platform, groups = context.config, context.platform, context.groups
     seed_everything(config.training.seed, groups)
     policy = make_trainable(context, build_model(config, platform, groups, config.latent), train_iters=4)
-    batches = whole_blocks(pair_batches(config))
+    batches = whole_blocks(pair_batches(config), seq_len_multiple(config))
     batches = OnlineReference(context).attach(batches)
     state = LatentSchedule(config.latent, 10).at(5)
     query, loss = training_query(config, state), TrainingLoss(config, state)
@@ -109,25 +129,32 @@ def unfused_rope_refused() -> Iterator[None]:
 
 
 @contextmanager
-def forward_passes() -> Iterator[dict[str, set[bool]]]:
-    """Fills: class of a module -> whether FP8 was on in its forward passes."""
-    where: dict[str, set[bool]] = {}
+def forward_passes() -> Iterator[dict[str, set[tuple | None]]]:
+    """Fills: class of a module -> recipes of its forward passes."""
+    where: dict[str, set[tuple | None]] = {}
 
     def record(module, args):
-        where.setdefault(type(module).__name__, set()).add(FP8GlobalStateManager.is_fp8_enabled())
+        where.setdefault(type(module).__name__, set()).add(in_words(FP8GlobalStateManager.get_fp8_recipe()))
 
     hook = torch.nn.modules.module.register_module_forward_pre_hook(record)
     yield where
     hook.remove()
 
 
+def in_words(recipe: Recipe | None) -> tuple[str, str, bool, bool] | None:
+    """Class, format, and whether attention is FP8 inside and at its ends; None without FP8."""
+    if recipe is None:
+        return None
+    return type(recipe).__name__, recipe.fp8_format.name, recipe.fp8_dpa, recipe.fp8_mha
+
+
 def expected_weight(module: Linear) -> torch.Tensor:
     return rounded(module.weight.detach(), module.recipe.fp8_format.value.forward)
 
 
-def whole_blocks(batches: list[PairBatch]) -> list[PairBatch]:
+def whole_blocks(batches: list[PairBatch], multiple: int) -> list[PairBatch]:
     """Sequences as long as FP8 needs them."""
-    return [batch.padded_to(-(-batch.tokens.size(1) // 16) * 16, pad_id=0) for batch in batches]
+    return [batch.padded_to(-(-batch.tokens.size(1) // multiple) * multiple, pad_id=0) for batch in batches]
 
 
 def main() -> None:
@@ -145,11 +172,7 @@ def main() -> None:
             result["steps"].setdefault(name, {})[implementation] = step
             result["modules"].setdefault(name, {})[implementation] = set(where)
     if layout == "single":
-        fp8 = with_te(start_config(layout, "start-lpc-bf16"), fp8_format="hybrid", lr=1e-2)
-        fp8 = replace(fp8, model=replace(fp8.model, untie_embeddings_and_output_weights=True, qk_layernorm=True))
-        recompute = layout_config("recompute_full", "dpo-lpc-tied").parallel
-        result["fp8"] = fp8_step(replace(context, config=fp8))
-        result["fp8-recompute"] = fp8_step(replace(context, config=replace(fp8, parallel=recompute)))
+        result["fp8"] = {kind: fp8_step(replace(context, config=config)) for kind, config in fp8_configs().items()}
     torch.save(result, output / f"{layout}-{dist.get_rank()}.pt")
     dist.barrier()
 

@@ -23,6 +23,14 @@ STEPS = [
     *(("tp2_sp", case) for case in ("untied-packed", "experts")),
 ]
 
+RECIPES = {
+    "tensorwise": ("Float8CurrentScaling", "HYBRID"),
+    "tensorwise-recompute": ("Float8CurrentScaling", "HYBRID"),
+    "blockwise": ("Float8BlockScaling", "E4M3"),
+    "mxfp8": ("MXFP8BlockScaling", "HYBRID"),
+}
+"""Kind of `te_worker.fp8_configs` -> class and format of the recipe that reaches TransformerEngine."""
+
 
 def run_worker(layout: str, folder: Path) -> list[dict]:
     """What each rank of a layout wrote (see `te_worker`)."""
@@ -67,19 +75,20 @@ def test_each_implementation_has_its_own_layers(single: list[dict]) -> None:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("kind", ["fp8", "fp8-recompute"])
-def test_fp8_is_on_in_the_layers_and_nowhere_else(single: list[dict], kind: str) -> None:
-    where = single[0][kind]["where"]
+@pytest.mark.parametrize(("kind", "recipe"), RECIPES.items())
+def test_fp8_is_on_in_the_layers_and_nowhere_else(single: list[dict], kind: str, recipe: tuple[str, str]) -> None:
+    """Attention itself is in bf16."""
+    where = single[0]["fp8"][kind]["where"]
     for name in ("TELayerNormColumnParallelLinear", "TERowParallelLinear", "TEDotProductAttention"):
-        assert where[name] == {True}, name
+        assert where[name] == {(*recipe, False, False)}, name
     for name in ("LMHead", "LatentHead", "VocabParallelEmbedding", "TransformerBlock"):
-        assert where[name] == {False}, name
+        assert where[name] == {None}, name
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("kind", ["fp8", "fp8-recompute"])
+@pytest.mark.parametrize("kind", RECIPES)
 def test_fp8_of_policy_and_reference(single: list[dict], kind: str) -> None:
-    found = single[0][kind]
+    found = single[0]["fp8"][kind]
     for policy, reference in found["logps"]:
         assert torch.equal(policy, reference), "the first loss is not ln 2"
     assert found["matrices"] == found["fused_gradients"] == 16

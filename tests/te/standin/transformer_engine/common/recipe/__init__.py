@@ -37,6 +37,7 @@ class Float8CurrentScaling(Recipe):
 
 @dataclass
 class MXFP8BlockScaling(Recipe):
+    margin: int = 0
     fp8_format: Format = Format.E4M3
     fp8_dpa: bool = False
     fp8_mha: bool = False
@@ -47,3 +48,6 @@ class Float8BlockScaling(Recipe):
     fp8_format: Format = Format.E4M3
     fp8_dpa: bool = False
     fp8_mha: bool = False
+
+    def __post_init__(self) -> None:
+        assert not self.fp8_dpa and not self.fp8_mha, "FP8 attention is not supported for Float8BlockScaling."
