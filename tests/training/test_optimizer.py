@@ -7,7 +7,10 @@ import torch
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from megatron.core.optimizer.optimizer import FP32Optimizer
 
-from megatron_lpc.training.optimizer import choose_adam_kernel
+from megatron_lpc.config import Config
+from megatron_lpc.training import optimizer as optimizer_module
+from megatron_lpc.training import optimizer_state
+from megatron_lpc.training.optimizer import build_optimizer, choose_adam_kernel
 from megatron_lpc.training.optimizer_state import optimizer_updates, restore_optimizer_state, sharded_optimizer_state
 
 
@@ -25,6 +28,24 @@ def test_adam_never_copies_all_parameters(device: str, fused: bool) -> None:
     choose_adam_kernel(inner)
     assert inner.param_groups[0]["fused"] is fused
     assert inner.param_groups[0]["foreach"] is False
+
+
+def test_every_optimizer_of_a_run_gets_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the backbone and of the head, say; a stub holds no parameters."""
+    parts = [SimpleNamespace(is_stub_optimizer=False, optimizer=adam()[1]) for _ in range(2)]
+    chain = SimpleNamespace(chained_optimizers=[SimpleNamespace(is_stub_optimizer=True), *parts])
+    monkeypatch.setattr(optimizer_module, "get_megatron_optimizer", lambda *_, **__: chain)
+    assert build_optimizer(Config(), []) is chain
+    assert [part.optimizer.param_groups[0]["foreach"] for part in parts] == [False, False]
+
+
+def test_an_optimizer_of_another_library_keeps_its_kernel() -> None:
+    class FusedAdam(torch.optim.Optimizer):
+        pass
+
+    inner = FusedAdam([torch.nn.Parameter(torch.ones(2))], {"lr": 0.1})
+    choose_adam_kernel(inner)
+    assert not {"fused", "foreach"} & inner.param_groups[0].keys()
 
 
 def test_kernel_on_a_cpu_is_the_default_one() -> None:
@@ -102,3 +123,20 @@ def test_steps_lie_where_the_kernel_reads_them() -> None:
         inner.param_groups[0].update(fused=fused, foreach=False)
         sharded_optimizer_state(wrapped(inner), {"w": _sharded(parameter)})
         assert inner.state[parameter]["step"].device.type == device
+
+
+@pytest.mark.parametrize(("start", "replica_id"), [(None, (0, 1, 2)), (3, (0, 1, 0))], ids=["whole", "piece"])
+def test_who_saves_what_a_rank_keeps(
+    monkeypatch: pytest.MonkeyPatch, start: int | None, replica_id: tuple[int, int, int]
+) -> None:
+    """Only the first of several copies is saved. A piece is on one data parallel rank, and copied by tensor parallel
+    ranks that have the same parameter."""
+    parameter = torch.nn.Parameter(torch.zeros(4, 3))
+    leaf = ShardedTensor.from_rank_offsets("w", parameter.detach(), replica_id=(0, 1, 2))
+    leaf.data = parameter
+    kept = torch.arange(12.0) if start is None else torch.arange(4.0)
+    slot = optimizer_state._Slot(parameter, {"exp_avg": kept}, start)
+    monkeypatch.setattr(optimizer_state, "_all_slots", lambda _: [slot])
+    pieces = sharded_optimizer_state(wrapped(adam()[1]), {"w": leaf})["w"]["exp_avg"]
+    assert {piece.replica_id for piece in pieces} == {replica_id}
+    assert sum(piece.data.numel() for piece in pieces) == kept.numel()

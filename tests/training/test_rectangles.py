@@ -48,4 +48,6 @@ def test_pieces_of_fused_halves_meet_in_the_global_tensor(cut: int) -> None:
     result = placed(tensors, (2, 16, 6))
     assert torch.equal(result[1, 4:8], local[:4])
     assert torch.equal(result[1, 12:16], local[4:])
-    assert (result[0] == -1).all()
+    assert (result[0] == -1).all(), "the other layer"
+    assert (result[1, :4] == -1).all(), "the other rank's gate"
+    assert (result[1, 8:12] == -1).all(), "the other rank's up"
