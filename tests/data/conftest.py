@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 from megatron_lpc.config.schema import DataConfig
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# `published` lies beside the tests.
+sys.path.insert(0, str(Path(__file__).parent))
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [
