@@ -5,66 +5,62 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from megatron_lpc.data.source import Location, Row, open_stream
+from megatron_lpc.data.row import START, BadRow, Row
+from megatron_lpc.data.source import open_shards
 
 
 class RowReader:
     """One data parallel rank's share of the rows of `sources`, one source after the other, epoch after epoch.
 
-    Its state is a JSON object: the number of the source, the rows read of it, and the state that `datasets` has.
+    A rank has shards (files) of its own where those of a source divide among the ranks; else the rows are dealt out
+    one by one, and each rank reads all shards. The rows are those that `read_rows` gives.
+
+    Its state is a JSON object: the number of the source, that of the rank's shard in it, the position in the shard, and
+    the rows read of the source.
     """
 
     def __init__(self, sources: Sequence[str], dp_rank: int, dp_size: int, state: dict[str, Any] | None = None) -> None:
         self._sources = list(sources)
         self._dp_rank = dp_rank
         self._dp_size = dp_size
-        self._state: dict[str, Any] = {"source": 0, "rows": 0, "dataset": None} | (state or {})
-        self._dataset: Any = None
-        """The open source, a `datasets.IterableDataset`."""
+        self._state: dict[str, Any] = {"source": 0, "shard": 0, "position": START, "rows": 0} | (state or {})
 
     def state(self) -> dict[str, Any]:
         """Where it is: after the row that it gave last."""
-        if self._dataset is None:
-            return dict(self._state)
-        return self._state | {"dataset": self._dataset.state_dict()}
+        return dict(self._state)
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[Row | BadRow]:
         """Rows without end.
 
         Raises:
-            ValueError: a source cannot be read.
+            ValueError: a source cannot be read, or none has a row for this rank.
             FileNotFoundError: there is no such source.
         """
+        num_empty = 0
         while True:
-            source = self._sources[self._state["source"]]
-            self._dataset = open_stream(source, self._dp_rank, self._dp_size)
-            if self._state["dataset"] is not None:
-                self._dataset.load_state_dict(self._state["dataset"])
-            yield from self._rows_of(source)
-            self._dataset = None
+            num_empty += 1
+            for row in self._rows_of_source(self._sources[self._state["source"]]):
+                num_empty = 0
+                yield row
+            # The first source may have been resumed at its end.
+            if num_empty > len(self._sources):
+                raise ValueError(
+                    f"{', '.join(self._sources)}: no rows for data parallel rank {self._dp_rank} of {self._dp_size}. "
+                    "Give more rows, or use fewer ranks."
+                )
             next_source = (self._state["source"] + 1) % len(self._sources)
-            self._state = {"source": next_source, "rows": 0, "dataset": None}
+            self._state = {"source": next_source, "shard": 0, "position": START, "rows": 0}
 
-    def _rows_of(self, source: str) -> Iterator[Row]:
-        rows = iter(self._dataset)
-        while True:
-            try:
-                values = next(rows, None)
-            except (OSError, EOFError, ValueError, TypeError) as error:
-                # `datasets` raises errors of its own, which are ValueErrors, from those of its readers.
-                after = self._location(source)
-                raise ValueError(f"{source}: cannot be read after {after} ({error}). Check the data.") from error
-            if values is None:
-                return
-            self._state["rows"] += 1
-            yield Row(self._location(source), values)
-
-    def _location(self, source: str) -> Location:
-        """Where the row that was read last stands."""
-        rows = self._state["rows"]
-        if self._dp_size == 1:
-            return Location(source, rows)
-        if self._dataset.num_shards % self._dp_size:
-            # The files do not divide among the ranks, so rows are dealt out one by one.
-            return Location(source, (rows - 1) * self._dp_size + self._dp_rank + 1)
-        return Location(f"{source} (share {self._dp_rank} of {self._dp_size})", rows)
+    def _rows_of_source(self, source: str) -> Iterator[Row | BadRow]:
+        shards = open_shards(source, streaming=True)
+        are_rows_dealt = len(shards) % self._dp_size != 0
+        if not are_rows_dealt:
+            shards = shards[self._dp_rank :: self._dp_size]
+        for number in range(self._state["shard"], len(shards)):
+            line, offset = self._state["position"]
+            for row, position in shards[number].rows((line, offset)):
+                index = self._state["rows"]
+                self._state |= {"position": position, "rows": index + 1}
+                if not are_rows_dealt or index % self._dp_size == self._dp_rank:
+                    yield row
+            self._state |= {"shard": number + 1, "position": START}

@@ -1,160 +1,127 @@
-"""Rows of preference data from files and the Hugging Face Hub, each with its location."""
+"""Rows of preference data from files, folders and the Hugging Face Hub, each with its location."""
 
 from __future__ import annotations
 
-import gzip
+import glob
 import hashlib
-import json
-import re
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-FORMATS = {".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".parquet": "parquet", ".arrow": "arrow"}
+from pyarrow import ArrowException
 
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:.+)?")
+from megatron_lpc.data import hub
+from megatron_lpc.data.folder import files_of_folder
+from megatron_lpc.data.json_rows import read_json
+from megatron_lpc.data.row import START, BadRow, Location, Position, Row, Shard
+from megatron_lpc.data.table_rows import read_arrow, read_parquet
 
+__all__ = ["FORMATS", "BadRow", "Location", "Row", "Shard", "identity", "open_shards", "read_rows"]
 
-class BadRow(ValueError):
-    """A row that cannot be trained on: which (file, 1-based line or row), why, and what to do about it."""
+_Reader = Callable[[str, Position], Iterator[tuple[Row | BadRow, Position]]]
 
-    def __init__(self, file: str, line: int, reason: str, fix: str) -> None:
-        super().__init__(f"{file}:{line}: {reason}. {fix}.")
-        self.file = file
-        self.line = line
-        self.reason = reason
-        self.fix = fix
+FORMATS: dict[str, tuple[str, _Reader]] = {
+    **{f".{name}{packed}": ("JSON", read_json) for name in ("jsonl", "json") for packed in ("", ".gz", ".zst")},
+    ".parquet": ("Parquet", read_parquet),
+    ".arrow": ("Arrow", read_arrow),
+}
+"""Ending of a file's name -> the format and its reader."""
 
-    def to_json(self) -> str:
-        """One line of JSON: {file, line, reason, fix}."""
-        return json.dumps(vars(self), ensure_ascii=False)
-
-
-@dataclass(frozen=True)
-class Location:
-    """Where a row stands."""
-
-    file: str
-    line: int
-    """1-based line of a JSONL file, 1-based row of any other source."""
-
-    def bad_row(self, reason: str, fix: str) -> BadRow:
-        """The error to raise for the row that stands here; `reason` and `fix` without their full stops."""
-        return BadRow(self.file, self.line, reason, fix)
+_KNOWN = (
+    f"Give files ({', '.join(FORMATS)}), a folder or a pattern of them, or a Hub name (owner/name or owner/name:split)."
+)
 
 
 @dataclass(frozen=True)
-class Row:
-    """A line of a JSONL file, or a row of a table."""
+class FileShard:
+    """A file."""
 
-    location: Location
-    values: dict[str, Any]
-    """Column -> value."""
+    path: str
+
+    def rows(self, position: Position = START) -> Iterator[tuple[Row | BadRow, Position]]:
+        """As `Shard.rows`."""
+        kind, read = FORMATS[_ending(self.path)]
+        number = position[0]
+        try:
+            for row, behind in read(self.path, position):
+                number = behind[0]
+                yield row, behind
+        except (OSError, EOFError, ValueError, zlib.error, ArrowException) as error:
+            place = f" behind row {number}" if number else ""
+            raise ValueError(
+                f"{self.path}: cannot be read as {kind}{place} ({error}). Check the file, or write it again."
+            ) from error
 
 
 def read_rows(source: str) -> Iterator[Row | BadRow]:
-    """Rows of `source`, a file or a Hub name (`owner/name` or `owner/name:split`; split `train` by default), in order.
+    """Rows of `source`, in order: a file, a pattern of files, a folder or a Hub name, as docs/data.md lists them.
 
-    A line that is no JSON object comes as the BadRow to raise or to record, since only the caller knows which.
-    Blank lines of a JSONL file hold no row.
+    A row that cannot be used comes as the BadRow to raise or to record, since only the caller knows which.
 
     Raises:
         FileNotFoundError: there is no such source.
         ValueError: the source as a whole cannot be read.
     """
-    kind = _kind(source)
-    if kind == "hub":
-        yield from _located(source, _load_hub(source))
-        return
-    try:
-        yield from _read_jsonl(source) if kind == "jsonl" else _located(source, _load_file(source, kind))
-    except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{source}: cannot be read as {kind} ({error}). Check the file, or write it again.") from error
+    for shard in open_shards(source):
+        for row, _ in shard.rows():
+            yield row
+
+
+def open_shards(source: str, *, streaming: bool = False) -> Sequence[Shard]:
+    """The parts of `source`, each readable by itself; all of them, one after the other, are its rows.
+
+    Args:
+        streaming: leave a data set of the Hub where it is, and give the files of it one by one.
+
+    Raises:
+        FileNotFoundError: there is no such source.
+        ValueError: it is no data file, or cannot be loaded from the Hub.
+    """
+    files = _files(source)
+    return hub.open_hub(source, streaming=streaming) if files is None else [FileShard(str(file)) for file in files]
 
 
 def identity(source: str) -> str:
-    """Names the content of `source`: the SHA-256 of a file's bytes, or the `datasets` fingerprint of a Hub data set.
+    """Names the content of `source`: the SHA-256 of its files' bytes, or the `datasets` fingerprint of a Hub data set.
 
     Raises:
         FileNotFoundError: there is no such source.
         ValueError: it is no data file, or cannot be loaded from the Hub.
     """
-    if _kind(source) == "hub":
-        return f"hub:{_load_hub(source)._fingerprint}"
-    with open(source, "rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    files = _files(source)
+    if files is None:
+        return f"hub:{hub.hub_identity(source)}"
+    digests = []
+    for path in files:
+        with open(path, "rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return f"sha256:{'+'.join(digests)}"
 
 
-def open_stream(source: str, dp_rank: int = 0, dp_size: int = 1) -> Any:
-    """One data parallel rank's share of `source` as a `datasets.IterableDataset`, of which nothing is read yet.
-
-    Raises:
-        FileNotFoundError: there is no such source.
-        ValueError: it is no data file, or cannot be loaded from the Hub.
-    """
-    from datasets.distributed import split_dataset_by_node
-
-    kind = _kind(source)
-    if kind == "hub":
-        stream = _load_hub(source, streaming=True)
-    else:
-        stream = _load_file(source, "json" if kind == "jsonl" else kind)
-    return split_dataset_by_node(stream, dp_rank, dp_size) if dp_size > 1 else stream
-
-
-def _kind(source: str) -> str:
-    """A value of FORMATS, or "hub"."""
+def _files(source: str) -> list[Path] | None:
+    """The files that `source` names, or None for a name of the Hub."""
     path = Path(source)
-    suffix = next((suffix for suffix in FORMATS if path.name.endswith(suffix)), None)
-    if path.is_file() and suffix:
-        return FORMATS[suffix]
-    if not path.exists() and not suffix and _HUB_NAME.fullmatch(source):
-        return "hub"
-    known = f"Give a {', '.join(FORMATS)} file or a Hub name (owner/name or owner/name:split)."
-    if path.is_dir():
-        raise ValueError(f"{source}: a folder, not a data file. {known}")
-    if path.exists():
-        raise ValueError(f"{source}: unknown kind of data file. {known}")
-    raise FileNotFoundError(f"{source}: no such data file. {known}")
+    name, _, splits = source.partition(":")
+    if path.is_file():
+        files = [path]
+    elif Path(name).is_dir():
+        found = [file for split in splits.split("+") for file in files_of_folder(Path(name), split or None)]
+        files = [file for file in found if _ending(file.name)]
+    elif glob.has_magic(name):
+        files = sorted(Path(match) for match in glob.glob(source, recursive=True) if Path(match).is_file())
+    elif not _ending(name) and hub.NAME.fullmatch(source):
+        return None
+    else:
+        files = []
+    if not files:
+        raise FileNotFoundError(f"{source}: no such data files. {_KNOWN}")
+    for file in files:
+        if not _ending(file.name):
+            raise ValueError(f"{file}: unknown kind of data file. {_KNOWN}")
+    return files
 
 
-def _read_jsonl(source: str) -> Iterator[Row | BadRow]:
-    # Not through `datasets`: its JSON reader names neither the broken line nor, under gzip, the file.
-    with gzip.open(source, "rb") if source.endswith(".gz") else open(source, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield _parse_line(Location(source, number), line)
-
-
-def _parse_line(location: Location, line: bytes) -> Row | BadRow:
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        return location.bad_row(f"not valid JSON ({error})", "Write one JSON object per line, in UTF-8")
-    if not isinstance(values, dict):
-        return location.bad_row(f"a JSON {type(values).__name__}, not an object", "Write one JSON object per line")
-    return Row(location, values)
-
-
-def _located(source: str, table: Iterable[dict[str, Any]]) -> Iterator[Row]:
-    for number, values in enumerate(table, start=1):
-        yield Row(Location(source, number), values)
-
-
-def _load_file(source: str, kind: str) -> Any:
-    from datasets import load_dataset  # slow to import, and a run with a cache has no need of it
-
-    return load_dataset(kind, data_files=source, split="train", streaming=True)
-
-
-def _load_hub(source: str, streaming: bool = False) -> Any:
-    from datasets import load_dataset
-
-    name, _, split = source.partition(":")
-    try:
-        return load_dataset(name, split=split or "train", streaming=streaming)
-    except Exception as error:  # the Hub client raises anything from ConnectionError to its own kinds
-        raise ValueError(
-            f"{source}: cannot be loaded from the Hub ({error}). Check name, split and network, or give a file."
-        ) from error
+def _ending(name: str) -> str:
+    """The key of FORMATS in which `name` ends, or nothing."""
+    return next((ending for ending in FORMATS if name.endswith(ending)), "")

@@ -1,10 +1,9 @@
 """Pairs read from their source while training goes on: for data sets that fit neither memory nor the local disk.
 
-Each data parallel rank reads its share of the rows (`datasets.distributed.split_dataset_by_node`: its own files where
-they divide among the ranks, else every n-th row), encodes them, and shuffles them in blocks: block k of the rank's
-pairs is permuted by a hash of seed, rank and k. So one block is all that is held, and a run resumes exactly from where
-the reader was at the start of a block. Unlike that of a data set on disk, the order depends on the number of data
-parallel ranks.
+Each data parallel rank reads its share of the rows (its own files where they divide among the ranks, else every n-th
+row), encodes them, and shuffles them in blocks: block k of the rank's pairs is permuted by a hash of seed, rank and k.
+So one block is all that is held, and a run resumes exactly from where the reader was at the start of a block. Unlike
+that of a data set on disk, the order depends on the number of data parallel ranks.
 """
 
 from __future__ import annotations
@@ -70,10 +69,12 @@ class PairStream:
         reader = RowReader(self._config.train_data, self._dp_rank, self._dp_size, position)
         encoded = self._encoded_pairs(iter(reader))
         first_block, offset = divmod(consumed, self._block_size)
+        self._block_starts[first_block] = reader.state()
         for block in count(first_block):
-            self._block_starts[block] = reader.state()
-            self._block_starts.pop(block - self._blocks_kept, None)
             pairs = list(islice(encoded, self._block_size))
+            # Before the block is given away: `position` may be asked for its end by then.
+            self._block_starts[block + 1] = reader.state()
+            self._block_starts.pop(block - self._blocks_kept, None)
             for number in permuted(range(offset, self._block_size), self._block_size, seed, self._dp_rank, block):
                 yield pairs[number]
             offset = 0
@@ -82,10 +83,12 @@ class PairStream:
         """State of the reader from which pair number `consumed` is found again; a JSON object."""
         return self._block_starts[consumed // self._block_size]
 
-    def _encoded_pairs(self, rows: Iterator[Row]) -> Iterator[EncodedPair]:
+    def _encoded_pairs(self, rows: Iterator[Row | BadRow]) -> Iterator[EncodedPair]:
         num_bad = 0
         for row in rows:
             try:
+                if isinstance(row, BadRow):
+                    raise row
                 pair = encode_pair(to_pair(row, self._config), self._tokenizer, self._config)
             except BadRow as error:
                 if self._config.bad_rows == "stop":

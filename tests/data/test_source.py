@@ -1,12 +1,14 @@
 import gzip
 import json
+import re
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from megatron_lpc.data.source import BadRow, Row, identity, read_rows
+from megatron_lpc.data import json_rows, row, table_rows
+from megatron_lpc.data.source import BadRow, Row, identity, open_shards, read_rows
 
 VALUES = [{"prompt": "a", "chosen": [{"role": "assistant", "content": "x"}]}, {"prompt": "b", "chosen": []}]
 
@@ -20,16 +22,29 @@ def write(path, kind):
         with new(path, table.schema) as writer:
             writer.write_table(table)
     else:
-        text = "".join(json.dumps(row) + "\n" for row in VALUES).encode()
-        path.write_bytes(gzip.compress(text) if kind == "gzip" else text)
+        is_list = "list" in kind
+        text = json.dumps(VALUES, indent=2) if is_list else "".join(json.dumps(row) + "\n" for row in VALUES)
+        data = text.encode("utf-8-sig" if "BOM" in kind else "utf-8")
+        if path.suffix == ".gz":
+            data = gzip.compress(data)
+        elif path.suffix == ".zst":
+            data = pa.compress(data, codec="zstd", asbytes=True)
+        path.write_bytes(data)
     return str(path)
 
 
 @pytest.mark.parametrize(
     ("kind", "suffix"),
     [
-        ("jsonl", ".jsonl"),
-        ("gzip", ".jsonl.gz"),
+        ("lines", ".jsonl"),
+        ("lines with BOM", ".jsonl"),
+        ("lines", ".json"),
+        ("lines", ".jsonl.gz"),
+        ("lines", ".json.zst"),
+        ("list", ".json"),
+        ("list with BOM", ".json"),
+        ("list", ".json.gz"),
+        ("list", ".jsonl.zst"),
         ("parquet", ".parquet"),
         ("arrow file", ".arrow"),
         ("arrow stream", ".arrow"),
@@ -40,6 +55,10 @@ def test_every_format_gives_the_same_rows_and_places(tmp_path, kind, suffix):
     rows = list(read_rows(source))
     assert [row.values for row in rows] == VALUES
     assert [(row.location.file, row.location.line) for row in rows] == [(source, 1), (source, 2)]
+    (shard,) = open_shards(source)
+    positions = [position for _, position in shard.rows()]
+    assert [row.values for row, _ in shard.rows(positions[0])] == VALUES[1:]
+    assert not list(shard.rows(positions[1]))
 
 
 def test_hub_name_with_and_without_split(monkeypatch):
@@ -77,7 +96,7 @@ def test_broken_lines_are_reported_with_their_line_and_the_rest_is_read(tmp_path
         (Row, 6),
     ]
     assert str(rows[1]).startswith(f"{path}:3: not valid JSON (Expecting value")
-    assert str(rows[2]) == f"{path}:4: a JSON list, not an object. Write one JSON object per line."
+    assert str(rows[2]) == f"{path}:4: a JSON list, not an object. Write one JSON object per row."
     assert "not valid JSON ('utf-8' codec" in str(rows[3])
 
 
@@ -91,8 +110,8 @@ def test_a_file_of_another_kind_is_refused(tmp_path, name):
 
 def test_a_cut_gzip_file_is_refused(tmp_path):
     path = tmp_path / "d.jsonl.gz"
-    path.write_bytes(gzip.compress(b'{"a": 1}\n' * 100)[:-12])
-    with pytest.raises(ValueError, match=r"d.jsonl.gz: cannot be read as jsonl"):
+    path.write_bytes(gzip.compress(b'{"a": 1}\n' * 100)[:-4])
+    with pytest.raises(ValueError, match=r"d.jsonl.gz: cannot be read as JSON behind row 1\d\d"):
         list(read_rows(str(path)))
 
 
@@ -101,17 +120,19 @@ def test_a_cut_gzip_file_is_refused(tmp_path):
     [
         ("data/missing.jsonl", FileNotFoundError, "no such data file"),
         ("missing", FileNotFoundError, "no such data file"),
-        ("d.csv", ValueError, "unknown kind of data file. Give a .jsonl,"),
-        ("folder", ValueError, "a folder, not a data file"),
+        ("d.csv", ValueError, "unknown kind of data file. Give files (.jsonl,"),
+        ("*.parquet", FileNotFoundError, "no such data file"),
+        ("folder", FileNotFoundError, "no such data file"),
+        ("folder:test", FileNotFoundError, "no such data file"),
     ],
 )
 def test_sources_that_are_none(tmp_path, monkeypatch, name, error, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "d.csv").touch()
     (tmp_path / "folder").mkdir()
-    with pytest.raises(error, match=f"{name}: {message}"):
+    with pytest.raises(error, match=re.escape(f"{name}: {message}")):
         next(iter(read_rows(name)))
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=re.escape(message)):
         identity(name)
 
 
@@ -122,3 +143,148 @@ def test_identity_is_that_of_the_content(tmp_path):
     assert identity(str(one)) == identity(str(two))
     two.write_text("[]\n")
     assert identity(str(one)) != identity(str(two))
+
+
+def texts(source):
+    return [row.values["prompt"] for row in read_rows(source)]
+
+
+def test_shards_of_a_pattern_and_of_a_folder(tmp_path, write_jsonl):
+    for name in ("b", "a", "c"):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"prompt": name}])
+    (tmp_path / "README.md").write_text("# Data")
+    (tmp_path / "notes.txt").write_text("not data")
+    assert texts(f"{tmp_path}/[ab].jsonl") == ["a", "b"]
+    assert texts(str(tmp_path)) == ["a", "b", "c"]
+    assert [shard.path for shard in open_shards(str(tmp_path))] == [f"{tmp_path}/{name}.jsonl" for name in "abc"]
+    assert identity(str(tmp_path)) != identity(f"{tmp_path}/[ab].jsonl")
+
+
+def test_splits_of_a_folder_are_those_that_datasets_finds(tmp_path, write_jsonl):
+    (tmp_path / "data").mkdir()
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"):
+        write_jsonl(tmp_path / "data" / f"{name}.jsonl", [{"prompt": name}])
+    train = ["train-00000-of-00002", "train-00001-of-00002"]
+    assert texts(str(tmp_path)) == texts(f"{tmp_path}:train") == train
+    assert texts(f"{tmp_path}:test+train") == ["test-00000-of-00001", *train]
+    with pytest.raises(ValueError, match=r"no split `valid`. Name one of train, test, as .*:train"):
+        texts(f"{tmp_path}:valid")
+
+
+def test_folders_of_save_to_disk(tmp_path):
+    saved = {name: datasets.Dataset.from_dict({"prompt": [f"{name} {i}" for i in range(6)]}) for name in ("one", "two")}
+    saved["one"].save_to_disk(str(tmp_path / "set"), num_shards=2)
+    datasets.DatasetDict(saved).save_to_disk(str(tmp_path / "dict"))
+    assert texts(f"{tmp_path}/set") == texts(f"{tmp_path}/dict:one") == saved["one"]["prompt"]
+    assert len(open_shards(f"{tmp_path}/set")) == 2
+    assert texts(f"{tmp_path}/dict:two+one") == [*saved["two"]["prompt"], *saved["one"]["prompt"]]
+    with pytest.raises(ValueError, match=r"no split `train`. Name one of one, two, as .*dict:one"):
+        texts(f"{tmp_path}/dict")
+    with pytest.raises(ValueError, match="one data set without splits; drop :train"):
+        texts(f"{tmp_path}/set:train")
+
+
+def test_json_texts_that_datasets_writes_are_parsed(tmp_path):
+    kinds = datasets.Features({"a": datasets.List(datasets.Json())})
+    datasets.Dataset.from_dict({"a": [[{"b": None}, {"c": 1}]]}, features=kinds).to_parquet(f"{tmp_path}/j.parquet")
+    assert [row.values for row in read_rows(f"{tmp_path}/j.parquet")] == [{"a": [{"b": None}, {"c": 1}]}]
+
+
+def test_parquet_rows_are_found_in_their_row_group(tmp_path):
+    table = pa.Table.from_pylist([{"prompt": str(i)} for i in range(1000)])
+    pyarrow.parquet.write_table(table, tmp_path / "d.parquet", row_group_size=300)
+    (shard,) = open_shards(f"{tmp_path}/d.parquet")
+    for start in (0, 299, 300, 301, 555, 999, 1000):
+        rows = list(shard.rows((start, 0)))
+        assert [int(row.values["prompt"]) for row, _ in rows] == list(range(start, 1000))
+        assert [row.location.line for row, _ in rows] == list(range(start + 1, 1001))
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.zst", ".parquet"])
+def test_a_row_that_is_too_large_is_left_out_unparsed(tmp_path, monkeypatch, ending):
+    for module in (row, json_rows, table_rows):
+        monkeypatch.setattr(module, "MAX_ROW_BYTES", 10_000)
+    monkeypatch.setattr(json_rows, "_CHUNK", 1000)
+    monkeypatch.setattr(json_rows.json, "loads", lambda text: {"prompt": text[12:13]} if len(text) < 20 else 1 / 0)
+    path = tmp_path / f"d{ending}"
+    values = [{"prompt": "a"}, {"prompt": "b" * 12_000}, {"prompt": "c"}]
+    if ending == ".parquet":
+        pyarrow.parquet.write_table(pa.Table.from_pylist(values), path)
+    else:
+        data = "".join(json.dumps(row) + "\n" for row in values).encode()
+        path.write_bytes(pa.compress(data, codec="zstd", asbytes=True) if ending.endswith("zst") else data)
+    first, bad, last = read_rows(str(path))
+    assert (first.values["prompt"], last.values["prompt"], last.location.line) == ("a", "c", 3)
+    assert str(bad).startswith(f"{path}:2: the row has 0.0 MiB or more, above the limit of 0 MiB")
+    (shard,) = open_shards(str(path))
+    behind = [position for _, position in shard.rows()][1]
+    assert [row.values for row, _ in shard.rows(behind)] == [{"prompt": "c"}]
+
+
+def test_a_list_is_read_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_rows, "_CHUNK", 7)
+    values = [{"prompt": f"ü, ] [ {i}", "more": {"n": [i]}} for i in range(30)]
+    for indent in (None, 2):
+        (tmp_path / "d.json").write_text(json.dumps(values, indent=indent) + "\n")
+        assert [row.values for row in read_rows(f"{tmp_path}/d.json")] == values
+    (tmp_path / "d.json").write_text("[ ]\n")
+    assert not list(read_rows(f"{tmp_path}/d.json"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"a": 1}, {"a" 2}]', "behind row 1 \\(row 2 of the list is not valid JSON: Expecting ':'"),
+        ('[{"a": 1}, {"a": 2}', "behind row 1 \\(row 2 of the list is not valid JSON: Expecting ',' or '\\]'"),
+        ('[{"a": 1} {"a": 2}]', "cannot be read as JSON \\(row 1 of the list is not valid JSON: Expecting ','"),
+        ('[{"a": 1}] [', "behind row 1 \\(text follows the end of the list"),
+        ("[", "cannot be read as JSON \\(row 1 of the list"),
+    ],
+)
+def test_a_broken_list_is_named(tmp_path, text, message):
+    (tmp_path / "d.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        list(read_rows(f"{tmp_path}/d.json"))
+
+
+def test_items_of_a_list_that_are_no_rows_are_bad_rows(tmp_path):
+    (tmp_path / "d.json").write_text('[{"a": 1}, 7, {"a": 2}]')
+    good, number, last = read_rows(f"{tmp_path}/d.json")
+    assert (good.values, last.values, last.location.line) == ({"a": 1}, {"a": 2}, 3)
+    assert "d.json:2: a JSON int, not an object" in str(number)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"\0" * 8, "the line holds NUL bytes \\(0x00\\)"),
+        ('{"a": 1}'.encode("utf-16"), "the line holds NUL bytes .* or one in UTF-16"),
+        (b'{"a": ' + b"[" * 100_000, "not valid JSON \\(.*recursion"),
+        (b'{"a": 1' + b"0" * 5000 + b"}", "not valid JSON \\(Exceeds the limit"),
+    ],
+)
+def test_lines_that_are_no_rows(tmp_path, line, reason):
+    (tmp_path / "d.jsonl").write_bytes(b'{"a": 1}\n' + line + b'\n{"a": "\\ud83d\\ude00"}\n')
+    good, bad, last = read_rows(f"{tmp_path}/d.jsonl")
+    assert (good.values, last.values, last.location.line) == ({"a": 1}, {"a": "\U0001f600"}, 3)
+    assert isinstance(bad, BadRow)
+    assert bad.line == 2
+    assert re.match(reason, bad.reason)
+
+
+def test_hub_splits_and_folders(monkeypatch):
+    asked = []
+
+    def load_dataset(name, split, streaming, **options):
+        asked.append((name, split, streaming, options))
+        dataset = datasets.Dataset.from_list([{"prompt": f"{split} {i}"} for i in range(3)])
+        return dataset.to_iterable_dataset(num_shards=3) if streaming else dataset
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert texts("owner/name@harmless:train+test") == [f"{split} {i}" for split in ("train", "test") for i in range(3)]
+    assert asked == [("owner/name", split, False, {"data_dir": "harmless"}) for split in ("train", "test")]
+    shards = open_shards("owner/name:a+b", streaming=True)
+    assert len(shards) == 6
+    rows = [row for shard in shards for row, _ in shard.rows()]
+    assert [row.values["prompt"] for row in rows] == texts("owner/name:a+b")
+    assert (rows[-1].location.file, rows[-1].location.line) == ("owner/name:b (file 3 of 3)", 1)

@@ -1,3 +1,4 @@
+import gzip
 import json
 from itertools import islice
 
@@ -91,7 +92,14 @@ def test_resume_is_exact(stream, consumed, buffer):
 def test_what_is_held_is_bounded(stream):
     one = stream(shuffle_buffer_size=2, max_ahead=6)
     list(islice(one.pairs(3), 200))
-    assert len(one._block_starts) == 2 + 3
+    assert len(one._block_starts) == 2 + 3 + 1
+
+
+def test_the_position_is_known_as_soon_as_the_pairs_before_it_are_given(stream):
+    one = stream()
+    taken = list(islice(one.pairs(3), 8))
+    assert len(taken) == 8
+    assert one.position(8)["rows"] == 8
 
 
 def test_bad_rows(stream, config, tmp_path, write_jsonl, caplog):
@@ -108,7 +116,7 @@ def test_bad_rows(stream, config, tmp_path, write_jsonl, caplog):
     ]
     assert (record["line"], record["reason"]) == (3, "the chosen response is empty")
     assert "left out" in caplog.text
-    list(islice(stream([file], bad_rows="skip", dp_rank=1, records_bad_rows=False).pairs(3), 4))
+    list(islice(stream([file], bad_rows="skip", dp_rank=1, dp_size=2, records_bad_rows=False).pairs(3), 4))
     assert not (tmp_path / "cache" / "streamed_bad_rows_1.jsonl").exists()
 
 
@@ -121,14 +129,24 @@ def test_a_stream_without_a_usable_row_is_given_up(stream, tmp_path, write_jsonl
         next(stream([file], bad_rows="skip").pairs(3))
 
 
-def test_a_broken_source_is_named(stream, tmp_path):
-    (tmp_path / "broken.jsonl").write_text(
-        '{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": \n', encoding="utf-8"
-    )
-    with pytest.raises(ValueError, match=r"broken\.jsonl: cannot be read after"):
-        list(islice(stream([str(tmp_path / "broken.jsonl")]).pairs(3), 4))
+def test_broken_lines_are_bad_rows_and_broken_files_are_named(stream, tmp_path):
+    good = b'{"prompt": "a", "chosen": "b", "rejected": "c"}\n'
+    path = tmp_path / "broken.jsonl"
+    path.write_bytes(good + b'{"prompt": \n' + good)
+    with pytest.raises(BadRow, match=r"broken\.jsonl:2: not valid JSON"):
+        list(islice(stream([str(path)]).pairs(3), 4))
+    assert len(list(islice(stream([str(path)], bad_rows="skip").pairs(3), 4))) == 4
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(good * 10)[:-4])
+    with pytest.raises(ValueError, match=r"cut\.jsonl\.gz: cannot be read as JSON behind row 10"):
+        list(islice(stream([str(tmp_path / "cut.jsonl.gz")]).pairs(3), 20))
     with pytest.raises(FileNotFoundError, match=r"absent\.jsonl: no such data file"):
         next(stream([str(tmp_path / "absent.jsonl")]).pairs(3))
+
+
+def test_a_share_without_rows_is_named(stream, tmp_path, write_jsonl):
+    file = write_jsonl(tmp_path / "one.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}])
+    with pytest.raises(ValueError, match=r"one\.jsonl: no rows for data parallel rank 1 of 2\. Give more rows"):
+        next(stream([file], dp_rank=1, dp_size=2).pairs(3))
 
 
 def test_a_hub_data_set_is_streamed(monkeypatch):

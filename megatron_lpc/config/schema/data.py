@@ -14,10 +14,11 @@ class DataConfig:
     """Preference data and how it becomes tokens."""
 
     train_data: list[str] = option([], role=Role.RUN)
-    """Files (.jsonl, .jsonl.gz, .parquet, .arrow) or Hub names (`owner/name` or `owner/name:split`)."""
+    """Files (.jsonl, .json, .parquet, .arrow; .gz, .zst), folders or patterns of them, or Hub names
+    (owner/name:split)."""
 
     valid_data: dict[str, str] = option({}, role=Role.RUN, evaluation=True)
-    """Named validation sets: name -> file or Hub name. As a flag: NAME=FILE …"""
+    """Named validation sets: name -> source, as for `train_data`. As a flag: NAME=FILE …"""
 
     tokenizer_model: str = option("", role=Role.RUN, evaluation=True)
     """Folder or name of a Hugging Face tokenizer, or a sentencepiece .model file."""

@@ -1,0 +1,78 @@
+"""Data sets of the Hugging Face Hub, read through `datasets`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from megatron_lpc.data.row import START, BadRow, Position, Row
+from megatron_lpc.data.table_rows import ROWS_PER_BATCH, rows_of
+
+NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<data_dir>[\w./-]+))?(:(?P<splits>.+))?")
+"""`owner/name`, `owner/name:split+split`, `owner/name@folder:split`."""
+
+
+@dataclass(frozen=True)
+class HubShard:
+    """A split of a data set on the local disk, or a file of one that is streamed."""
+
+    name: str
+    dataset: Any
+    """A `datasets.Dataset` or `datasets.IterableDataset`."""
+
+    def rows(self, position: Position = START) -> Iterator[tuple[Row | BadRow, Position]]:
+        """As `Shard.rows`."""
+        rest = self.dataset.skip(position[0]) if position[0] else self.dataset
+        batches = rest.with_format("arrow").iter(ROWS_PER_BATCH)
+        try:
+            yield from rows_of(self.name, batches, position[0], position)
+        except Exception as error:  # the readers of `datasets` raise errors of many libraries
+            raise ValueError(
+                f"{self.name}: cannot be read any further ({error}). Check the data, or download the files and name "
+                "them."
+            ) from error
+
+
+def open_hub(source: str, *, streaming: bool) -> list[HubShard]:
+    """The splits that `source` names, or their files where they are streamed; nothing is read yet.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    shards = []
+    for split, dataset in _load_splits(source, streaming):
+        name = f"{source.partition(':')[0]}:{split}" if "+" in source else source
+        num_files = dataset.num_shards if streaming else 1
+        if num_files == 1:
+            shards.append(HubShard(name, dataset))
+            continue
+        for index in range(num_files):
+            part = dataset.shard(num_files, index)
+            shards.append(HubShard(f"{name} (file {index + 1} of {num_files})", part))
+    return shards
+
+
+def hub_identity(source: str) -> str:
+    """The `datasets` fingerprints of the splits that `source` names.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    return "+".join(dataset._fingerprint for _, dataset in _load_splits(source, streaming=False))
+
+
+def _load_splits(source: str, streaming: bool) -> Iterator[tuple[str, Any]]:
+    from datasets import load_dataset  # slow to import, and a run with a cache has no need of it
+
+    named = NAME.fullmatch(source)
+    assert named is not None
+    options = {"data_dir": named["data_dir"]} if named["data_dir"] else {}
+    for split in (named["splits"] or "train").split("+"):
+        try:
+            yield split, load_dataset(named["name"], split=split, streaming=streaming, **options)
+        except Exception as error:  # the Hub client raises anything from ConnectionError to its own kinds
+            raise ValueError(
+                f"{source}: cannot be loaded from the Hub ({error}). Check name, split and network, or give a file."
+            ) from error

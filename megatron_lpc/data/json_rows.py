@@ -1,0 +1,141 @@
+"""Rows of JSON files: one object per line, or a list of objects; as they are, or compressed with gzip or zstd.
+
+Not through `datasets`: its JSON reader ends at a broken line, gives every row the keys of all and turns dates into
+timestamps. This one names each broken line and goes on behind it, and never holds more than one row and a buffer.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+from collections.abc import Iterator
+
+from megatron_lpc.data.row import MAX_ROW_BYTES, START, BadRow, Location, Position, Row
+
+_Stream = io.BufferedReader | gzip.GzipFile
+
+_BOM = b"\xef\xbb\xbf"
+_CHUNK = 2**20
+_BLANK = re.compile(r"\s*")
+_ONE_PER_LINE = "Write one JSON object per line, in UTF-8"
+
+
+def read_json(path: str, position: Position = START) -> Iterator[tuple[Row | BadRow, Position]]:
+    """Rows of a JSON file from `position` on, each with the position behind it.
+
+    The file holds a list if it begins with a bracket, else lines. Blank lines hold no row.
+
+    Raises:
+        ValueError: a list is broken, or the text of one is not UTF-8.
+        OSError, EOFError: the file cannot be read or decompressed.
+    """
+    with _open(path) as stream:
+        if stream.peek(_CHUNK).removeprefix(_BOM).lstrip()[:1] == b"[":
+            yield from _read_list(path, stream, position[0])
+        else:
+            yield from _read_lines(path, stream, position)
+
+
+def _open(path: str) -> _Stream:
+    if path.endswith(".gz"):
+        return gzip.open(path, "rb")
+    if path.endswith(".zst"):
+        import pyarrow  # Python reads zstd from 3.14 on
+
+        return io.BufferedReader(pyarrow.input_stream(path, compression="zstd"))
+    return open(path, "rb")
+
+
+def _read_lines(path: str, stream: _Stream, position: Position) -> Iterator[tuple[Row | BadRow, Position]]:
+    number, offset = position
+    _skip(stream, offset)
+    while line := stream.readline(MAX_ROW_BYTES + 1):
+        number += 1
+        offset += len(line)
+        location = Location(path, number)
+        if len(line) > MAX_ROW_BYTES:
+            offset += _skip_line(stream, line)
+            yield location.too_large(len(line)), (number, offset)
+        elif line.strip():
+            yield _parse_line(location, line.removeprefix(_BOM)), (number, offset)
+
+
+def _skip(stream: _Stream, num_bytes: int) -> None:
+    if stream.seekable():
+        stream.seek(num_bytes)
+        return
+    while num_bytes and (read := stream.read(min(num_bytes, _CHUNK))):
+        num_bytes -= len(read)
+
+
+def _skip_line(stream: _Stream, line: bytes) -> int:
+    """Bytes left out: what follows of a line of which the start was read."""
+    skipped = 0
+    while line and not line.endswith(b"\n"):
+        line = stream.readline(_CHUNK)
+        skipped += len(line)
+    return skipped
+
+
+def _parse_line(location: Location, line: bytes) -> Row | BadRow:
+    if b"\0" in line:
+        return location.bad_row(
+            "the line holds NUL bytes (0x00), as a file that was cut off while it was written, or one in UTF-16",
+            "Write the file again, in UTF-8",
+        )
+    try:
+        return _row(location, json.loads(line.decode()))
+    except (ValueError, RecursionError) as error:
+        return location.bad_row(f"not valid JSON ({error})", _ONE_PER_LINE)
+
+
+def _read_list(path: str, stream: _Stream, start: int) -> Iterator[tuple[Row | BadRow, Position]]:
+    """Rows of a list behind the first `start`; they are parsed too, since only that finds their end."""
+    for number, values in enumerate(_list_items(io.TextIOWrapper(stream, encoding="utf-8-sig")), start=1):
+        if number > start:
+            yield _row(Location(path, number), values), (number, 0)
+
+
+def _list_items(text: io.TextIOWrapper) -> Iterator[object]:
+    """The items of a JSON list, parsed one by one: a list of any length takes the memory of its longest item."""
+    decoder = json.JSONDecoder()
+    buffer = text.read(_CHUNK)
+    at = _behind_blanks(buffer, 0) + 1
+    num_items = 0
+    while True:
+        try:
+            at = _behind_blanks(buffer, at)
+            if num_items == 0 and buffer[at : at + 1] == "]":
+                break
+            item, end = decoder.raw_decode(buffer, at)
+            end = _behind_blanks(buffer, end)
+            if buffer[end : end + 1] not in (",", "]"):
+                raise json.JSONDecodeError("Expecting ',' or ']'", buffer, end)
+        except json.JSONDecodeError as error:
+            # The item may go on behind the buffer.
+            more = text.read(_CHUNK) if len(buffer) - at <= MAX_ROW_BYTES else ""
+            if not more:
+                raise ValueError(f"row {num_items + 1} of the list is not valid JSON: {error.msg}") from error
+            buffer, at = buffer[at:] + more, 0
+            continue
+        num_items += 1
+        yield item
+        at = end + 1
+        if buffer[end] == "]":
+            break
+    if (buffer[at + (num_items == 0) :] + text.read(_CHUNK)).strip():
+        raise ValueError(f"text follows the end of the list, behind row {num_items}")
+
+
+def _behind_blanks(buffer: str, at: int) -> int:
+    blanks = _BLANK.match(buffer, at)
+    assert blanks is not None
+    return blanks.end()
+
+
+def _row(location: Location, values: object) -> Row | BadRow:
+    if not isinstance(values, dict):
+        return location.bad_row(f"a JSON {type(values).__name__}, not an object", "Write one JSON object per row")
+    return Row(location, values)

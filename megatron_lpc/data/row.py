@@ -1,0 +1,75 @@
+"""A row of preference data with its place, and the error of a row that cannot be used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+MAX_ROW_BYTES = 8 * 2**20
+"""Larger rows are refused before they are parsed. A tokenizer takes about 150 bytes for each byte of text, so one row
+of 20 MB would take 3 GB; a pair that fills a context of 128k tokens is below 4 MB, escapes and repeated prompt
+included."""
+
+Position = tuple[int, int]
+"""Where a reader is in a shard: lines or rows before it, and bytes before it (0 where rows are found by number)."""
+
+START: Position = (0, 0)
+
+
+class BadRow(ValueError):
+    """A row that cannot be trained on: which (file, 1-based line or row), why, and what to do about it."""
+
+    def __init__(self, file: str, line: int, reason: str, fix: str) -> None:
+        super().__init__(f"{file}:{line}: {reason}. {fix}.")
+        self.file = file
+        self.line = line
+        self.reason = reason
+        self.fix = fix
+
+    def to_json(self) -> str:
+        """One line of JSON: {file, line, reason, fix}."""
+        return json.dumps(vars(self), ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a row stands."""
+
+    file: str
+    line: int
+    """1-based line of JSON lines, 1-based row of any other source."""
+
+    def bad_row(self, reason: str, fix: str) -> BadRow:
+        """The error to raise for the row that stands here; `reason` and `fix` without their full stops."""
+        return BadRow(self.file, self.line, reason, fix)
+
+    def too_large(self, num_bytes: int) -> BadRow:
+        """The error for a row of `num_bytes`, or of at least so many."""
+        return self.bad_row(
+            f"the row has {num_bytes / 2**20:.1f} MiB or more, above the limit of {MAX_ROW_BYTES / 2**20:.0f} MiB",
+            "Shorten it, or remove it",
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of JSON lines, or a row of a table."""
+
+    location: Location
+    values: dict[str, Any]
+    """Column -> value."""
+
+
+class Shard(Protocol):
+    """A part of a source that can be read by itself: a file, or a shard of a Hub data set."""
+
+    def rows(self, position: Position = START) -> Iterator[tuple[Row | BadRow, Position]]:
+        """Rows from `position` on, each with the position behind it.
+
+        A row that cannot be used comes as the BadRow to raise or to record, since only the caller knows which.
+
+        Raises:
+            ValueError: the shard cannot be read any further.
+        """

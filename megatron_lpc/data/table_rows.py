@@ -1,0 +1,90 @@
+"""Rows of Arrow tables: Parquet files, Arrow files and streams, and batches of `datasets`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from megatron_lpc.data.row import MAX_ROW_BYTES, START, BadRow, Location, Position, Row
+
+Batch = Any
+"""A `pa.RecordBatch` or a `pa.Table`."""
+
+ROWS_PER_BATCH = 256
+
+
+def read_parquet(path: str, position: Position = START) -> Iterator[tuple[Row | BadRow, Position]]:
+    """Rows of a Parquet file from `position` on, each with the position behind it; row groups before it are not read.
+
+    Raises:
+        ValueError, OSError, pa.ArrowException: the file cannot be read.
+    """
+    import pyarrow.parquet as parquet
+
+    with parquet.ParquetFile(path) as file:
+        first, before = 0, 0
+        while first < file.num_row_groups and before + file.metadata.row_group(first).num_rows <= position[0]:
+            before += file.metadata.row_group(first).num_rows
+            first += 1
+        batches = file.iter_batches(ROWS_PER_BATCH, row_groups=range(first, file.num_row_groups))
+        yield from rows_of(path, batches, before, position)
+
+
+def read_arrow(path: str, position: Position = START) -> Iterator[tuple[Row | BadRow, Position]]:
+    """Rows of an Arrow file or stream, memory-mapped, from `position` on, each with the position behind it.
+
+    Raises:
+        ValueError, OSError, pa.ArrowException: the file cannot be read.
+    """
+    with pa.memory_map(path) as source:
+        is_file = source.read(6) == b"ARROW1"
+        source.seek(0)
+        if is_file:
+            file = pa.ipc.open_file(source)
+            batches: Iterable[Batch] = map(file.get_batch, range(file.num_record_batches))
+        else:
+            batches = pa.ipc.open_stream(source)
+        yield from rows_of(path, batches, 0, position)
+
+
+def rows_of(
+    name: str, batches: Iterable[Batch], before: int, position: Position
+) -> Iterator[tuple[Row | BadRow, Position]]:
+    """Rows of `batches` from `position` on, each with the position behind it; `before` rows precede the batches."""
+    for batch in batches:
+        skipped = min(max(position[0] - before, 0), batch.num_rows)
+        for start in range(skipped, batch.num_rows, ROWS_PER_BATCH):
+            part = batch.slice(start, ROWS_PER_BATCH)
+            for number, row in enumerate(_rows_of_part(name, part, before + start), start=before + start + 1):
+                yield row, (number, 0)
+        before += batch.num_rows
+
+
+def _rows_of_part(name: str, part: Batch, before: int) -> Iterator[Row | BadRow]:
+    # Row by row only where one may be too large: a slice for each row takes six times as long.
+    pieces = [part] if part.nbytes <= MAX_ROW_BYTES else [part.slice(index, 1) for index in range(part.num_rows)]
+    number = before
+    for piece in pieces:
+        if piece.num_rows == 1 and piece.nbytes > MAX_ROW_BYTES:
+            number += 1
+            yield Location(name, number).too_large(piece.nbytes)
+            continue
+        for values in piece.to_pylist():
+            number += 1
+            yield Row(Location(name, number), _decoded(values, pa.struct(part.schema)))
+
+
+def _decoded(value: Any, kind: pa.DataType) -> Any:
+    """A value in which JSON texts are parsed: `datasets.Json`, for what Arrow has no type for."""
+    if value is None:
+        return None
+    if isinstance(kind, pa.JsonType):
+        return json.loads(value)
+    if pa.types.is_struct(kind):
+        return {field.name: _decoded(value[field.name], field.type) for field in kind}
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return [_decoded(item, kind.value_type) for item in value]
+    return value
