@@ -49,6 +49,7 @@ setup(
             "megatron-lpc-train = megatron_lpc.train:main",
             "megatron-lpc-evaluate = megatron_lpc.evaluate:main",
             "megatron-lpc-precompute-reference = megatron_lpc.precompute_reference:main",
+            "megatron-lpc-data-preview = megatron_lpc.data.preview:main",
             "megatron-lpc-convert = megatron_lpc.convert.program:main",
         ]
     },
