@@ -76,6 +76,7 @@ CONSTANT_LR = IdleRule(
     lambda config: config.training.lr_decay_style == "constant",
 )
 
+NOT_LOADED = IdleRule("without --load", lambda config: config.checkpoint.load is None)
 NOT_SAVED = IdleRule("without --save", lambda config: config.checkpoint.save is None)
 
 NO_PROFILE = IdleRule("without --profile", lambda config: not config.logging.profile)

@@ -66,6 +66,26 @@ def build_dataset(
     return dataset
 
 
+def data_fingerprint(config: DataConfig, tokenizer: Tokenizer, identities: Sequence[str]) -> str:
+    """Hash of everything that decides the tokens.
+
+    Args:
+        identities: what names each source, in order: its `identity`, or its bare name where it is only streamed.
+    """
+    parts = {
+        "version": CACHE_VERSION,
+        "sources": list(identities),
+        "tokenizer": tokenizer.fingerprint,
+        "max_length": config.max_length,
+        "max_prompt_length": config.max_prompt_length,
+        "truncation_mode": config.truncation_mode,
+        "group_column": config.group_column,
+        "chat_template_date": config.chat_template_date,
+        "ignored_columns": sorted(config.ignored_columns),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class _Build:
     """What a data set is made of."""
@@ -76,19 +96,7 @@ class _Build:
     name: str
 
     def fingerprint(self) -> str:
-        """Hash of everything that decides the tokens."""
-        parts = {
-            "version": CACHE_VERSION,
-            "sources": [identity(source) for source in self.sources],
-            "tokenizer": self.tokenizer.fingerprint,
-            "max_length": self.config.max_length,
-            "max_prompt_length": self.config.max_prompt_length,
-            "truncation_mode": self.config.truncation_mode,
-            "group_column": self.config.group_column,
-            "chat_template_date": self.config.chat_template_date,
-            "ignored_columns": sorted(self.config.ignored_columns),
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return data_fingerprint(self.config, self.tokenizer, [identity(source) for source in self.sources])
 
     def write(self, folder: Path, fingerprint: str) -> None:
         """Build the whole folder beside its final place, then rename it: nobody ever sees half of one."""

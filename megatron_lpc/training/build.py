@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from megatron_lpc.config import Config
 from megatron_lpc.data.batch import PairBatch
+from megatron_lpc.data.cache import data_fingerprint
 from megatron_lpc.data.dataset import PairDataset
 from megatron_lpc.data.loader import PairLoader
 from megatron_lpc.data.tokenizer import Tokenizer
@@ -26,6 +26,8 @@ from megatron_lpc.training.loaders import (
 )
 from megatron_lpc.training.policy import TrainablePolicy, build_policy, make_trainable
 from megatron_lpc.training.reference import Reference, build_references
+from megatron_lpc.training.resume import check_resumed
+from megatron_lpc.training.run_length import length_notes, total_steps
 from megatron_lpc.training.setup import RunContext, start_distributed
 from megatron_lpc.training.state import RunState
 
@@ -55,6 +57,8 @@ class Run:
     checkpoints: Checkpoints
     start: RunState
     """How far the run is when this process starts: as the checkpoint says, or at step 0."""
+    notes: tuple[str, ...]
+    """Sentences about the run that the terminal shows at its start."""
 
     @property
     def config(self) -> Config:
@@ -93,6 +97,7 @@ def build_run(config: Config) -> Run:
 
     Raises:
         ConfigError: the options cannot work, a source of data cannot be read, or a checkpoint or cache does not fit.
+            Nothing has then been written.
     """
     return assemble_run(start_distributed(config))
 
@@ -109,14 +114,19 @@ def assemble_run(context: RunContext) -> Run:
         name: open_dataset(config, tokenizer, [source], name) for name, source in config.data.valid_data.items()
     }
     train_iters = total_steps(config, None if train_data is None else len(train_data))
+    notes = [] if train_data is None else length_notes(config.training, len(train_data), train_iters)
+    start = RunState(train_iters=train_iters, data=training_data_fingerprint(config, tokenizer, train_data))
 
     resumed = starting_point(config)
+    if resumed is not None:
+        notes += check_resumed(resumed, config, start)
     chunks = build_policy(context, resumes=resumed is not None)
     untrained = chunks if resumed is None else None
     reference, *valid_references = build_references(context, untrained, [("train", train_data), *valid_data.items()])
     policy = make_trainable(context, chunks, train_iters)
     checkpoints = Checkpoints(context, policy)
-    start = RunState(train_iters=train_iters) if resumed is None else checkpoints.load(resumed)
+    if resumed is not None:
+        start = replace(checkpoints.load(resumed), train_iters=start.train_iters, data=start.data)
 
     if train_data is None:
         train_loader: TrainingLoader = stream_loader(context, tokenizer, start)
@@ -136,16 +146,15 @@ def assemble_run(context: RunContext) -> Run:
         reference=reference,
         checkpoints=checkpoints,
         start=start,
+        notes=tuple(notes),
     )
 
 
-def total_steps(config: Config, pairs: int | None) -> int:
-    """Optimizer steps of the whole run on a data set of `pairs` pairs; None for a stream, whose steps are set."""
-    training = config.training
-    if training.train_iters is not None:
-        return training.train_iters
-    assert pairs is not None
-    return max(1, math.ceil(training.num_train_epochs * pairs / training.global_batch_size))
+def training_data_fingerprint(config: Config, tokenizer: Tokenizer, train_data: PairDataset | None) -> str:
+    """Names the training data of a run; a stream (None), which is not read beforehand, by the names of its sources."""
+    if train_data is not None:
+        return train_data.fingerprint
+    return data_fingerprint(config.data, tokenizer, config.data.train_data)
 
 
 def starting_point(config: Config) -> Path | None:

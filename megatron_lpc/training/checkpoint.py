@@ -17,13 +17,12 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
 
-from megatron_lpc.config import ConfigError
 from megatron_lpc.platform.patches.checkpoint_results_queue import answer_through_results_file
 from megatron_lpc.training.checkpoint_folder import (
     open_partial,
     partial_folder,
     publish,
-    read_description,
+    read_run_description,
     resolve_checkpoint,
     write_description,
 )
@@ -126,7 +125,7 @@ class Checkpoints:
                 tensors.
         """
         folder = resolve_checkpoint(path)
-        description = _read_run_description(folder)
+        description = read_run_description(folder)
         compare_options(folder, description["options"], self._context.config)
         self._load_tensors(folder, description["optimizer_updates"])
         self._restore_scheduler(description["scheduler_steps"])
@@ -153,9 +152,10 @@ class Checkpoints:
         scheduler.step(increment=num_steps)
 
     def _restore_random_state(self, folder: Path, saved_layout: dict[str, Any], iteration: int) -> None:
-        """The saved generators where the parallel layout is the same; elsewhere generators seeded for this step."""
+        """The saved generators where the parallel layout is the same; elsewhere, or where `load_rng` is off, generators
+        seeded for this step."""
         context = self._context
-        if saved_layout == self._parallel_layout():
+        if context.config.checkpoint.load_rng and saved_layout == self._parallel_layout():
             restore_random_state(folder, context.platform)
         else:
             seed_everything(context.config.training.seed + iteration, context.groups)
@@ -196,15 +196,3 @@ class Checkpoints:
             "sequence_parallel": parallel.sequence_parallel,
             "device": self._context.platform.device.type,
         }
-
-
-def _read_run_description(folder: Path) -> dict[str, Any]:
-    """The description of a checkpoint that a run saved.
-
-    Raises:
-        ConfigError: the checkpoint holds only weights.
-    """
-    description = read_description(folder)
-    if "run" not in description:
-        raise ConfigError(f"{folder}: holds only weights; start from it with --pretrained-checkpoint instead of --load")
-    return description

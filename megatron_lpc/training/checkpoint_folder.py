@@ -106,6 +106,18 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({error}); load another checkpoint") from error
 
 
+def read_run_description(folder: Path) -> dict[str, Any]:
+    """The description of a checkpoint that a run saved.
+
+    Raises:
+        ConfigError: the checkpoint holds only weights, or the file cannot be read.
+    """
+    description = read_description(folder)
+    if "run" not in description:
+        raise ConfigError(f"{folder}: holds only weights; start from it with --pretrained-checkpoint instead of --load")
+    return description
+
+
 def read_tensor_index(folder: Path) -> Metadata:
     """torch's index of the tensors in a checkpoint.
 

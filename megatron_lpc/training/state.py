@@ -18,6 +18,8 @@ class RunState:
     """Consecutive steps until now that were skipped."""
     train_iters: int = 0
     """Steps of the whole run, over which schedules extend."""
+    data: str | None = None
+    """Fingerprint of the training data; None in a checkpoint that does not know it."""
     positions: list[dict[str, Any]] = field(default_factory=list)
     """With streamed data, where the reader of each data parallel rank was. Set only in a checkpoint; empty without
     streaming."""

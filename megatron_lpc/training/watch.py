@@ -51,11 +51,8 @@ def watch_run(run: Run) -> Iterator[Observer]:
         print_config(run.config)
         if run.config.checkpoint.save:
             save_resolved(run.config, Path(run.config.checkpoint.save) / "config.yaml")
-        if run.start.train_iters != run.train_iters:
-            watch.message(
-                f"The run was of {run.start.train_iters} steps and is now of {run.train_iters}: "
-                "all schedules follow the new number."
-            )
+        for note in run.notes:
+            watch.message(note)
         yield watch
 
 

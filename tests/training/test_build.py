@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron_lpc.config import CheckpointConfig, Config, ConfigError, ModelConfig, ParallelConfig, TrainingConfig
+from megatron_lpc.config import CheckpointConfig, Config, ConfigError, ModelConfig, ParallelConfig
 from megatron_lpc.data.tokenizer import Tokenizer
-from megatron_lpc.training.build import Run, starting_point, total_steps
+from megatron_lpc.training.build import Run, starting_point
 from megatron_lpc.training.inputs import input_errors, open_tokenizer, resolve
 from megatron_lpc.training.setup import RunContext
 from megatron_lpc.training.state import RunState
@@ -51,15 +51,9 @@ def test_what_is_built_is_not_written_to(built: type) -> None:
 
 @pytest.mark.parametrize(("updated", "bad_steps"), [(True, 0), (False, 3)])
 def test_state_after_a_step(updated: bool, bad_steps: int) -> None:
-    before = RunState(iteration=4, consumed_samples=32, bad_steps=2, train_iters=9, positions=[{"at": 1}])
-    expected = RunState(iteration=5, consumed_samples=40, bad_steps=bad_steps, train_iters=9)
+    before = RunState(iteration=4, consumed_samples=32, bad_steps=2, train_iters=9, data="a", positions=[{"at": 1}])
+    expected = RunState(iteration=5, consumed_samples=40, bad_steps=bad_steps, train_iters=9, data="a")
     assert before.after_step(8, updated) == expected
-
-
-@pytest.mark.parametrize(("epochs", "steps"), [(1.0, 3), (2.0, 5), (0.01, 1)])
-def test_steps_of_a_run(epochs: float, steps: int) -> None:
-    assert total_steps(Config(training=TrainingConfig(num_train_epochs=epochs, global_batch_size=8)), 20) == steps
-    assert total_steps(Config(training=TrainingConfig(train_iters=7)), None) == 7
 
 
 def test_auto_resumes_only_where_there_is_a_checkpoint(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_lpc.config.idle_rules import NOT_SAVED
+from megatron_lpc.config.idle_rules import NOT_LOADED, NOT_SAVED
 from megatron_lpc.config.metadata import Role, option
 
 
@@ -17,6 +17,14 @@ class CheckpointConfig:
 
     load: str | None = option(None, role=Role.RUN, evaluation=True)
     """Folder of checkpoints to resume from. `auto`: `save`, when it holds one."""
+
+    load_rng: bool = option(True, role=Role.RUN, idle=NOT_LOADED)
+    """Resume with the random generators and the seed of the checkpoint. `--no-load-rng` seeds the generators by `seed`,
+    which may then be another."""
+
+    override_data: bool = option(False, role=Role.RUN, idle=NOT_LOADED)
+    """Resume with other training data than the checkpoint's: the run continues in them, after as many pairs as it has
+    seen."""
 
     pretrained_checkpoint: str | None = option(None, role=Role.RUN, evaluation=True)
     """Checkpoint to start from with its weights only."""

@@ -1,0 +1,93 @@
+"""What a run that resumes must share with the one that saved the checkpoint, besides the options of its model.
+
+Checked before a model is built and before anything is written, so a refused run leaves its folder as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from megatron_lpc.command_line import flag_of
+from megatron_lpc.config import Config, ConfigError, shown
+from megatron_lpc.losses import uses_reference
+from megatron_lpc.training.checkpoint_folder import read_run_description
+from megatron_lpc.training.state import RunState
+
+
+def check_resumed(folder: Path, config: Config, start: RunState) -> list[str]:
+    """Refuse to continue the run of a checkpoint as if it were another run.
+
+    Args:
+        folder: of one checkpoint, as `resolve_checkpoint` gives it.
+        start: what this run would be at step 0.
+
+    Returns:
+        Sentences about what changes and is allowed to.
+
+    Raises:
+        ConfigError: one line per reason. The run has fewer steps than are done, other data, another seed or another
+            reference; the options that say it is meant are not set.
+    """
+    description = read_run_description(folder)
+    saved, options = RunState(**description["run"]), description["options"]
+    problems = [
+        *_steps(config, saved, start),
+        *_data(config, saved, start, options["data"]),
+        *_seed(config, options["training"]["seed"]),
+        *_reference(config, options),
+    ]
+    if problems:
+        raise ConfigError("\n".join(f"{problem} ({folder})" for problem in problems))
+    if saved.train_iters == start.train_iters:
+        return []
+    return [
+        f"The run was of {saved.train_iters} steps and is now of {start.train_iters}: "
+        "all schedules follow the new number."
+    ]
+
+
+def _steps(config: Config, saved: RunState, start: RunState) -> Iterator[str]:
+    if start.train_iters >= saved.iteration:
+        return
+    training = config.training
+    if training.train_iters is None:
+        length = f"--num-train-epochs {training.num_train_epochs:g}: is {start.train_iters} steps"
+    else:
+        length = f"--train-iters {training.train_iters}: is fewer steps"
+    yield f"{length}, and the checkpoint has done {saved.iteration}; raise it, or load an earlier checkpoint"
+
+
+def _data(config: Config, saved: RunState, start: RunState, options: dict[str, Any]) -> Iterator[str]:
+    if config.checkpoint.override_data or saved.data in (None, start.data):
+        return
+    now = vars(config.data)
+    differing = [name for name, value in options.items() if name in now and now[name] != value]
+    changes = [f"{flag_of(name)} {shown(options[name])}, now {shown(now[name])}" for name in differing]
+    yield (
+        f"--train-data: the checkpoint's run read other data "
+        f"({'; '.join(changes) or 'the files, the tokenizer or the program have changed'}); "
+        "resume with those, or set --override-data"
+    )
+
+
+def _seed(config: Config, saved: int) -> Iterator[str]:
+    seed = config.training.seed
+    if seed != saved and config.checkpoint.load_rng:
+        yield (
+            f"--seed {seed}: the checkpoint's run has {saved}, on which its data order and latent noise depend; "
+            f"set --seed {saved}, or --no-load-rng"
+        )
+
+
+def _reference(config: Config, options: dict[str, Any]) -> Iterator[str]:
+    """A reference whose weights are not given follows from the seed."""
+    if not uses_reference(config.loss):
+        return
+    now = config.loss.reference_load or config.checkpoint.pretrained_checkpoint
+    before = options["loss"]["reference_load"] or options["checkpoint"]["pretrained_checkpoint"]
+    if now is None and before is not None:
+        yield f"--reference-load: is unset, and the reference of the checkpoint's run is {before}; set it to that"
+    elif now is None and config.training.seed != options["training"]["seed"] and not config.checkpoint.load_rng:
+        yield "--no-load-rng: the reference has fresh weights, which follow from --seed; set that to the checkpoint's"

@@ -1,0 +1,137 @@
+"""A run is not continued as another one: fewer steps, other data, another seed, another reference."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from megatron_lpc.config import Config, ConfigError, parse_args, with_options
+from megatron_lpc.training.checkpoint_folder import write_description
+from megatron_lpc.training.metrics_file import read_metrics
+from megatron_lpc.training.resume import check_resumed
+from megatron_lpc.training.setup import stop_distributed
+from megatron_lpc.training.state import RunState
+
+SAVED = with_options(Config(), train_data=["a.jsonl"], seed=5, pretrained_checkpoint="base", load="runs")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """Of `SAVED`, after 5 steps of 6."""
+    write_description(tmp_path, {"run": asdict(_state()) | {"iteration": 5}, "options": asdict(SAVED)})
+    return tmp_path
+
+
+def _state(train_iters: int = 6, data: str = "data a") -> RunState:
+    return RunState(train_iters=train_iters, data=data)
+
+
+@pytest.mark.parametrize(
+    ("options", "start", "message"),
+    [
+        (
+            {"train_iters": 4},
+            _state(train_iters=4),
+            "--train-iters 4: is fewer steps, and the checkpoint has done 5; raise it, or load an earlier checkpoint",
+        ),
+        ({"num_train_epochs": 0.5}, _state(train_iters=3), "--num-train-epochs 0.5: is 3 steps, and the checkpoint"),
+        (
+            {"train_data": ["b.jsonl"]},
+            _state(data="data b"),
+            r"other data (--train-data ['a.jsonl'], now ['b.jsonl']); resume with those, or set --override-data",
+        ),
+        ({}, _state(data="data b"), "(the files, the tokenizer or the program have changed)"),
+        (
+            {"seed": 7},
+            _state(),
+            "--seed 7: the checkpoint's run has 5, on which its data order and latent noise depend; "
+            "set --seed 5, or --no-load-rng",
+        ),
+        ({"pretrained_checkpoint": None}, _state(), "--reference-load: is unset, and the reference of the"),
+    ],
+)
+def test_another_run_is_refused(
+    checkpoint: Path, options: dict[str, object], start: RunState, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)) as error:
+        check_resumed(checkpoint, with_options(SAVED, **options), start)
+    assert len(str(error.value).splitlines()) == 1
+    assert str(checkpoint) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "start"),
+    [
+        ({}, _state()),
+        ({"seed": 7, "load_rng": False}, _state()),
+        ({"override_data": True}, _state(data="data b")),
+        ({"pretrained_checkpoint": None, "reference_load": "base"}, _state()),
+        ({"pretrained_checkpoint": None, "loss_type": "simpo"}, _state()),
+        ({"lr": 1.0, "kl_weight": 0.5}, _state()),
+    ],
+)
+def test_what_is_meant_is_allowed(checkpoint: Path, options: dict[str, object], start: RunState) -> None:
+    assert check_resumed(checkpoint, with_options(SAVED, **options), start) == []
+
+
+def test_every_reason_is_told_at_once(checkpoint: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        check_resumed(checkpoint, with_options(SAVED, seed=7), _state(train_iters=1, data="data b"))
+    assert len(str(error.value).splitlines()) == 3
+
+
+def test_fresh_weights_of_a_reference_need_their_seed(tmp_path: Path) -> None:
+    fresh = with_options(SAVED, pretrained_checkpoint=None)
+    write_description(tmp_path, {"run": asdict(_state()), "options": asdict(fresh)})
+    with pytest.raises(ConfigError, match="--no-load-rng: the reference has fresh weights"):
+        check_resumed(tmp_path, with_options(fresh, seed=7, load_rng=False), _state())
+
+
+def test_a_checkpoint_that_does_not_know_its_data_resumes(tmp_path: Path) -> None:
+    write_description(tmp_path, {"run": asdict(_state()) | {"data": None}, "options": asdict(SAVED)})
+    assert check_resumed(tmp_path, SAVED, _state(data="data b")) == []
+
+
+@pytest.fixture
+def left_groups() -> Iterator[None]:
+    """A run that is refused leaves its process group to the end of the process."""
+    yield
+    if dist.is_initialized():
+        stop_distributed()
+
+
+def test_a_refused_run_changes_nothing_and_an_allowed_one_goes_on(
+    tiny_run, left_groups, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from megatron_lpc.train import train
+    from megatron_lpc.training import checkpoint
+
+    restored: list[Path] = []
+    monkeypatch.setattr(checkpoint, "restore_random_state", lambda folder, platform: restored.append(folder))
+
+    def run(*flags: str) -> None:
+        common = ("--config", tiny_run.config, "--loss-type", "simpo", "--save", str(tmp_path), "--eval-iters", "1")
+        train(parse_args([*common, "--load", "auto", *flags]))
+
+    def files() -> dict[str, str]:
+        return {name: (tmp_path / name).read_text() for name in ("config.yaml", "metrics.jsonl")}
+
+    run("--train-iters", "2")
+    before = files()
+    with pytest.raises(ConfigError, match="--train-iters 1: is fewer steps"):
+        run("--train-iters", "1")
+    stop_distributed()
+    assert files() == before
+
+    other_data = ("--train-data", str(tiny_run.folder / "test_agree.jsonl"))
+    run("--train-iters", "3", *other_data, "--seed", "6", "--override-data", "--no-load-rng")
+    assert restored == []
+    run("--train-iters", "4", *other_data, "--seed", "6")
+    assert restored == [tmp_path / "iter_0000003"]
+    steps = [line["iteration"] for line in read_metrics(tmp_path / "metrics.jsonl") if "evaluation" not in line]
+    assert steps == [1, 2, 3, 4]
