@@ -63,13 +63,11 @@ def stream_loader(context: RunContext, tokenizer: Tokenizer, state: RunState) ->
     """This rank's part of streamed training data, from where the run was saved.
 
     Raises:
-        ConfigError: the run that is resumed did not stream its data, or had another number of data parallel ranks.
+        ConfigError: the run that is resumed had another number of data parallel ranks.
     """
     config, groups = context.config, context.groups
     positions, dp_rank, dp_size = state.positions, groups.dp_rank, groups.dp_size
     global_batch_size = config.training.global_batch_size
-    if state.consumed_samples and not positions:
-        raise ConfigError("--streaming: the checkpoint is of a run that did not stream its data; resume without it")
     if positions and len(positions) != dp_size:
         raise ConfigError(
             f"--streaming: the checkpoint is of {len(positions)} data parallel ranks, each with its share of the data, "

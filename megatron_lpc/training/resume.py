@@ -60,6 +60,9 @@ def _steps(config: Config, saved: RunState, start: RunState) -> Iterator[str]:
 
 
 def _data(config: Config, saved: RunState, start: RunState, options: dict[str, Any]) -> Iterator[str]:
+    if config.data.streaming and not saved.positions and saved.consumed_samples:
+        yield "--streaming: the checkpoint is of a run that did not stream its data; resume without it"
+        return
     if config.checkpoint.override_data or saved.data in (None, start.data):
         return
     now = vars(config.data)

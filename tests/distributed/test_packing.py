@@ -105,10 +105,3 @@ def test_a_streamed_run_resumes_exactly(tiny_run, tmp_path: Path) -> None:
     assert (
         "the checkpoint is of 2 data parallel ranks, each with its share of the data, and this run has 1" in done.stderr
     )
-
-
-def test_a_run_that_did_not_stream_is_not_resumed_as_one_that_does(tiny_run, separate, separate_run: Path) -> None:
-    flags = ("--streaming", "--train-iters", "8", "--load", str(separate_run))
-    done = torchrun(1, "-m", "megatron_lpc.train", "--config", tiny_run.config, *flags, check=False)
-    assert done.returncode != 0
-    assert "--streaming: the checkpoint is of a run that did not stream its data; resume without it" in done.stderr

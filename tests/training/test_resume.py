@@ -23,7 +23,9 @@ SAVED = with_options(Config(), train_data=["a.jsonl"], seed=5, pretrained_checkp
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """Of `SAVED`, after 5 steps of 6."""
-    write_description(tmp_path, {"run": asdict(_state()) | {"iteration": 5}, "options": asdict(SAVED)})
+    write_description(
+        tmp_path, {"run": asdict(_state()) | {"iteration": 5, "consumed_samples": 160}, "options": asdict(SAVED)}
+    )
     return tmp_path
 
 
@@ -52,12 +54,15 @@ def _state(train_iters: int = 6, data: str = "data a") -> RunState:
             "--seed 7: the checkpoint's run has 5, on which its data order and latent noise depend; "
             "set --seed 5, or --no-load-rng",
         ),
+        (
+            {"streaming": True, "train_iters": 6, "override_data": True},
+            _state(data="data b"),
+            "--streaming: the checkpoint is of a run that did not stream its data; resume without it",
+        ),
         ({"pretrained_checkpoint": None}, _state(), "--reference-load: is unset, and the reference of the"),
     ],
 )
-def test_another_run_is_refused(
-    checkpoint: Path, options: dict[str, object], start: RunState, message: str
-) -> None:
+def test_another_run_is_refused(checkpoint: Path, options: dict[str, object], start: RunState, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)) as error:
         check_resumed(checkpoint, with_options(SAVED, **options), start)
     assert len(str(error.value).splitlines()) == 1
