@@ -1,4 +1,4 @@
-"""How many steps a run has, and what of that deserves a sentence."""
+"""How many steps a run has, and what it says where that surprises."""
 
 from __future__ import annotations
 
