@@ -1,4 +1,4 @@
-"""How many steps a run has, and what it says where that surprises."""
+"""The number of steps, and what is said of it at the start of a run."""
 
 from __future__ import annotations
 
