@@ -50,6 +50,7 @@ setup(
             "megatron-lpc-evaluate = megatron_lpc.evaluate:main",
             "megatron-lpc-precompute-reference = megatron_lpc.precompute_reference:main",
             "megatron-lpc-data-preview = megatron_lpc.data.preview:main",
+            "megatron-lpc-preprocess-data = megatron_lpc.preprocess_data:main",
             "megatron-lpc-convert = megatron_lpc.convert.program:main",
         ]
     },
@@ -60,6 +61,7 @@ setup(
         "transformers>=5",
         "datasets>=4",
         "sentencepiece",
+        "filelock",
         "protobuf",
         "packaging",
         "safetensors",

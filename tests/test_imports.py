@@ -18,7 +18,7 @@ LAYERS = (
     ("model",),
     ("training",),
     ("convert", "evaluation"),
-    ("evaluate", "precompute_reference", "train"),
+    ("evaluate", "precompute_reference", "preprocess_data", "train"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 NAMES = sorted(path.stem for path in (ROOT / "megatron_lpc").iterdir() if path.is_dir() or path.suffix == ".py")

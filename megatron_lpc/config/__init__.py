@@ -34,7 +34,7 @@ from megatron_lpc.config.schema import (
     ParallelConfig,
     TrainingConfig,
 )
-from megatron_lpc.config.validate import validate, validate_vocab
+from megatron_lpc.config.validate import validate, validate_data, validate_vocab
 
 __all__ = [
     "CheckpointConfig",
@@ -66,6 +66,7 @@ __all__ = [
     "shown",
     "training_only_options",
     "validate",
+    "validate_data",
     "validate_vocab",
     "with_defaults",
     "with_options",

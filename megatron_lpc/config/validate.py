@@ -48,6 +48,15 @@ def validate(config: Config, world_size: int, device_type: str | None = None) ->
     )
 
 
+def validate_data(config: Config) -> None:
+    """Refuse values out of range and the data options that cannot work, whatever model and processes they are for.
+
+    Raises:
+        ConfigError: every broken rule, one line per rule.
+    """
+    _refuse([*out_of_range(config), *run.files(config), *run.lengths(config)])
+
+
 def validate_vocab(config: Config, tokenizer_vocab_size: int) -> None:
     """Refuse a vocabulary that the tokenizer exceeds or that tensor parallel ranks cannot split.
 

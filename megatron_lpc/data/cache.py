@@ -5,64 +5,59 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import tempfile
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from megatron_lpc.config.schema import DataConfig
-from megatron_lpc.data.dataset import BAD_ROWS_FILE, PAIRS_FILE, SUMMARY_FILE, PairDataset, write_pairs
-from megatron_lpc.data.encode import EncodedPair, encode_pair
+from megatron_lpc.data.dataset import BAD_ROWS_FILE, SUMMARY_FILE, PairDataset, write_index
 from megatron_lpc.data.fingerprint import digest
-from megatron_lpc.data.pairs import to_pair
+from megatron_lpc.data.shards import bad_rows_files, merge_bad_rows, num_shards, write_shards
 from megatron_lpc.data.source import BadRow, Row, identity, read_rows
 from megatron_lpc.data.template_date import keep_template_date
+from megatron_lpc.data.tokenization import EncodedRows, RowEncoder, encode_rows
 from megatron_lpc.data.tokenizer import Tokenizer
-from megatron_lpc.files import write_json, write_text
+from megatron_lpc.files import write_json
 from megatron_lpc.terminal import progress
 
-CACHE_VERSION = 2
-"""Raise it with every change after which a row would give other tokens."""
+CACHE_VERSION = 3
+"""Raise it with every change after which a row would give other tokens, or the folder other files."""
 
 logger = logging.getLogger(__name__)
 
 
-def build_dataset(
-    config: DataConfig,
-    tokenizer: Tokenizer,
-    sources: Sequence[str],
-    name: str,
-    *,
-    is_builder: bool = True,
-) -> PairDataset:
+def build_dataset(config: DataConfig, tokenizer: Tokenizer, sources: Sequence[str], name: str) -> PairDataset:
     """The tokenized pairs of `sources`, from the cache where they are there.
 
-    Only a builder writes. The other processes of a run call this when the builder has done so, and open the same
-    folder. Independent runs may build the same folder at one time: the first to finish wins.
+    What is missing is built, after the shards that an interrupted build has left. Of independent runs that need the
+    same folder at one time, one builds it and the others wait.
 
     Args:
         sources: files or Hub names.
         name: of the data set, for messages.
-        is_builder: whether this process builds what is missing, and warns of rows that were left out.
 
     Raises:
         BadRow: under `bad_rows: stop`, the first unusable row, also of a cache that was built under `skip`.
         ValueError: a source cannot be read or holds no usable row, or the cache is damaged.
         LookupError: there are chat messages but no chat template.
         FileNotFoundError: there is no such source.
+        ChildProcessError: a process that tokenizes was killed.
     """
     if not sources:
         raise ValueError(f"no files for data set `{name}`. Give them with --train-data or --valid-data.")
     build = _Build(config, tokenizer, sources, name)
     fingerprint = build.fingerprint()
     folder = Path(config.data_cache_path) / fingerprint[:20]
-    if is_builder and not folder.exists():
+    if not folder.exists():
         build.write(folder, fingerprint)
     dataset = PairDataset(folder)
-    if dataset.num_bad_rows and is_builder:
+    if dataset.num_bad_rows:
         logger.warning("%s: left out %d unusable rows, see %s", name, dataset.num_bad_rows, dataset.bad_rows_file)
-    if dataset.num_bad_rows and config.bad_rows == "stop":
-        raise _first_bad_row(dataset)
+        _refuse_bad_rows(config, dataset.bad_rows_file)
     return dataset
 
 
@@ -101,57 +96,82 @@ class _Build:
     def write(self, folder: Path, fingerprint: str) -> None:
         """Build the whole folder beside its final place, then rename it: nobody ever sees half of one."""
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as temporary:
-            unfinished = Path(temporary) / folder.name
-            unfinished.mkdir()
-            self._write_files(unfinished, fingerprint)
+        unfinished = folder.with_name(f".building-{folder.name}")
+        with self._lock(folder.with_name(f".{folder.name}.lock")):
+            if folder.exists():
+                return
+            unfinished.mkdir(exist_ok=True)
             try:
-                unfinished.rename(folder)
-            except OSError:
-                # Another run may have been faster, and has written the same.
-                if not folder.exists():
-                    raise
+                self._write_files(unfinished, fingerprint)
+            except Exception:
+                if not num_shards(unfinished):
+                    shutil.rmtree(unfinished)
+                raise
+            for merged in bad_rows_files(unfinished):
+                merged.unlink()
+            unfinished.rename(folder)
+
+    @contextmanager
+    def _lock(self, path: Path) -> Iterator[None]:
+        """Held by the one process that builds; a process that is killed lets go of it."""
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            logger.warning("%s: waiting for another run that tokenizes the same data (it holds %s)", self.name, path)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _write_files(self, folder: Path, fingerprint: str) -> None:
+        if (folder / SUMMARY_FILE).exists():
+            return
+        for file in bad_rows_files(folder):
+            _refuse_bad_rows(self.config, file)
+        if num_shards(folder):
+            logger.warning("%s: going on after %d shards of an interrupted run", self.name, num_shards(folder))
         date = keep_template_date(folder, self.tokenizer)
-        bad_rows: list[BadRow] = []
-        num_pairs = write_pairs(folder / PAIRS_FILE, self._encoded_pairs(bad_rows))
+        write_shards(folder, progress(self._rows(), f"Tokenizing {self.name}", unit="rows"), self._encode)
+        num_bad_rows = merge_bad_rows(folder)
+        num_pairs = write_index(folder)
         if num_pairs == 0:
-            first = f" The first of {len(bad_rows)} bad rows: {bad_rows[0]}" if bad_rows else ""
-            raise ValueError(f"data set `{self.name}` ({', '.join(self.sources)}) holds no usable row.{first}")
-        if bad_rows:
-            write_text(folder / BAD_ROWS_FILE, "".join(bad.to_json() + "\n" for bad in bad_rows))
+            problem = f"data set `{self.name}` ({', '.join(self.sources)}) holds no usable row."
+            if num_bad_rows:
+                problem += f" The first of {num_bad_rows} bad rows: {_first_bad_row(folder / BAD_ROWS_FILE)}"
+            raise ValueError(problem)
         summary = {
             # Another date makes other tokens, though the same folder is wanted on all days.
             "fingerprint": fingerprint if date is None else digest(fingerprint, date),
             "chat_template_date": date,
             "rows": num_pairs,
-            "bad_rows": len(bad_rows),
+            "bad_rows": num_bad_rows,
             "sources": list(self.sources),
             "options": asdict(self.config),
         }
         write_json(folder / SUMMARY_FILE, summary)
 
-    def _encoded_pairs(self, bad_rows: list[BadRow]) -> Iterator[EncodedPair]:
-        """The pairs of all usable rows; under `bad_rows: skip` the others are appended to `bad_rows`."""
-        for row in progress(self._rows(), f"Tokenizing {self.name}", unit="rows"):
-            try:
-                yield self._encode(row)
-            except BadRow as bad:
-                if self.config.bad_rows == "stop":
-                    raise
-                bad_rows.append(bad)
-
     def _rows(self) -> Iterator[Row | BadRow]:
         for source in self.sources:
             yield from read_rows(source)
 
-    def _encode(self, row: Row | BadRow) -> EncodedPair:
-        if isinstance(row, BadRow):
-            raise row
-        return encode_pair(to_pair(row, self.config), self.tokenizer, self.config)
+    def _encode(self, rows: Iterable[Row | BadRow]) -> Generator[EncodedRows, None, None]:
+        """The rows, encoded; under `bad_rows: stop` up to the first that cannot be."""
+        encoder = RowEncoder(self.tokenizer, self.config)
+        with closing(encode_rows(rows, encoder, self.config.num_workers)) as encoded:
+            for chunk in encoded:
+                if chunk.bad_rows and self.config.bad_rows == "stop":
+                    raise chunk.bad_rows[0]
+                yield chunk
 
 
-def _first_bad_row(dataset: PairDataset) -> BadRow:
-    with open(dataset.bad_rows_file, encoding="utf-8") as file:
-        return BadRow(**json.loads(file.readline()))
+def _refuse_bad_rows(config: DataConfig, file: Path) -> None:
+    """Raises the first row of a file of bad rows, unless they are skipped."""
+    if config.bad_rows == "stop":
+        raise _first_bad_row(file)
+
+
+def _first_bad_row(file: Path) -> BadRow:
+    with open(file, encoding="utf-8") as lines:
+        return BadRow(**json.loads(lines.readline()))

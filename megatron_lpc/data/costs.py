@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from torch import Tensor
 Lengths = TypeVar("Lengths", NDArray[np.int64], Tensor)
 
 
-def pair_tokens(lengths: NDArray[np.int64], share_prompt: bool) -> NDArray[np.int64]:
+def pair_tokens(lengths: NDArray[np.integer[Any]], share_prompt: bool) -> NDArray[np.int64]:
     """[P] tokens of each whole pair; its prompt counts twice where it is not shared."""
     prompts = 1 if share_prompt else 2
     return lengths @ np.array([prompts, 1, 1])

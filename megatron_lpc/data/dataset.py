@@ -1,15 +1,20 @@
-"""A tokenized data set: one folder, written once as an Arrow file and memory-mapped by every process.
+"""A tokenized data set: one folder, written once and memory-mapped by every process.
 
-pairs.arrow      prompt, chosen, rejected (lists of int32 token ids) and group (text or null), one record per pair
-bad_rows.jsonl   the rows that were left out; only there when there are some
-summary.json     fingerprint, counts, sources and options
+pairs-NNNNN.arrow  shards; prompt, chosen, rejected (lists of int32 token ids) and group (text or null), one record per
+                   pair
+lengths.bin        [P, 3] int32 tokens of the prompt, chosen and rejected of all P pairs
+batch_ends.bin     int64 pairs up to the end of each record batch, over all shards
+bad_rows.jsonl     the rows that were left out; only there when there are some
+summary.json       fingerprint, counts, sources and options
+
+Opening it and reading a pair take no memory that grows with the number of pairs, but for some bytes per record batch.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +24,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from megatron_lpc.data.encode import EncodedPair
+from megatron_lpc.files import whole_file
 
-PAIRS_FILE = "pairs.arrow"
 BAD_ROWS_FILE = "bad_rows.jsonl"
 SUMMARY_FILE = "summary.json"
+_LENGTHS_FILE = "lengths.bin"
+_BATCH_ENDS_FILE = "batch_ends.bin"
 
 _TEXTS = ("prompt", "chosen", "rejected")
 _TOKEN_IDS = pa.list_(pa.int32())
-_SCHEMA = pa.schema([*((name, _TOKEN_IDS) for name in _TEXTS), ("group", pa.string())])
-_PAIRS_PER_RECORD_BATCH = 1024
+PAIR_SCHEMA = pa.schema([*((name, _TOKEN_IDS) for name in _TEXTS), ("group", pa.string())])
 
 
 class PairDataset:
@@ -38,7 +44,8 @@ class PairDataset:
         Raises:
             ValueError: the folder does not hold what its summary says.
         """
-        summary, self._table = _open(folder)
+        summary, self._shards, self._batch_ends, self.lengths = _open(folder)
+        self._first_batches = np.cumsum([0, *(shard.num_record_batches for shard in self._shards)])
         self.folder = folder
         self.fingerprint: str = summary["fingerprint"]
         """Hash of the data, the tokenizer and the options that made the tokens."""
@@ -46,8 +53,11 @@ class PairDataset:
         self.bad_rows_file = folder / BAD_ROWS_FILE
         """JSON lines {file, line, reason, fix} of the rows that were left out; only there when `num_bad_rows` > 0."""
 
+    lengths: NDArray[np.int32]
+    """[P, 3] tokens of the prompt, chosen and rejected of all P pairs, memory-mapped."""
+
     def __len__(self) -> int:
-        return self._table.num_rows
+        return len(self.lengths)
 
     def __getitem__(self, example_index: int) -> EncodedPair:
         """One pair; its token ids are views of the file, not copies.
@@ -57,53 +67,88 @@ class PairDataset:
         """
         if not 0 <= example_index < len(self):
             raise IndexError(f"example index {example_index} of a data set of {len(self)} pairs")
-        prompt, chosen, rejected = (self._table[name][example_index].values.to_numpy() for name in _TEXTS)
-        return EncodedPair(prompt, chosen, rejected, self._table["group"][example_index].as_py())
-
-    @cached_property
-    def lengths(self) -> NDArray[np.int64]:
-        """[P, 3] tokens of the prompt, chosen and rejected of all P pairs."""
-        columns = [pc.list_value_length(self._table[name]).to_numpy() for name in _TEXTS]
-        return np.stack(columns, axis=1).astype(np.int64)
+        number = int(np.searchsorted(self._batch_ends, example_index, side="right"))
+        start = self._batch_ends[number - 1] if number else 0
+        batch, position = self._batch(number), example_index - int(start)
+        prompt, chosen, rejected = (batch[name][position].values.to_numpy() for name in _TEXTS)
+        return EncodedPair(prompt, chosen, rejected, batch["group"][position].as_py())
 
     @property
     def groups(self) -> list[str | None]:
         """[P] group of every pair; None throughout when `group_column` is unset."""
-        return self._table["group"].to_pylist()
+        batches = (self._batch(number)["group"].to_pylist() for number in range(len(self._batch_ends)))
+        return list(chain.from_iterable(batches))
+
+    def _batch(self, number: int) -> pa.RecordBatch:
+        shard = int(np.searchsorted(self._first_batches, number, side="right")) - 1
+        return self._shards[shard].get_batch(number - int(self._first_batches[shard]))
 
 
-def write_pairs(path: Path, pairs: Iterable[EncodedPair]) -> int:
-    """Write `pairs.arrow` from pairs that need not fit memory together.
+def record_batch(pairs: Sequence[EncodedPair]) -> pa.RecordBatch:
+    """Pairs as a part of a shard."""
+    texts = [_token_lists([getattr(pair, name) for pair in pairs]) for name in _TEXTS]
+    groups = pa.array([pair.group for pair in pairs], pa.string())
+    return pa.RecordBatch.from_arrays([*texts, groups], schema=PAIR_SCHEMA)
+
+
+def _token_lists(texts: Sequence[Sequence[int]]) -> pa.ListArray:
+    offsets = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+    tokens = np.fromiter(chain.from_iterable(texts), np.int32, count=offsets[-1])
+    return pa.ListArray.from_arrays(offsets, tokens)
+
+
+def shard_file(folder: Path, number: int) -> Path:
+    """Where shard `number` of a data set lies."""
+    return folder / f"pairs-{number:05d}.arrow"
+
+
+def write_index(folder: Path) -> int:
+    """Write what is beside the shards of a folder, so that nobody has to read them to find a pair.
 
     Returns:
         The number of pairs.
     """
     num_pairs = 0
-    batch: list[EncodedPair] = []
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
-        for pair in pairs:
-            batch.append(pair)
-            if len(batch) == _PAIRS_PER_RECORD_BATCH:
-                writer.write_batch(_record_batch(batch))
+    with (
+        whole_file(folder / _LENGTHS_FILE) as lengths_path,
+        whole_file(folder / _BATCH_ENDS_FILE) as ends_path,
+        open(lengths_path, "wb") as lengths,
+        open(ends_path, "wb") as ends,
+    ):
+        for shard in _open_shards(folder):
+            for number in range(shard.num_record_batches):
+                batch = shard.get_batch(number)
                 num_pairs += len(batch)
-                batch.clear()
-        writer.write_batch(_record_batch(batch))
-    return num_pairs + len(batch)
+                columns = [pc.list_value_length(batch[name]).to_numpy() for name in _TEXTS]
+                lengths.write(np.stack(columns, axis=1).astype("<i4").tobytes())
+                ends.write(np.array(num_pairs, "<i8").tobytes())
+    return num_pairs
 
 
-def _record_batch(pairs: Sequence[EncodedPair]) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pylist([vars(pair) for pair in pairs], schema=_SCHEMA)
+def _open_shards(folder: Path) -> list[pa.RecordBatchFileReader]:
+    return [pa.ipc.open_file(pa.memory_map(str(path))) for path in sorted(folder.glob("pairs-*.arrow"))]
 
 
-def _open(folder: Path) -> tuple[dict[str, Any], pa.Table]:
-    """The summary and the pairs of a cache folder that is intact."""
+def _open(
+    folder: Path,
+) -> tuple[dict[str, Any], list[pa.RecordBatchFileReader], NDArray[np.int64], NDArray[np.int32]]:
+    """Summary, shards, ends of record batches and lengths of a cache folder that is intact."""
     remedy = "Delete the folder; the next run builds it again"
     try:
         summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
-        table = pa.ipc.open_file(pa.memory_map(str(folder / PAIRS_FILE))).read_all()
         num_pairs = summary["rows"]
+        shards = _open_shards(folder)
+        batch_ends = np.fromfile(folder / _BATCH_ENDS_FILE, "<i8")
+        lengths = np.memmap(folder / _LENGTHS_FILE, "<i4", mode="r").reshape(-1, len(_TEXTS))
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{folder}: unreadable data cache ({error}). {remedy}.") from error
-    if table.num_rows != num_pairs or table.schema != _SCHEMA:
+    num_batches = sum(shard.num_record_batches for shard in shards)
+    is_intact = (
+        len(lengths) == num_pairs
+        and len(batch_ends) == num_batches
+        and batch_ends[-1] == num_pairs
+        and all(shard.schema == PAIR_SCHEMA for shard in shards)
+    )
+    if not is_intact:
         raise ValueError(f"{folder}: the data cache does not fit its {SUMMARY_FILE}. {remedy}.")
-    return summary, table
+    return summary, shards, batch_ends, lengths

@@ -68,7 +68,7 @@ class PairLoader:
 
     def _plan(self, examples: NDArray[np.int64]) -> list[list[int]]:
         """This rank's micro-batches of a global batch of `examples`, as positions in it."""
-        plan = self.planner.plan(self.dataset.lengths[examples], self.dp_size)
+        plan = self.planner.plan(self.dataset.lengths[examples].astype(np.int64), self.dp_size)
         return plan[self.dp_rank :: self.dp_size]
 
     def _pair(self, sample_id: int, example_index: int) -> IndexedPair:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from megatron_lpc.data.collate import collate
 from megatron_lpc.data.costs import pair_tokens, query_key_pairs, sequence_tokens
 from megatron_lpc.data.encode import EncodedPair
 from megatron_lpc.data.packing import pack
+
+_BLOCK = 1 << 20
+"""Pairs whose lengths are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -74,20 +78,24 @@ class MicroBatchPlanner:
         costs = tokens + self.attention_cost * query_key_pairs(lengths, self.share_prompt)
         return pack(tokens.tolist(), costs.tolist(), self.pack_to, self.micro_batch_multiple * dp_size)
 
-    def check_fit(self, lengths: NDArray[np.int64]) -> None:
+    def check_fit(self, lengths: NDArray[np.integer[Any]]) -> None:
         """Check that each pair fits a packed sequence.
+
+        Args:
+            lengths: as `plan` takes it; read in blocks, since it may be a file.
 
         Raises:
             ValueError: one does not.
         """
         if self.pack_to is None:
             return
-        tokens = pair_tokens(lengths, self.share_prompt)
-        if tokens.max() > self.pack_to:
-            raise ValueError(
-                f"--pack-to {self.pack_to}: pair {tokens.argmax()} of {len(tokens)} (from 0) has {tokens.max()} tokens "
-                "with both responses; raise it to that, or lower --max-length"
-            )
+        for start in range(0, len(lengths), _BLOCK):
+            tokens = pair_tokens(lengths[start : start + _BLOCK], self.share_prompt)
+            if tokens.max() > self.pack_to:
+                raise ValueError(
+                    f"--pack-to {self.pack_to}: pair {start + tokens.argmax()} of {len(lengths)} (from 0) has "
+                    f"{tokens.max()} tokens with both responses; raise it to that, or lower --max-length"
+                )
 
     def collate(self, micro_batches: Sequence[Sequence[IndexedPair]]) -> list[PairBatch]:
         """The tensors of a step's micro-batches."""

@@ -28,6 +28,10 @@ class BadRow(ValueError):
         self.reason = reason
         self.fix = fix
 
+    def __reduce__(self) -> tuple[type[BadRow], tuple[str, int, str, str]]:
+        # Exceptions are pickled with the arguments of `super().__init__` unless told otherwise.
+        return BadRow, (self.file, self.line, self.reason, self.fix)
+
     def to_json(self) -> str:
         """One line of JSON: {file, line, reason, fix}."""
         return json.dumps(vars(self), ensure_ascii=False)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-
-import torch.distributed as dist
+from pathlib import Path
 
 from megatron_lpc.config import Config, ConfigError, validate_vocab, with_options
 from megatron_lpc.data.cache import build_dataset
 from megatron_lpc.data.dataset import PairDataset
 from megatron_lpc.data.tokenizer import Tokenizer, load_tokenizer
+from megatron_lpc.training.first_rank import from_first_rank
 from megatron_lpc.training.setup import RunContext
 
 
@@ -61,9 +61,7 @@ def open_inputs(context: RunContext) -> tuple[RunContext, Tokenizer]:
 
 
 def open_dataset(config: Config, tokenizer: Tokenizer, sources: Sequence[str], name: str) -> PairDataset:
-    """A tokenized data set. Rank 0 builds what is not yet cached.
-
-    Collectives: one broadcast from rank 0 over the world, at which the other ranks wait.
+    """A tokenized data set. Rank 0 builds what is not yet cached; the others wait for as long as that takes.
 
     Args:
         sources: files or Hub names.
@@ -71,16 +69,13 @@ def open_dataset(config: Config, tokenizer: Tokenizer, sources: Sequence[str], n
 
     Raises:
         ConfigError: on all ranks alike; a source cannot be read, a row of it cannot be used, or the tokenizer lacks the
-            chat template that it needs.
+            chat template that it needs. On one rank: it does not see the folder that rank 0 has written.
     """
-    problem: list[str | None] = [None]
-    if dist.get_rank() == 0:
-        try:
-            with input_errors():
-                build_dataset(config.data, tokenizer, sources, name)
-        except ConfigError as error:
-            problem = [str(error)]
-    dist.broadcast_object_list(problem, src=0)
-    if problem[0] is not None:
-        raise ConfigError(problem[0])
-    return build_dataset(config.data, tokenizer, sources, name, is_builder=False)
+
+    def build() -> str:
+        with input_errors():
+            return str(build_dataset(config.data, tokenizer, sources, name).folder)
+
+    folder = from_first_rank(build)
+    with input_errors():
+        return PairDataset(Path(folder))

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_lpc.data import cache
-from megatron_lpc.data import dataset as dataset_module
+from megatron_lpc.data import cache, shards, tokenization
 from megatron_lpc.data.cache import build_dataset
 from megatron_lpc.data.encode import encode_pair
 from megatron_lpc.data.pairs import to_pair
@@ -39,26 +38,40 @@ def builds(monkeypatch):
         rows.append(pair.location.line)
         return encode_pair(pair, tokenizer, config)
 
-    monkeypatch.setattr(cache, "encode_pair", spy)
+    monkeypatch.setattr(tokenization, "encode_pair", spy)
     return rows
 
 
-def build(config, *sources, **options):
-    return build_dataset(config, load_tokenizer(config), sources, "train", **options)
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Shards of 2 chunks of 3 rows."""
+    monkeypatch.setattr(tokenization, "ROWS_PER_CHUNK", 3)
+    monkeypatch.setattr(shards, "ROWS_PER_CHUNK", 3)
+    monkeypatch.setattr(shards, "CHUNKS_PER_SHARD", 2)
+
+
+def build(config, *sources):
+    return build_dataset(config, load_tokenizer(config), sources, "train")
+
+
+def folders(config):
+    """What is in the cache but for the locks."""
+    return [path for path in Path(config.data_cache_path).iterdir() if path.suffix != ".lock"]
 
 
 def as_lists(pair):
     return [list(pair.prompt), list(pair.chosen), list(pair.rejected), pair.group]
 
 
-def test_the_cache_holds_every_pair_in_order(config, source, monkeypatch):
-    monkeypatch.setattr(dataset_module, "_PAIRS_PER_RECORD_BATCH", 3)
-    options = config(group_column="annotator")
+def test_the_cache_holds_every_pair_in_order(config, source, small_shards):
+    options = config(group_column="annotator", num_workers=1)
     dataset = build(options, source, source)
     tokenizer = load_tokenizer(options)
     expected = [as_lists(encode_pair(to_pair(row, options), tokenizer, options)) for row in read_rows(source)]
     assert [as_lists(dataset[i]) for i in range(len(dataset))] == expected * 2
     assert dataset.groups == [str(i % 2) for i in range(10)] * 2
+    assert dataset.lengths.tolist() == [list(dataset[i].lengths) for i in range(20)]
+    assert len(list(dataset.folder.glob("pairs-*.arrow"))) == 4
     assert not dataset[0].prompt.flags.owndata  # a view of the file, not a copy
     for example_index in (-1, 20):
         with pytest.raises(IndexError, match=f"example index {example_index} of a data set of 20 pairs"):
@@ -71,7 +84,7 @@ def test_groups_are_none_without_a_group_column(config, source):
 
 def test_the_cache_is_used_again(config, source, builds):
     first = build(config(), source)
-    again = build(config(bad_rows="skip"), source, is_builder=False)
+    again = build(config(bad_rows="skip", num_workers=2), source)
     assert len(builds) == 10
     assert again.fingerprint == first.fingerprint
 
@@ -106,26 +119,10 @@ def test_the_cache_is_rebuilt_after_a_change(
     assert len(builds) == 20
 
 
-def test_only_the_builder_builds(config, source, builds):
-    with pytest.raises(ValueError, match="unreadable data cache"):
-        build(config(), source, is_builder=False)
-    assert builds == []
-    built = build(config(), source)
-    assert len(builds) == 10
-    opened = build(config(), source, is_builder=False)
-    assert opened.folder == built.folder
-    assert len(opened) == len(builds) == 10
-
-
-def test_without_a_built_cache_a_reader_fails(config, source):
-    with pytest.raises(ValueError, match="unreadable data cache"):
-        build(config(), source, is_builder=False)
-
-
-def test_stop_at_the_first_bad_row(config, bad_source, tmp_path):
+def test_stop_at_the_first_bad_row(config, bad_source):
     with pytest.raises(BadRow, match=r"bad.jsonl:2: column `chosen` is missing"):
         build(config(), bad_source)
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert folders(config()) == []
 
 
 def test_skip_counts_reports_and_records_bad_rows(config, bad_source, caplog):
@@ -137,10 +134,6 @@ def test_skip_counts_reports_and_records_bad_rows(config, bad_source, caplog):
     recorded = [json.loads(line) for line in dataset.bad_rows_file.read_text().splitlines()]
     assert [(bad["file"], bad["line"]) for bad in recorded] == [(bad_source, 2), (bad_source, 3), (bad_source, 5)]
     assert recorded[1]["reason"] == "the chosen response is empty"
-    # The other ranks do not repeat the message.
-    caplog.clear()
-    build(config(bad_rows="skip"), bad_source, is_builder=False)
-    assert not caplog.text
 
 
 def test_stop_is_honoured_by_a_cache_built_under_skip(config, bad_source):
@@ -169,44 +162,57 @@ def test_a_missing_chat_template_is_not_a_bad_row(config, tmp_path, write_jsonl)
         build(config(bad_rows="skip"), source)
 
 
-def test_a_killed_build_leaves_nothing_that_is_used(config, source, tmp_path, sentencepiece_file):
+def test_an_interrupted_build_goes_on(config, source, tmp_path, sentencepiece_file, builds, small_shards, caplog):
     code = f"""
 import os
 from megatron_lpc.config.schema import DataConfig
-from megatron_lpc.data import cache, dataset
+from megatron_lpc.data import cache, shards, tokenization
 from megatron_lpc.data.tokenizer import load_tokenizer
-inner, dataset._PAIRS_PER_RECORD_BATCH = cache.encode_pair, 2
-cache.encode_pair = lambda pair, *rest: os._exit(9) if pair.location.line == 8 else inner(pair, *rest)
-config = DataConfig(tokenizer_model={sentencepiece_file!r}, data_cache_path={str(tmp_path / "cache")!r})
+tokenization.ROWS_PER_CHUNK, shards.ROWS_PER_CHUNK, shards.CHUNKS_PER_SHARD = 3, 3, 2
+inner = shards._write_shard
+shards._write_shard = lambda folder, number, rows: os._exit(9) if number == 1 else inner(folder, number, rows)
+config = DataConfig(tokenizer_model={sentencepiece_file!r}, data_cache_path={str(tmp_path / "cache")!r}, num_workers=2)
 cache.build_dataset(config, load_tokenizer(config), [{source!r}], "train")
 """
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    killed = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    # Its output ends when its last process has: those that it started do not outlive it.
+    killed = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=False, stdout=subprocess.PIPE, timeout=300
+    )
     assert killed.returncode == 9
-    left = [path.name for path in (tmp_path / "cache").iterdir()]
-    assert left
-    assert all(name.startswith(".building-") for name in left)
-    assert len(build(config(), source)) == 10
+    (left,) = folders(config())
+    assert left.name.startswith(".building-")
+    resumed = build(config(num_workers=1), source)
+    assert builds == [7, 8, 9, 10], "6 rows are in the first shard"
+    assert "going on after 1 shards" in caplog.text
+    assert folders(config()) == [resumed.folder]
+    uninterrupted = build(config(data_cache_path=str(tmp_path / "other"), num_workers=1), source)
+    for file in uninterrupted.folder.glob("*.[ab]*"):
+        assert file.read_bytes() == (resumed.folder / file.name).read_bytes()
+    assert {path.name for path in resumed.folder.iterdir()} == {path.name for path in uninterrupted.folder.iterdir()}
 
 
-def test_several_may_build_at_once(config, source, tmp_path):
+def test_a_build_that_is_stopped_by_a_bad_row_goes_on_when_rows_are_skipped(
+    config, tmp_path, write_jsonl, rows, builds, small_shards
+):
+    source = write_jsonl(tmp_path / "bad.jsonl", [*rows[:4], {}, *rows[4:8], {}, *rows[8:]])
+    stop, skip = config(num_workers=1), config(num_workers=1, bad_rows="skip")
+    with pytest.raises(BadRow, match=r"bad.jsonl:5: column"):
+        build(stop, source)
+    assert folders(stop) == []
+    builds.clear()
+    dataset = build(skip, source)
+    assert len(builds) == len(dataset) == 10
+    assert [json.loads(line)["line"] for line in dataset.bad_rows_file.read_text().splitlines()] == [5, 10]
+    assert not list(dataset.folder.glob("bad_rows-*"))
+
+
+def test_several_may_build_at_once(config, source, builds):
     with ThreadPoolExecutor(4) as pool:
         datasets = list(pool.map(lambda _: build(config(), source), range(4)))
     assert [len(dataset) for dataset in datasets] == [10] * 4
-    assert len(list((tmp_path / "cache").iterdir())) == 1
-
-
-def test_the_slower_of_two_builds_takes_the_cache_of_the_faster(config, source, tmp_path, monkeypatch):
-    inner = cache.write_pairs
-
-    def overtaken(path, pairs):
-        monkeypatch.setattr(cache, "write_pairs", inner)
-        build(config(), source)
-        return inner(path, pairs)
-
-    monkeypatch.setattr(cache, "write_pairs", overtaken)
-    assert len(build(config(), source)) == 10
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert folders(config()) == [datasets[0].folder]
+    assert len(builds) == 10, "one of them has"
 
 
 def test_a_cache_that_cannot_be_put_in_place_is_an_error(config, source, monkeypatch):
@@ -220,12 +226,13 @@ def test_a_cache_that_cannot_be_put_in_place_is_an_error(config, source, monkeyp
 
 def test_a_damaged_cache_is_refused(config, source):
     build(config(), source)
-    folder = next(Path(config().data_cache_path).iterdir())
-    whole = (folder / "pairs.arrow").read_bytes()
-    (folder / "pairs.arrow").write_bytes(whole[:-20])
-    with pytest.raises(ValueError, match=r"unreadable data cache .* Delete the folder"):
-        build(config(), source)
-    (folder / "pairs.arrow").write_bytes(whole)
+    (folder,) = folders(config())
+    for name in ("pairs-00000.arrow", "lengths.bin", "batch_ends.bin"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[:-20])
+        with pytest.raises(ValueError, match=r"data cache .* Delete the folder"):
+            build(config(), source)
+        (folder / name).write_bytes(whole)
     summary = json.loads((folder / "summary.json").read_text())
     (folder / "summary.json").write_text(json.dumps(summary | {"rows": 9}))
     with pytest.raises(ValueError, match=r"does not fit its summary\.json\. Delete the folder"):

@@ -66,5 +66,8 @@ class DataConfig:
     ignored_columns: list[str] = option([], role=Role.RUN, evaluation=True)
     """Columns that are not read, although they could change the prompt (`system`, `tools`, `images` …)."""
 
+    num_workers: int | None = option(None, range="[1, inf)", role=Role.RUN, evaluation=True)
+    """Processes that tokenize data which is not cached yet; as many as this process may use cores when unset."""
+
     group_column: str | None = option(None, role=Role.RUN, evaluation=True)
     """Column with the group of a pair (its annotator or source), for support evaluation; the model never sees it."""

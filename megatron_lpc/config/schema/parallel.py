@@ -56,4 +56,4 @@ class ParallelConfig:
     """With `full`: layers per block, or recomputed layers per stage."""
 
     distributed_timeout_minutes: int = option(10, range="[1, inf)", role=Role.RUN, evaluation=True)
-    """Minutes after which a waiting collective fails. Other ranks also wait while rank 0 tokenizes new data."""
+    """Minutes after which a waiting collective fails. Waiting for rank 0 to tokenize new data is none."""

@@ -1,0 +1,46 @@
+"""Work that rank 0 does for all ranks, however long it takes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from itertools import count
+
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import _get_default_store
+
+from megatron_lpc.config import ConfigError
+
+_LONGEST_PAUSE = 1.0
+"""Seconds between two looks of a rank that has been waiting for a while."""
+_call_numbers = count()
+
+
+def from_first_rank(work: Callable[[], str]) -> str:
+    """What `work` returns on rank 0, on all ranks, which must call this in the same order.
+
+    Collectives: none, since a collective that waits fails after `distributed_timeout_minutes`. The other ranks look
+    again and again whether the store of the process group has the result yet.
+
+    Raises:
+        ConfigError: on the other ranks, with the message of whatever was raised on rank 0.
+    """
+    store = _get_default_store()
+    key = f"megatron_lpc/from_first_rank/{next(_call_numbers)}"
+    if dist.get_rank() == 0:
+        try:
+            result = work()
+        except BaseException as error:
+            store.set(key, json.dumps({"error": str(error) or type(error).__name__}))
+            raise
+        store.set(key, json.dumps({"result": result}))
+        return result
+    pause = 0.01
+    while not store.check([key]):
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+    answer = json.loads(store.get(key))
+    if "error" in answer:
+        raise ConfigError(answer["error"])
+    return answer["result"]
