@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from megatron_lpc.config.data_formats import RANKED_FORMATS, WITHOUT_CHOSEN_COLUMN
 from megatron_lpc.config.metadata import IdleRule
 from megatron_lpc.config.objectives import OBJECTIVES_WITH_REFERENCE
 
@@ -58,6 +59,14 @@ REFERENCE_NOT_PRECOMPUTED = IdleRule(
 REFERENCE_NOT_ONLINE = IdleRule("without --reference online", lambda config: config.loss.reference != "online")
 
 NOT_STREAMING = IdleRule("without --streaming", lambda config: not config.data.streaming)
+NO_CHOSEN_COLUMN = IdleRule(
+    f"with --data-format {', '.join(WITHOUT_CHOSEN_COLUMN)}, where no column is the chosen response",
+    lambda config: config.data.data_format in WITHOUT_CHOSEN_COLUMN,
+)
+NO_REJECTED_COLUMN = IdleRule(
+    f"with --data-format {', '.join(RANKED_FORMATS)}, where no column is the rejected response",
+    lambda config: config.data.data_format in RANKED_FORMATS,
+)
 PACKED = IdleRule("with --pack-to, which decides", lambda config: config.data.pack_to is not None)
 NO_VALIDATION = IdleRule("without --valid-data", lambda config: not config.data.valid_data)
 

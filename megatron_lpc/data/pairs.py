@@ -10,10 +10,8 @@ from typing import Any
 from megatron_lpc.config.schema import DataConfig
 from megatron_lpc.data.columns import Content, Message, read_content, read_group
 from megatron_lpc.data.source import Location, Row
+from megatron_lpc.data.standard_row import ASSISTANT_TURN, standard_row
 from megatron_lpc.data.template_columns import check_other_columns, read_system, read_template_arguments
-
-ASSISTANT_TURN = "\n\nAssistant:"
-"""Opens a response in an HH-RLHF transcript."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,8 @@ class Pair:
 
 
 def to_pair(row: Row, config: DataConfig) -> Pair:
-    """The pair in the columns `chosen`, `rejected` and, unless the responses contain it, `prompt` of a row.
+    """The pair in the columns `chosen`, `rejected` and, unless the responses contain it, `prompt` of a row, or in those
+    that `data_format` and the options of columns name.
 
     Without a prompt column the prompt is what both responses begin with: common chat messages, or an HH transcript up
     to its last common "\\n\\nAssistant:". A text prompt beside chat responses is the user's turn; both responses may
@@ -43,8 +42,8 @@ def to_pair(row: Row, config: DataConfig) -> Pair:
     """
     group = read_group(row, config.group_column)
     row = replace(row, values={name: value for name, value in row.values.items() if name not in config.ignored_columns})
-    chosen, rejected = _response(row, "chosen"), _response(row, "rejected")
-    prompt = read_content(row, "prompt")
+    row = standard_row(row, config)
+    chosen, rejected, prompt = (read_content(row, column) for column in ("chosen", "rejected", "prompt"))
     if chosen == rejected:
         raise row.location.bad_row("chosen and rejected are equal", "Remove the row: it states no preference")
     if isinstance(chosen, str) and isinstance(rejected, str):
@@ -61,15 +60,6 @@ def to_pair(row: Row, config: DataConfig) -> Pair:
         )
     _check_filled(pair)
     return pair
-
-
-def _response(row: Row, column: str) -> Content:
-    content = read_content(row, column)
-    if content is not None:
-        return content
-    found = (", ".join(row.values) or "none").encode(errors="backslashreplace").decode()
-    reason = f"`{column}` is null" if column in row.values else f"column `{column}` is missing"
-    raise row.location.bad_row(f"{reason} (columns: {found})", "Rename the column, or add it")
 
 
 def _split_texts(location: Location, prompt: Content | None, chosen: str, rejected: str) -> tuple[str, str, str]:
@@ -97,7 +87,7 @@ def _split_transcripts(location: Location, chosen: str, rejected: str) -> tuple[
     if last_turn < 0:
         raise location.bad_row(
             f"no `prompt` column, and chosen and rejected do not share a beginning with {ASSISTANT_TURN!r} in it",
-            "Add a `prompt` column, or give both as whole transcripts of one conversation",
+            "Name the column of the prompt with --prompt-column, or give both as whole transcripts of one conversation",
         )
     end = last_turn + len(ASSISTANT_TURN)
     return chosen[:end], chosen[end:], rejected[end:]

@@ -13,8 +13,8 @@ _FOR_TEMPLATES = ("system", "tools", "chat_template_kwargs")
 
 _NOT_SUPPORTED = {
     **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), "Only text can be trained on"),
-    **dict.fromkeys(("system_prompt", "system_message"), "Rename it to `system`"),
-    "functions": "Rename it to `tools`",
+    **dict.fromkeys(("system_prompt", "system_message"), "Name it with --system-column"),
+    "functions": "Name it with --tools-column",
     "documents": "Give it in `chat_template_kwargs`",
     "history": "Write the earlier turns into `prompt`",
 }

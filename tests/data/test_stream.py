@@ -1,6 +1,7 @@
 import gzip
 import json
 from itertools import islice
+from pathlib import Path
 
 import datasets
 import pytest
@@ -9,7 +10,7 @@ from megatron_lpc.data.cache import build_dataset
 from megatron_lpc.data.loader import StreamLoader, pairs_in_flight
 from megatron_lpc.data.micro_batches import MicroBatchPlanner
 from megatron_lpc.data.row_reader import RowReader
-from megatron_lpc.data.source import BadRow
+from megatron_lpc.data.source import BadRow, read_rows
 from megatron_lpc.data.stream import PairStream
 from megatron_lpc.data.tokenizer import load_tokenizer
 
@@ -29,6 +30,7 @@ def stream(config, tmp_path, write_jsonl):
         settings = config(train_data=train_data, streaming=True, **({"shuffle_buffer_size": 4} | options))
         return PairStream(settings, load_tokenizer(settings), **ranks)
 
+    make.config = config
     make.tokenizer = load_tokenizer(config())
     make.dataset = build_dataset(config(), make.tokenizer, files, "train")
     return make
@@ -192,3 +194,26 @@ def test_steps_of_ranks_and_their_resume(stream, layout):
                     a.tokens.equal(b.tokens) and a.sample_ids.equal(b.sample_ids)
                     for a, b in zip(ours, theirs, strict=True)
                 )
+
+
+CASES = sorted((Path(__file__).parent / "cases").iterdir())
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.name)
+def test_a_stream_has_the_rows_that_are_read_otherwise(path, size):
+    """Missing keys stay missing, dates stay text, broken lines are bad rows, on one rank and on several."""
+    expected = [vars(row) for row in read_rows(str(path))]
+    readers = [iter(RowReader([str(path)], rank, size)) for rank in range(min(size, len(expected)))]
+    assert [vars(next(readers[index % size])) for index in range(len(expected))] == expected
+
+
+def test_dates_and_missing_keys_give_the_same_pairs_streamed(stream):
+    files = [str(path) for path in CASES if path.stem in ("dates", "mixed", "noprompt_some", "nulraw")]
+    options = {"bad_rows": "skip", "chat_template": str(Path(__file__).parent / "templates" / "smollm2.jinja")}
+    settings = stream.config(train_data=files, **options)
+    dataset = build_dataset(settings, load_tokenizer(settings), files, "train")
+    streamed = islice(stream(files, shuffle_buffer_size=1, **options).pairs(3), len(dataset))
+    for index, pair in enumerate(streamed):
+        ours = [list(pair.prompt), list(pair.chosen), list(pair.rejected)]
+        assert ours == [tokens.tolist() for tokens in vars(dataset[index]).values() if tokens is not None]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron_lpc.config.idle_rules import NOT_STREAMING, PACKED
+from megatron_lpc.config.data_formats import DataFormat
+from megatron_lpc.config.idle_rules import NO_CHOSEN_COLUMN, NO_REJECTED_COLUMN, NOT_STREAMING, PACKED
 from megatron_lpc.config.metadata import Role, option
 
 
@@ -19,6 +20,24 @@ class DataConfig:
 
     valid_data: dict[str, str] = option({}, role=Role.RUN, evaluation=True)
     """Named validation sets: name -> source, as for `train_data`. As a flag: NAME=FILE …"""
+
+    data_format: DataFormat = option("trl", role=Role.RUN, evaluation=True)
+    """Form of the rows, after the program or the data set that made it popular (LLaMA-Factory's `formatting`)."""
+
+    prompt_column: str | None = option(None, role=Role.RUN, evaluation=True)
+    """Column with the prompt, where it is not that of `data_format` (OpenRLHF's and NeMo's `prompt_key`)."""
+
+    chosen_column: str | None = option(None, role=Role.RUN, evaluation=True, idle=NO_CHOSEN_COLUMN)
+    """Column with the chosen response, where it is not that of `data_format`."""
+
+    rejected_column: str | None = option(None, role=Role.RUN, evaluation=True, idle=NO_REJECTED_COLUMN)
+    """Column with the rejected response, where it is not that of `data_format`."""
+
+    system_column: str | None = option(None, role=Role.RUN, evaluation=True)
+    """Column with the text of the system's turn, where it is not `system`."""
+
+    tools_column: str | None = option(None, role=Role.RUN, evaluation=True)
+    """Column with the tools of a chat, where it is not `tools`."""
 
     tokenizer_model: str = option("", role=Role.RUN, evaluation=True)
     """Folder or name of a Hugging Face tokenizer, or a sentencepiece .model file."""
