@@ -1,8 +1,11 @@
 """Options of a run: the schema, the way from YAML and flags to a `Config`, and the rules between options."""
 
+from megatron_lpc.config.canonical import canonical, no_rope_freq, window_attn_skip_freq
 from megatron_lpc.config.derived import (
     data_parallel_size,
     head_width,
+    layer_windows,
+    layers_without_rope,
     model_parallel_size,
     num_microbatches,
     padded_vocab_size,
@@ -49,11 +52,15 @@ __all__ = [
     "Role",
     "TrainingConfig",
     "all_options",
+    "canonical",
     "data_parallel_size",
     "head_width",
     "hf_settings",
+    "layer_windows",
+    "layers_without_rope",
     "load_yaml",
     "model_parallel_size",
+    "no_rope_freq",
     "num_microbatches",
     "options_of_conversion",
     "options_of_evaluation",
@@ -68,6 +75,7 @@ __all__ = [
     "validate",
     "validate_data",
     "validate_vocab",
+    "window_attn_skip_freq",
     "with_defaults",
     "with_options",
 ]

@@ -46,6 +46,29 @@ def head_width(model: ModelConfig) -> int:
     return model.kv_channels or model.hidden_size // model.num_attention_heads
 
 
+def layer_windows(model: ModelConfig) -> list[int | None]:
+    """The sliding window of each layer, in tokens; None: the layer has none."""
+    skipped = _every_nth(model.window_attn_skip_freq, model.num_layers)
+    if skipped is None:
+        skipped = [flag == 0 for flag in model.window_attn_skip_freq or [1] * model.num_layers]
+    return [None if skip else model.sliding_window for skip in skipped]
+
+
+def layers_without_rope(model: ModelConfig) -> list[bool]:
+    """Whether each layer goes without rotary position embedding."""
+    skipped = _every_nth(model.no_rope_freq, model.num_layers)
+    if skipped is None:
+        skipped = [flag == 1 for flag in model.no_rope_freq or [0] * model.num_layers]
+    return skipped
+
+
+def _every_nth(frequency: list[int] | None, num_layers: int) -> list[bool] | None:
+    """True for every Nth layer, where the frequency is one number N; None where it says something of each layer."""
+    if frequency is None or len(frequency) != 1:
+        return None
+    return [number % frequency[0] == 0 for number in range(1, num_layers + 1)]
+
+
 def padded_vocab_size(config: Config, vocab_size: int) -> int:
     """Rows of the embedding for `vocab_size` token ids."""
     multiple = config.model.make_vocab_size_divisible_by

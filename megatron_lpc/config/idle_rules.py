@@ -18,8 +18,13 @@ def _loss_not(*loss_types: str) -> Callable[[Config], bool]:
 
 
 NO_ATTENTION_MASK = IdleRule(
-    "without --pack-to, --share-prompt or --sliding-window, which need FlexAttention",
-    lambda config: config.data.pack_to is None and not config.data.share_prompt and config.model.sliding_window is None,
+    "without --pack-to, --share-prompt, --sliding-window or --attn-logit-softcapping, which need FlexAttention",
+    lambda config: (
+        config.data.pack_to is None
+        and not config.data.share_prompt
+        and config.model.sliding_window is None
+        and config.model.attn_logit_softcapping is None
+    ),
 )
 TE_ATTENTION = IdleRule(
     "with --transformer-impl transformer_engine, which has its own attention",
@@ -27,7 +32,9 @@ TE_ATTENTION = IdleRule(
 )
 NO_EXPERTS = IdleRule("without --num-experts", lambda config: config.model.num_experts is None)
 NO_FP8 = IdleRule("without --fp8-format", lambda config: config.training.fp8_format is None)
+NO_QK_LAYERNORM = IdleRule("without --qk-layernorm", lambda config: not config.model.qk_layernorm)
 NO_ROPE_SCALING = IdleRule("without --use-rope-scaling", lambda config: not config.model.use_rope_scaling)
+NO_SLIDING_WINDOW = IdleRule("without --sliding-window", lambda config: config.model.sliding_window is None)
 
 NO_LATENT = IdleRule("with --latent-mode none", lambda config: config.latent.latent_mode == "none")
 # The number of codes, the codebook's initialization and the posterior do count: the control takes its size from them.

@@ -27,6 +27,8 @@ def validate(config: Config, world_size: int, device_type: str | None = None) ->
         [
             *model.attention(config),
             *model.experts(config),
+            *model.layer_patterns(config),
+            *model.portable_layers(config),
             *model.fp8(config),
             *parallel.processes(config, world_size),
             *parallel.tensor_parallel(config),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from megatron_lpc.config import ModelConfig, head_width
-from megatron_lpc.convert.weights import GATE_UP, QKV, Shape, Weight
+from megatron_lpc.convert.weights import FUSED_QKV, GATE_UP, QKV, Shape, Weight
 
 _LAYER = "decoder.layers."
 _HF_LAYER = "model.layers.{layer}."
@@ -13,8 +13,15 @@ def _per_hidden_channel(model: ModelConfig) -> Shape:
     return (model.hidden_size,)
 
 
-def _per_head_channel(model: ModelConfig) -> Shape:
-    return (head_width(model),)
+def _query_norm(model: ModelConfig) -> Shape:
+    heads = model.num_attention_heads if model.qk_layernorm_scope == "projection" else 1
+    return (heads * head_width(model),)
+
+
+def _key_norm(model: ModelConfig) -> Shape:
+    assert model.num_query_groups is not None
+    heads = model.num_query_groups if model.qk_layernorm_scope == "projection" else 1
+    return (heads * head_width(model),)
 
 
 def _vocabulary(model: ModelConfig) -> Shape:
@@ -53,52 +60,82 @@ LM_HEAD = Weight("output_layer.weight", ("lm_head.weight",), _vocabulary)
 """Only where the LM head is not tied to the embedding."""
 FINAL_NORM = Weight("decoder.final_layernorm.weight", ("model.norm.weight",), _per_hidden_channel)
 
-ATTENTION = (
-    Weight(
-        f"{_LAYER}self_attention.linear_qkv.layer_norm_weight",
-        (f"{_HF_LAYER}input_layernorm.weight",),
-        _per_hidden_channel,
-    ),
-    Weight(
-        f"{_LAYER}self_attention.linear_qkv.weight",
-        (
-            f"{_HF_LAYER}self_attn.q_proj.weight",
-            f"{_HF_LAYER}self_attn.k_proj.weight",
-            f"{_HF_LAYER}self_attn.v_proj.weight",
-        ),
-        _qkv,
-        QKV,
-    ),
-    Weight(
-        f"{_LAYER}self_attention.linear_proj.weight",
-        (f"{_HF_LAYER}self_attn.o_proj.weight",),
-        _attention_output,
-    ),
-)
-"""The first half of a layer, the same in every family."""
 
-MLP = (
-    Weight(
-        f"{_LAYER}mlp.linear_fc1.layer_norm_weight",
-        (f"{_HF_LAYER}post_attention_layernorm.weight",),
-        _per_hidden_channel,
-    ),
-    Weight(
-        f"{_LAYER}mlp.linear_fc1.weight",
-        (f"{_HF_LAYER}mlp.gate_proj.weight", f"{_HF_LAYER}mlp.up_proj.weight"),
-        _gate_and_up,
-        GATE_UP,
-    ),
-    Weight(
-        f"{_LAYER}mlp.linear_fc2.weight",
-        (f"{_HF_LAYER}mlp.down_proj.weight",),
-        _down,
-    ),
-)
-"""The second half of a dense layer."""
+def _norm(name: str, hf: str) -> Weight:
+    return Weight(f"{_LAYER}{name}", (f"{_HF_LAYER}{hf}.weight",), _per_hidden_channel)
 
-DECODER = (*ATTENTION, *MLP, FINAL_NORM)
+
+_QKV = Weight(
+    f"{_LAYER}self_attention.linear_qkv.weight",
+    (
+        f"{_HF_LAYER}self_attn.q_proj.weight",
+        f"{_HF_LAYER}self_attn.k_proj.weight",
+        f"{_HF_LAYER}self_attn.v_proj.weight",
+    ),
+    _qkv,
+    QKV,
+)
+_ATTENTION_OUTPUT = Weight(
+    f"{_LAYER}self_attention.linear_proj.weight",
+    (f"{_HF_LAYER}self_attn.o_proj.weight",),
+    _attention_output,
+)
+_GATE_UP = Weight(
+    f"{_LAYER}mlp.linear_fc1.weight",
+    (f"{_HF_LAYER}mlp.gate_proj.weight", f"{_HF_LAYER}mlp.up_proj.weight"),
+    _gate_and_up,
+    GATE_UP,
+)
+_DOWN = Weight(f"{_LAYER}mlp.linear_fc2.weight", (f"{_HF_LAYER}mlp.down_proj.weight",), _down)
+
+_ATTENTION_INPUT_NORM = "self_attention.linear_qkv.layer_norm_weight"
+_ATTENTION_OUTPUT_NORM = "self_attention.linear_proj.post_layernorm.weight"
+_MLP_INPUT_NORM = "mlp.linear_fc1.layer_norm_weight"
+_MLP_OUTPUT_NORM = "mlp.linear_fc2.post_layernorm.weight"
+
+_ATTENTION = (_norm(_ATTENTION_INPUT_NORM, "input_layernorm"), _QKV, _ATTENTION_OUTPUT)
+
+DECODER = (
+    *_ATTENTION,
+    _norm(_MLP_INPUT_NORM, "post_attention_layernorm"),
+    _GATE_UP,
+    _DOWN,
+    FINAL_NORM,
+)
 """All of a dense model but the embedding and the LM head."""
+
+FUSED_DECODER = (
+    _norm(_ATTENTION_INPUT_NORM, "input_layernorm"),
+    Weight(f"{_LAYER}self_attention.linear_qkv.weight", (f"{_HF_LAYER}self_attn.qkv_proj.weight",), _qkv, FUSED_QKV),
+    _ATTENTION_OUTPUT,
+    _norm(_MLP_INPUT_NORM, "post_attention_layernorm"),
+    Weight(f"{_LAYER}mlp.linear_fc1.weight", (f"{_HF_LAYER}mlp.gate_up_proj.weight",), _gate_and_up),
+    _DOWN,
+    FINAL_NORM,
+)
+"""The same where Hugging Face has one tensor for queries, keys and values, and one for gate and up (Phi)."""
+
+OUTPUT_NORM_DECODER = (
+    _QKV,
+    _ATTENTION_OUTPUT,
+    _norm(_ATTENTION_OUTPUT_NORM, "post_attention_layernorm"),
+    _GATE_UP,
+    _DOWN,
+    _norm(_MLP_OUTPUT_NORM, "post_feedforward_layernorm"),
+    FINAL_NORM,
+)
+"""The same with norms on the output of attention and MLP instead of their input (OLMo 2)."""
+
+BOTH_NORMS_DECODER = (
+    *_ATTENTION,
+    _norm(_ATTENTION_OUTPUT_NORM, "post_attention_layernorm"),
+    _norm(_MLP_INPUT_NORM, "pre_feedforward_layernorm"),
+    _GATE_UP,
+    _DOWN,
+    _norm(_MLP_OUTPUT_NORM, "post_feedforward_layernorm"),
+    FINAL_NORM,
+)
+"""The same with norms on both (Gemma 2 and 3)."""
 
 QKV_BIAS = (
     Weight(
@@ -116,12 +153,12 @@ QK_NORM = (
     Weight(
         f"{_LAYER}self_attention.q_layernorm.weight",
         (f"{_HF_LAYER}self_attn.q_norm.weight",),
-        _per_head_channel,
+        _query_norm,
     ),
     Weight(
         f"{_LAYER}self_attention.k_layernorm.weight",
         (f"{_HF_LAYER}self_attn.k_norm.weight",),
-        _per_head_channel,
+        _key_norm,
     ),
 )
 
@@ -136,11 +173,7 @@ def expert_decoder(block: str, *, gate: str, up: str, down: str) -> tuple[Weight
     hf_block = f"{_HF_LAYER}{block}."
     hf_expert = hf_block + "experts.{expert}."
     experts = (
-        Weight(
-            f"{_LAYER}pre_mlp_layernorm.weight",
-            (f"{_HF_LAYER}post_attention_layernorm.weight",),
-            _per_hidden_channel,
-        ),
+        _norm("pre_mlp_layernorm.weight", "post_attention_layernorm"),
         Weight(
             f"{_LAYER}mlp.router.weight",
             (f"{hf_block}gate.weight",),
@@ -158,4 +191,4 @@ def expert_decoder(block: str, *, gate: str, up: str, down: str) -> tuple[Weight
             _down,
         ),
     )
-    return (*ATTENTION, *experts, FINAL_NORM)
+    return (*_ATTENTION, *experts, FINAL_NORM)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from megatron_lpc.config import ModelConfig
+from megatron_lpc.config import ModelConfig, canonical
 from megatron_lpc.convert.companions import find_hf_files, special_tokens
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.families import Family
 from megatron_lpc.convert.head import BACKBONE_PREFIX, MODEL_TYPE, check_head, head_weights
 from megatron_lpc.convert.hf_folder import read_json
-from megatron_lpc.convert.model_options import as_flags, complete, differing_options
+from megatron_lpc.convert.model_options import as_flags, differing_options
 from megatron_lpc.convert.settings import fit_family, read_model
 from megatron_lpc.convert.weights import Weight
 from megatron_lpc.training.checkpoint_folder import read_description, resolve_checkpoint
@@ -93,7 +93,7 @@ def describe_megatron(folder: Path, hf_config: Path | None = None) -> ModelDescr
             f"{folder}: description.json lacks the options of the model; "
             "only checkpoints of megatron_lpc can be exported"
         )
-    model = complete(ModelConfig(**options["model"]))
+    model = canonical(ModelConfig(**options["model"]))
     if model.vocab_size is None:
         raise ConversionError(f"{folder}: description.json lacks the vocabulary size")
 

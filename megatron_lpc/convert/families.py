@@ -10,7 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from megatron_lpc.config import ModelConfig
-from megatron_lpc.convert.decoder import DECODER, EMBEDDING, LM_HEAD, QK_NORM, QKV_BIAS, expert_decoder
+from megatron_lpc.convert.decoder import (
+    BOTH_NORMS_DECODER,
+    DECODER,
+    EMBEDDING,
+    FUSED_DECODER,
+    LM_HEAD,
+    OUTPUT_NORM_DECODER,
+    QK_NORM,
+    QKV_BIAS,
+    expert_decoder,
+)
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.weights import Weight
 
@@ -31,6 +41,14 @@ class Family:
     """Settings of config.json that must have this value wherever they occur."""
     window: Literal["none", "all layers", "by layer"] = "none"
     """How config.json states a sliding window: not at all, by `sliding_window` (Mistral), or for each layer (Qwen)."""
+    own_settings: tuple[str, ...] = ()
+    """Settings of config.json that are options of the model, under the same names."""
+    has_local_rope: bool = False
+    """Whether layers with a sliding window have another rotary base, `rope_local_base_freq`."""
+    has_partial_rotary_factor: bool = False
+    """Whether transformers reads `partial_rotary_factor`."""
+    has_no_rope_layers: bool = False
+    """Whether config.json states for each layer if positions are rotated."""
     num_experts_setting: str | None = None
     """Setting of config.json with the number of experts; None for a dense family."""
     ffn_hidden_size_setting: str = "intermediate_size"
@@ -73,11 +91,64 @@ _QWEN3 = Family(
     window="by layer",
 )
 
+_GEMMA2_SETTINGS = {
+    "hidden_activation": "gelu_pytorch_tanh",
+    "attention_bias": False,
+    "use_bidirectional_attention": None,
+}
+
 _GEMMA = Family(
     model_type="gemma",
     architecture="GemmaForCausalLM",
     options={"apply_layernorm_1p": True, "activation": "geglu", "scale_embeddings": True},
     settings={"hidden_act": "gelu_pytorch_tanh", "attention_bias": False, "use_bidirectional_attention": None},
+)
+
+_SMOLLM3 = Family(
+    model_type="smollm3",
+    architecture="SmolLM3ForCausalLM",
+    settings=_SILU_WITHOUT_BIAS,
+    window="by layer",
+    has_no_rope_layers=True,
+)
+
+_PHI3 = Family(
+    model_type="phi3",
+    architecture="Phi3ForCausalLM",
+    weights=FUSED_DECODER,
+    settings={"hidden_act": "silu"},
+    window="all layers",
+    has_partial_rotary_factor=True,
+)
+
+_OLMO2 = Family(
+    model_type="olmo2",
+    architecture="Olmo2ForCausalLM",
+    weights=OUTPUT_NORM_DECODER + QK_NORM,
+    options={"norm_position": "output", "qk_layernorm": True, "qk_layernorm_scope": "projection"},
+    settings={"hidden_act": "silu", "attention_bias": False},
+)
+
+_GEMMA2 = Family(
+    model_type="gemma2",
+    architecture="Gemma2ForCausalLM",
+    weights=BOTH_NORMS_DECODER,
+    options={**_GEMMA.options, "norm_position": "both"},
+    settings=_GEMMA2_SETTINGS,
+    window="by layer",
+    own_settings=("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping"),
+)
+
+_GEMMA3 = Family(
+    model_type="gemma3_text",
+    architecture="Gemma3ForCausalLM",
+    weights=BOTH_NORMS_DECODER + QK_NORM,
+    options={**_GEMMA2.options, "qk_layernorm": True},
+    # transformers has the setting, and does not read it.
+    settings={**_GEMMA2_SETTINGS, "attn_logit_softcapping": None},
+    window="by layer",
+    own_settings=("query_pre_attn_scalar", "final_logit_softcapping"),
+    has_local_rope=True,
 )
 
 _MIXTRAL = Family(
@@ -106,16 +177,30 @@ _QWEN3_MOE = Family(
     has_norm_topk_prob=True,
 )
 
-FAMILIES = {family.model_type: family for family in (_LLAMA, _MISTRAL, _QWEN2, _QWEN3, _GEMMA, _MIXTRAL, _QWEN3_MOE)}
+FAMILIES = {
+    family.model_type: family
+    for family in (
+        _LLAMA,
+        _MISTRAL,
+        _QWEN2,
+        _QWEN3,
+        _SMOLLM3,
+        _PHI3,
+        _OLMO2,
+        _GEMMA,
+        _GEMMA2,
+        _GEMMA3,
+        _MIXTRAL,
+        _QWEN3_MOE,
+    )
+}
 """`model_type` -> family, in the order in which `fit_family` tries them."""
 
-_SHARED_EXPERT = "it has an expert that all tokens share, and the model of this project has only routed experts"
-_SOFT_CAPS = "it has norms after each block, alternating kinds of layers, and (Gemma 2) soft caps on its logits"
 REFUSED = {
-    "qwen2_moe": _SHARED_EXPERT,
-    "gemma2": _SOFT_CAPS,
-    "gemma3": _SOFT_CAPS,
-    "gemma3_text": _SOFT_CAPS,
+    "qwen2_moe": "it has an expert that all tokens share, and the model of this project has only routed experts",
+    "qwen3_next": "it has layers of linear attention, and the model of this project has none",
+    "deepseek_v3": "it has multi-head latent attention, and the model of this project has none",
+    "gemma3": "it also reads images; its language model alone has the model type gemma3_text",
 }
 """Near relatives of the supported families, and why they cannot be converted."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from megatron_lpc.config import ModelConfig
+from megatron_lpc.config import ModelConfig, layer_windows, layers_without_rope
 from megatron_lpc.convert.description import ModelDescription
 from megatron_lpc.convert.open_model import OpenedModel
 from megatron_lpc.convert.tensor_files import TensorInfo
@@ -47,8 +47,12 @@ def _model_rows(model: ModelConfig) -> Iterator[Row]:
     tied = "with its own weights" if model.untie_embeddings_and_output_weights else "tied to the embedding"
     yield "vocabulary", f"{model.vocab_size} token ids, LM head {tied}"
     yield "positions", f"{model.max_position_embeddings}, base {model.rotary_base}{_rope_scaling(model)}"
+    if any(layers_without_rope(model)):
+        yield "layers without rotary embedding", str(sum(layers_without_rope(model)))
     if model.sliding_window:
-        yield "sliding window", str(model.sliding_window)
+        windowed = sum(window is not None for window in layer_windows(model))
+        in_layers = "" if windowed == model.num_layers else f" in {windowed} layers"
+        yield "sliding window", f"{model.sliding_window}{in_layers}"
 
 
 def _rope_scaling(model: ModelConfig) -> str:

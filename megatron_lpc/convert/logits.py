@@ -144,7 +144,7 @@ def logits_of(chunks: list[nn.Module], tokens: Sequence[Tensor]) -> list[Tensor]
 def _all_logits(model: Any, hidden: Tensor) -> Tensor:
     """[S, B, H] -> [B, S, V]: the LM head over all tensor parallel ranks, without padding of the vocabulary."""
     group = model.pg_collection.tp
-    own = (hidden @ model.lm_head_weight().t()).float().contiguous()
+    own = model.cap(hidden @ model.lm_head_weight().t()).float().contiguous()
     shards = [torch.empty_like(own) for _ in range(group.size())]
     dist.all_gather(shards, own, group=group)
     logits = torch.cat(shards, dim=-1)[..., : model.real_vocab_size]

@@ -12,29 +12,47 @@ _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positi
 """Constants within megatron-core's scaling (`RotaryEmbedding._apply_scaling`)."""
 
 
-def rope_options(rope: Mapping[str, Any]) -> dict[str, Any]:
+def rope_options(rope: Mapping[str, Any], *, has_partial_rotary_factor: bool = False) -> dict[str, Any]:
     """Options of the model for `rope_parameters`.
 
     Args:
         rope: as transformers 5 completes them: `rope_type` and `rope_theta` are always there.
+        has_partial_rotary_factor: whether the family rotates a part of each head.
 
     Raises:
         ConversionError: naming the setting that megatron-core cannot express.
     """
-    theta = rope["rope_theta"]
-    if theta != int(theta):
-        raise ConversionError(f"config.json: rope_theta {theta} is not a whole number, which --rotary-base must be")
     rotated = rope.get("partial_rotary_factor", 1.0)
-    if rotated != 1.0:
+    if rotated != 1.0 and not has_partial_rotary_factor:
         raise ConversionError(f"config.json: partial_rotary_factor {rotated} is not supported in this family")
     options = {
-        "rotary_base": int(theta),
-        "rotary_percent": 1.0,
+        "rotary_base": _whole_base(rope),
+        "rotary_percent": float(rotated),
         "rotary_seq_len_interpolation_factor": None,
         "use_rope_scaling": False,
         "rope_scaling_factor": ModelConfig.rope_scaling_factor,
     }
     return options | _scaling_options(rope)
+
+
+def local_base(rope: Mapping[str, Any]) -> int:
+    """`rope_local_base_freq` for the `rope_parameters` of layers with a sliding window.
+
+    Raises:
+        ConversionError: they are scaled.
+    """
+    if rope["rope_type"] != "default":
+        raise ConversionError(
+            f"config.json: rope type '{rope['rope_type']}' in layers with a sliding window is not supported"
+        )
+    return _whole_base(rope)
+
+
+def _whole_base(rope: Mapping[str, Any]) -> int:
+    theta = rope["rope_theta"]
+    if theta != int(theta):
+        raise ConversionError(f"config.json: rope_theta {theta} is not a whole number, which --rotary-base must be")
+    return int(theta)
 
 
 def _scaling_options(rope: Mapping[str, Any]) -> dict[str, Any]:

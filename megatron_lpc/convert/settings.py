@@ -9,11 +9,23 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
-from megatron_lpc.config import ModelConfig, head_width, hf_settings
+from megatron_lpc.config import (
+    ModelConfig,
+    canonical,
+    head_width,
+    hf_settings,
+    layer_windows,
+    layers_without_rope,
+    no_rope_freq,
+    window_attn_skip_freq,
+)
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.families import FAMILIES, Family, find_family
-from megatron_lpc.convert.model_options import as_flags, complete, differing_options
-from megatron_lpc.convert.rope import rope_options, rope_settings
+from megatron_lpc.convert.model_options import as_flags, differing_options
+from megatron_lpc.convert.rope import local_base, rope_options, rope_settings
+
+_WINDOW, _NO_WINDOW = "sliding_attention", "full_attention"
+"""Kinds of layers in `layer_types`."""
 
 
 def read_model(config: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
@@ -30,9 +42,9 @@ def read_model(config: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
     completed = _complete_settings(config)
     for name, wanted in family.settings.items():
         found = getattr(completed, name, wanted)
-        if found != wanted:
+        if (found or None) != (wanted or None):  # Unset, off and empty are the same.
             raise ConversionError(f"config.json: {name} is {found}; megatron-core's {family.model_type} needs {wanted}")
-    return family, _model_options(family, completed)
+    return family, canonical(_model_options(family, completed))
 
 
 def _complete_settings(config: Mapping[str, Any]) -> PreTrainedConfig:
@@ -52,11 +64,23 @@ def _model_options(family: Family, config: PreTrainedConfig) -> ModelConfig:
         ffn_hidden_size=getattr(config, family.ffn_hidden_size_setting),
         kv_channels=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         untie_embeddings_and_output_weights=not config.tie_word_embeddings,
-        sliding_window=_sliding_window(family, config),
+        **_window_options(family, config),
+        **_no_rope_options(family, config),
         **_expert_options(family, config),
+        **{name: getattr(config, name) for name in family.own_settings},
         **family.options,
-        **rope_options(config.rope_parameters),
+        **_rope_options(family, config),
     )
+
+
+def _rope_options(family: Family, config: PreTrainedConfig) -> dict[str, Any]:
+    rope = config.rope_parameters
+    if not family.has_local_rope:
+        return rope_options(rope, has_partial_rotary_factor=family.has_partial_rotary_factor)
+    options = rope_options(rope[_NO_WINDOW])
+    if _window_options(family, config):
+        options["rope_local_base_freq"] = local_base(rope[_WINDOW])
+    return options
 
 
 def _expert_options(family: Family, config: PreTrainedConfig) -> dict[str, Any]:
@@ -80,17 +104,26 @@ def _expert_options(family: Family, config: PreTrainedConfig) -> dict[str, Any]:
     }
 
 
-def _sliding_window(family: Family, config: PreTrainedConfig) -> int | None:
-    if family.window == "none":
-        return None
+def _window_options(family: Family, config: PreTrainedConfig) -> dict[str, Any]:
+    if family.window == "none" or config.sliding_window is None:
+        return {}
     if family.window == "all layers":
-        return config.sliding_window
-    kinds = set(config.layer_types)
-    if len(kinds) > 1:
-        raise ConversionError(
-            "config.json: some layers have a sliding window and others do not; --sliding-window holds for all layers"
-        )
-    return config.sliding_window if kinds == {"sliding_attention"} else None
+        return {"sliding_window": config.sliding_window}
+    unknown = set(config.layer_types) - {_WINDOW, _NO_WINDOW}
+    if unknown:
+        raise ConversionError(f"config.json: layer_types has {', '.join(sorted(unknown))}, which is not supported")
+    windows = [config.sliding_window if kind == _WINDOW else None for kind in config.layer_types]
+    if not any(windows):
+        return {}
+    return {"sliding_window": config.sliding_window, "window_attn_skip_freq": window_attn_skip_freq(windows)}
+
+
+def _no_rope_options(family: Family, config: PreTrainedConfig) -> dict[str, Any]:
+    if not family.has_no_rope_layers:
+        return {}
+    # The list may be longer than there are layers.
+    with_rope = config.no_rope_layers[: config.num_hidden_layers]
+    return {"no_rope_freq": no_rope_freq([not rotated for rotated in with_rope])}
 
 
 def write_settings(family: Family, model: ModelConfig) -> dict[str, Any]:
@@ -103,9 +136,12 @@ def write_settings(family: Family, model: ModelConfig) -> dict[str, Any]:
         family.ffn_hidden_size_setting: model.ffn_hidden_size,
         "head_dim": head_width(model),
         "tie_word_embeddings": not model.untie_embeddings_and_output_weights,
+        **{name: getattr(model, name) for name in family.own_settings},
         **family.settings,
         **rope_settings(model),
     }
+    if "query_pre_attn_scalar" in family.own_settings:
+        settings["query_pre_attn_scalar"] = model.query_pre_attn_scalar or head_width(model)
     if family.num_experts_setting is not None:
         settings[family.num_experts_setting] = model.num_experts
         settings["num_experts_per_tok"] = model.moe_router_topk
@@ -115,7 +151,15 @@ def write_settings(family: Family, model: ModelConfig) -> dict[str, Any]:
         settings["sliding_window"] = model.sliding_window
     if family.window == "by layer":
         settings["use_sliding_window"] = model.sliding_window is not None
-        settings["max_window_layers"] = 0
+        if model.window_attn_skip_freq is None:
+            settings["max_window_layers"] = 0  # For versions of transformers that do not know `layer_types`.
+        settings["layer_types"] = [_WINDOW if window else _NO_WINDOW for window in layer_windows(model)]
+    if family.has_no_rope_layers:
+        settings["no_rope_layers"] = [int(not without) for without in layers_without_rope(model)]
+    if family.has_local_rope:
+        settings["rope_local_base_freq"] = float(model.rope_local_base_freq or model.rotary_base)
+    if family.has_partial_rotary_factor:
+        settings["partial_rotary_factor"] = model.rotary_percent
     return settings
 
 
@@ -127,18 +171,25 @@ def fit_family(model: ModelConfig) -> tuple[Family, dict[str, Any]]:
     Raises:
         ConversionError: no family expresses the model; the message names its unusual options.
     """
-    model = complete(model)
+    model = canonical(model)
     for family in FAMILIES.values():
-        family_has_experts = family.num_experts_setting is not None
-        model_has_experts = model.num_experts is not None
-        if family_has_experts != model_has_experts:
-            continue
         settings = write_settings(family, model)
-        _, read_back = read_model(settings)
-        if not differing_options(read_back, model):
+        if _is_read_as(settings, family, model):
             return family, settings
     _, plain = read_model(write_settings(FAMILIES["llama"], model))
     unusual = as_flags(differing_options(plain, model))
     raise ConversionError(
         f"no Hugging Face family has this model: none combines {unusual}; known families: {', '.join(FAMILIES)}"
     )
+
+
+def _is_read_as(settings: Mapping[str, Any], family: Family, model: ModelConfig) -> bool:
+    family_has_experts = family.num_experts_setting is not None
+    model_has_experts = model.num_experts is not None
+    if family_has_experts != model_has_experts:
+        return False
+    try:
+        _, read_back = read_model(settings)
+    except ConversionError:
+        return False  # transformers refuses some combinations: of Phi-3 with a scaling of Llama, for example.
+    return not differing_options(read_back, model)

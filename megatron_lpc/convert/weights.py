@@ -58,12 +58,26 @@ def _split_qkv(model: ModelConfig, tensor: Tensor) -> list[Tensor]:
     return [part.flatten(0, 1) for part in parts]
 
 
+def _join_fused_qkv(model: ModelConfig, parts: Sequence[Tensor]) -> Tensor:
+    assert model.num_query_groups is not None
+    heads = (model.num_attention_heads, model.num_query_groups, model.num_query_groups)
+    (fused,) = parts
+    return _join_qkv(model, fused.split([number * head_width(model) for number in heads]))
+
+
+def _split_fused_qkv(model: ModelConfig, tensor: Tensor) -> list[Tensor]:
+    return [torch.cat(_split_qkv(model, tensor))]
+
+
 SAME = Transform(join=_take_single, split=_as_single)
 """One tensor on both sides."""
 GATE_UP = Transform(join=_join_gate_up, split=_split_gate_up)
 """`linear_fc1` is [gate; up]."""
 QKV = Transform(join=_join_qkv, split=_split_qkv)
 """`linear_qkv` holds the query heads, the key head and the value head of each query group; its bias does too."""
+
+FUSED_QKV = Transform(join=_join_fused_qkv, split=_split_fused_qkv)
+"""The same from [all queries; all keys; all values] in one tensor."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Attention core of the portable layers: torch's fused attention, which never holds the S x S scores.
 
-One document per sequence: `scaled_dot_product_attention`. Sliding windows, packed sequences and shared prompts:
-FlexAttention with a block mask on a GPU; on a CPU, where FlexAttention has no backward pass,
-`scaled_dot_product_attention` block by block. On a GPU both torch functions may fall back to computing all scores
-without a word; here that is an error.
+One document per sequence: `scaled_dot_product_attention`. Sliding windows, packed sequences, shared prompts and soft
+caps: FlexAttention with a block mask on a GPU; on a CPU, where FlexAttention has no backward pass,
+`scaled_dot_product_attention` block by block, or plain products where scores have a soft cap. On a GPU both torch
+functions may fall back to computing all scores without a word; here that is an error.
 
 Shape legend: R sequences of S tokens, h heads of this rank, g query groups of this rank, D channels per head.
 """
@@ -22,11 +22,13 @@ from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.utils import is_layer_window_attention
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from megatron_lpc.data.batch import PackingLayout
+from megatron_lpc.model.capped_attention import capped_attention
 from megatron_lpc.model.flex_attention import FlexBackend, attend_by_flex, query_block
 from megatron_lpc.model.flex_mask import flex_block_mask, sliding_window_block_mask
 from megatron_lpc.model.mask_cache import MaskCache
@@ -40,7 +42,8 @@ class FlashAttention(MegatronModule):
     """Causal, sliding-window or packed attention with grouped queries, in the place of core's `DotProductAttention`.
 
     Attention is within one rank's heads: no collective runs here. A window of w tokens is `config.window_size = (w -
-    1, 0)`.
+    1, 0)`; `config.window_attn_skip_freq` says which layers have it. A soft cap c tanh(x / c) on the scores is
+    `config.attn_logit_softcapping`, where it is a `BackboneConfig`.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class FlashAttention(MegatronModule):
         """Called by megatron-core's `SelfAttention`, with its arguments, and with `flex_attention_backend`.
 
         Raises:
-            ValueError: another kind of attention, or context parallelism, is requested.
+            ValueError: another kind of attention, context parallelism, or dropout with a soft cap is requested.
             ConfigError: the backend is `flash`, and FlashAttention-4 does not run here.
         """
         super().__init__(config=config)
@@ -72,7 +75,11 @@ class FlashAttention(MegatronModule):
             )
         self.dropout = config.attention_dropout
         self.softmax_scale = softmax_scale
-        self.window = None if config.window_size is None else config.window_size[0] + 1
+        self.softcap: float | None = getattr(config, "attn_logit_softcapping", None)
+        if self.dropout and self.softcap is not None:
+            raise ValueError(f"FlashAttention with a soft cap has no dropout; attention_dropout is {self.dropout}")
+        has_window = is_layer_window_attention(config.window_size, config.window_attn_skip_freq, layer_number)
+        self.window = config.window_size[0] + 1 if has_window else None
         self.flex_backend = flex_backend
         self.query_block = query_block(flex_backend, config.kv_channels)
         self.attention_blocks = _mask_cache(attention_blocks, window=self.window)
@@ -109,10 +116,11 @@ class FlashAttention(MegatronModule):
             )
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         layout = None if attention_mask is None else PackingLayout(attention_mask)
-        if layout is None and (self.window is None or query.size(2) <= self.window):
-            context = self._attend(query, key, value, None)
-        elif query.is_cuda and not self._dropout:
+        is_causal = layout is None and (self.window is None or query.size(2) <= self.window)
+        if query.is_cuda and not self._dropout and (self.softcap is not None or not is_causal):
             context = self._attend_by_flex(query, key, value, layout)
+        elif is_causal:
+            context = self._attend(query, key, value, None)
         elif layout is None:
             context = self._attend_in_window(query, key, value)
         else:
@@ -125,6 +133,8 @@ class FlashAttention(MegatronModule):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """[R, h, Sq, D] of queries [R, h, Sq, D], keys and values [R, g, Sk, D]; causal without a mask [Sq, Sk]."""
+        if self.softcap is not None:
+            return capped_attention(query, key, value, mask, self.softmax_scale, self.softcap)
         if query.is_cuda and not _takes_groups(query, mask):
             repeats = query.size(1) // key.size(1)
             key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
@@ -145,15 +155,20 @@ class FlashAttention(MegatronModule):
             )
 
     def _attend_by_flex(self, query: Tensor, key: Tensor, value: Tensor, layout: PackingLayout | None) -> Tensor:
-        """As `_attend`, by FlexAttention; without a layout, of one document per sequence in a window."""
+        """As `_attend`, by FlexAttention; without a layout, of one document per sequence."""
         if layout is None:
-            assert self.window is not None
             sequences, _, length, _ = query.shape
             block_mask = sliding_window_block_mask(sequences, length, self.window, query.device, self.query_block)
         else:
             block_mask = self.flex_block_mask(layout)
         return attend_by_flex(
-            query, key, value, block_mask=block_mask, scale=self.softmax_scale, backend=self.flex_backend
+            query,
+            key,
+            value,
+            block_mask=block_mask,
+            scale=self.softmax_scale,
+            softcap=self.softcap,
+            backend=self.flex_backend,
         )
 
     def _attend_in_window(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

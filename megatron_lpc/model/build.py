@@ -44,7 +44,7 @@ def build_model(
         vp_stage = index if config.parallel.num_virtual_stages_per_pipeline_rank else None
         chunk: nn.Module = PreferenceModel(
             config=core_config,
-            transformer_layer_spec=block_spec(model, core_config, vp_stage, groups.pp.rank()),
+            transformer_layer_spec=block_spec(model, core_config, vp_stage, groups),
             vocab_size=padded_vocab_size(config, model.vocab_size),
             real_vocab_size=model.vocab_size,
             logps_chunk_size=config.loss.logps_chunk_size,
@@ -64,9 +64,11 @@ def build_model(
 
 
 def _embeddings(model: ModelConfig) -> dict[str, Any]:
-    """Arguments of `PreferenceModel` that concern embeddings and positions."""
+    """Arguments of `PreferenceModel` that concern embeddings, positions and logits."""
     return {
         "embedding_scale": math.sqrt(model.hidden_size) if model.scale_embeddings else None,
+        "logit_softcap": model.final_logit_softcapping,
+        "local_rotary_base": model.rope_local_base_freq,
         "packs_sequences": model.transformer_impl == "transformer_engine",
         "share_embeddings_and_output_weights": not model.untie_embeddings_and_output_weights,
         "max_sequence_length": model.max_position_embeddings,

@@ -37,9 +37,19 @@ def query_block(backend: FlexBackend, channels: int) -> int:
 
 
 def attend_by_flex(
-    query: Tensor, key: Tensor, value: Tensor, *, block_mask: BlockMask, scale: float | None, backend: FlexBackend
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    block_mask: BlockMask,
+    scale: float | None,
+    softcap: float | None = None,
+    backend: FlexBackend,
 ) -> Tensor:
     """[R, h, S, D] of queries [R, h, S, D], keys and values [R, g, S, D].
+
+    Args:
+        softcap: c of a soft cap c tanh(x / c) on the scores.
 
     Raises:
         RuntimeError: torch would compile more kinds of inputs than `RECOMPILE_LIMIT`, or has no such backend.
@@ -49,6 +59,7 @@ def attend_by_flex(
             query,
             key,
             value,
+            score_mod=None if softcap is None else _soft_cap(softcap),
             block_mask=block_mask,
             scale=scale,
             enable_gqa=query.size(1) != key.size(1),
@@ -60,6 +71,12 @@ def attend_by_flex(
             f"queries of the shape {tuple(query.shape)}; let sequences have fewer lengths by --pad-to-multiple-of or "
             "--pack-to"
         ) from error
+
+
+@functools.cache
+def _soft_cap(cap: float) -> Callable[..., Tensor]:
+    """One function for all layers, so that they share a graph."""
+    return lambda score, sequence, head, query, key: cap * torch.tanh(score / cap)
 
 
 @functools.cache

@@ -55,9 +55,9 @@ def flex_block_mask(
 
 @functools.lru_cache(maxsize=8)
 def sliding_window_block_mask(
-    num_sequences: int, length: int, window: int, device: torch.device, query_block: int = QUERY_BLOCK
+    num_sequences: int, length: int, window: int | None, device: torch.device, query_block: int = QUERY_BLOCK
 ) -> BlockMask:
-    """The `BlockMask` of sequences of one document each."""
+    """The `BlockMask` of sequences of one document each; causal without a window."""
     position_ids = torch.arange(length, device=device).expand(num_sequences, length)
     layout = PackingLayout(torch.stack((torch.ones_like(position_ids), position_ids)))
     return flex_block_mask(layout, window, query_block)

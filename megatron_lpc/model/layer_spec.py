@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch.distributed as dist
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
@@ -22,12 +23,14 @@ from torch import nn
 
 from megatron_lpc.config import ModelConfig
 from megatron_lpc.model.attention import FlashAttention
-from megatron_lpc.model.norm import RMSNorm
+from megatron_lpc.model.local_rotary import LocalRotaryAttention
+from megatron_lpc.model.norm import NormedRowParallelLinear, ProjectionRMSNorm, RMSNorm
 from megatron_lpc.platform.patches.moe_router import define_te_general_gemm
+from megatron_lpc.platform.process_groups import ProcessGroups
 
 
 def block_spec(
-    model: ModelConfig, config: TransformerConfig, vp_stage: int | None, pp_rank: int
+    model: ModelConfig, config: TransformerConfig, vp_stage: int | None, groups: ProcessGroups
 ) -> TransformerBlockSubmodules | ModuleSpec:
     """Layers of this pipeline stage.
 
@@ -44,8 +47,8 @@ def block_spec(
         return get_gpt_layer_with_transformer_engine_spec(
             num_experts=model.num_experts, moe_grouped_gemm=False, qk_layernorm=model.qk_layernorm
         )
-    num_layers = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=pp_rank)
-    return TransformerBlockSubmodules(layer_specs=[portable_layer(model)] * num_layers, layer_norm=RMSNorm)
+    num_layers = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=groups.pp.rank())
+    return TransformerBlockSubmodules(layer_specs=[portable_layer(model, groups.tp)] * num_layers, layer_norm=RMSNorm)
 
 
 def add_to_main_grad(chunk: nn.Module) -> None:
@@ -60,7 +63,7 @@ def add_to_main_grad(chunk: nn.Module) -> None:
             module.fuse_wgrad_accumulation = True
 
 
-def portable_layer(model: ModelConfig) -> ModuleSpec:
+def portable_layer(model: ModelConfig, tp_group: dist.ProcessGroup) -> ModuleSpec:
     """A layer of megatron-core's linear modules, torch's fused attention and RMSNorm.
 
     In checkpoints its norms carry the names of TransformerEngine's fused modules, so that one checkpoint serves both
@@ -69,13 +72,14 @@ def portable_layer(model: ModelConfig) -> ModuleSpec:
     checkpoint_names = {"input_layernorm.": "self_attention.linear_qkv.layer_norm_"}
     if model.num_experts is None:
         checkpoint_names["pre_mlp_layernorm."] = "mlp.linear_fc1.layer_norm_"
+    input_norm = IdentityOp if model.norm_position == "output" else RMSNorm
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
-            input_layernorm=RMSNorm,
-            self_attention=_self_attention(model),
+            input_layernorm=input_norm,
+            self_attention=_self_attention(model, tp_group),
             self_attn_bda=get_bias_dropout_add,
-            pre_mlp_layernorm=RMSNorm,
+            pre_mlp_layernorm=input_norm,
             mlp=_mlp(model),
             mlp_bda=get_bias_dropout_add,
             sharded_state_dict_keys_map=checkpoint_names,
@@ -83,23 +87,36 @@ def portable_layer(model: ModelConfig) -> ModuleSpec:
     )
 
 
-def _self_attention(model: ModelConfig) -> ModuleSpec:
-    head_norm = RMSNorm if model.qk_layernorm else IdentityOp
+def _self_attention(model: ModelConfig, tp_group: dist.ProcessGroup) -> ModuleSpec:
     return ModuleSpec(
-        module=SelfAttention,
+        module=SelfAttention if model.rope_local_base_freq is None else LocalRotaryAttention,
         params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(
             linear_qkv=ColumnParallelLinear,
             core_attention=partial(FlashAttention, flex_backend=model.flex_attention_backend),
-            linear_proj=RowParallelLinear,
-            q_layernorm=head_norm,
-            k_layernorm=head_norm,
+            linear_proj=_last_projection(model),
+            q_layernorm=_qk_norm(model, tp_group, model.num_attention_heads),
+            k_layernorm=_qk_norm(model, tp_group, model.num_query_groups or model.num_attention_heads),
         ),
     )
 
 
+def _qk_norm(model: ModelConfig, tp_group: dist.ProcessGroup, heads: int) -> ModuleSpec | type[nn.Module]:
+    """The norm of a projection to some heads."""
+    if not model.qk_layernorm:
+        return IdentityOp
+    if model.qk_layernorm_scope == "head":
+        return RMSNorm
+    return ModuleSpec(module=ProjectionRMSNorm, params={"heads": heads // tp_group.size(), "tp_group": tp_group})
+
+
+def _last_projection(model: ModelConfig) -> type[RowParallelLinear]:
+    """The projection back to the hidden size, which ends attention and MLP."""
+    return RowParallelLinear if model.norm_position == "input" else NormedRowParallelLinear
+
+
 def _mlp(model: ModelConfig) -> ModuleSpec:
-    projections = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    projections = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=_last_projection(model))
     if model.num_experts is None:
         return ModuleSpec(module=MLP, submodules=projections)
     define_te_general_gemm()

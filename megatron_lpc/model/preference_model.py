@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from lpc_kernels import pair_logps
+from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import ColumnParallelLinear, gather_from_sequence_parallel_region
 from torch import Tensor
 
 from megatron_lpc.data.batch import PackingLayout, PairBatch
 from megatron_lpc.model.latent_head import ContinuousHead, LatentHead, LatentOutput
+from megatron_lpc.model.local_rotary import both_angles
 from megatron_lpc.model.packing_masks import packed_seq_params
 from megatron_lpc.model.pair_scores import LatentQuery, PairScores
 
@@ -44,6 +46,8 @@ class PreferenceModel(GPTModel):
         real_vocab_size: int,
         logps_chunk_size: int | None,
         embedding_scale: float | None = None,
+        logit_softcap: float | None = None,
+        local_rotary_base: int | None = None,
         packs_sequences: bool = False,
         latent_head: Callable[[], LatentHead | ContinuousHead | None],
         **kwargs: Any,
@@ -54,6 +58,8 @@ class PreferenceModel(GPTModel):
             real_vocab_size: vocabulary size without padding.
             logps_chunk_size: loss tokens whose logits exist at one time; None: as `pair_logps` chooses.
             embedding_scale: factor of the input embeddings, rounded to their dtype as Gemma does.
+            logit_softcap: c of the soft cap c tanh(x / c) on the logits.
+            local_rotary_base: rotary base in layers with a sliding window, where it differs.
             packs_sequences: the layers are TransformerEngine's, which take packed sequences as `PackedSeqParams` and
                 not as `PairBatch.packing_layout`.
             latent_head: makes the head; called only on the last stage.
@@ -61,7 +67,9 @@ class PreferenceModel(GPTModel):
         super().__init__(*args, **kwargs)
         self.real_vocab_size = real_vocab_size
         self.logps_chunk_size = logps_chunk_size
+        self.logit_softcap = logit_softcap
         self.packs_sequences = packs_sequences
+        self.local_rotary = None if local_rotary_base is None else self._rotary(local_rotary_base)
         if self.post_process:
             self.output_layer.__class__ = LMHead  # GPTModel makes a ColumnParallelLinear and takes no other class.
         self.latent_head = latent_head() if self.post_process else None
@@ -94,16 +102,28 @@ class PreferenceModel(GPTModel):
         """Called by `GPTModel.forward`: rotate each token by its own position.
 
         megatron-core's angles [S, 1, 1, D] follow the place in the sequence; with position ids they become [S, R, 1,
-        D].
+        D], and with a local rotary base both tables.
         """
         embedded, angles, *rest = super()._preprocess(input_ids, position_ids, *args, **kwargs)
         if embedded is not None:
             # Canonical strides for a single sequence too. With others torch.matmul chooses another kernel where the
             # weight is frozen, and a fresh policy would differ from its reference in the last bit.
             embedded = embedded.reshape(-1, embedded.size(-1)).view(embedded.shape)
+        local = None if self.local_rotary is None else self.local_rotary(angles.size(0))
         if position_ids is not None:
             angles = angles[:, 0][position_ids.t()]
-        return embedded, angles, *rest
+            local = None if local is None else local[:, 0][position_ids.t()]
+        return embedded, angles if local is None else both_angles(angles, local), *rest
+
+    def _rotary(self, base: int) -> RotaryEmbedding:
+        """Angles of another base, without scaling."""
+        return RotaryEmbedding(
+            self.config.kv_channels,
+            self.rotary_percent,
+            rotary_base=base,
+            use_cpu_initialization=self.config.use_cpu_initialization,
+            cp_group=self.pg_collection.cp,
+        )
 
     def _postprocess(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Called by `GPTModel.forward`: return the hidden states, where core would multiply all with the LM head."""
@@ -115,6 +135,10 @@ class PreferenceModel(GPTModel):
             # The embedding's, which this forward pass has called.
             return self.shared_embedding_or_output_weight()
         return self.output_layer()
+
+    def cap(self, logits: Tensor) -> Tensor:
+        """Logits under the model's soft cap, where it has one."""
+        return logits if self.logit_softcap is None else self.logit_softcap * torch.tanh(logits / self.logit_softcap)
 
     def score(self, hidden: Tensor, batch: PairBatch, query: LatentQuery) -> PairScores:
         """log pi(y_t | x, y_<t, z) = log softmax(W (h_t + z))[y_t], summed over each response.
@@ -150,6 +174,7 @@ class PreferenceModel(GPTModel):
             algorithm=query.algorithm,
             vocab_start=weight.size(0) * self.pg_collection.tp.rank(),
             vocab_size=self.real_vocab_size,
+            logit_softcap=self.logit_softcap,
             tp_group=self.pg_collection.tp,
             chunk_size=self.logps_chunk_size,
             main_grad=main_grad,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,16 +11,24 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn.functional import gelu, silu
 
-from megatron_lpc.config import Config, ModelConfig
+from megatron_lpc.config import Config, ModelConfig, layer_windows, layers_without_rope
 from megatron_lpc.platform import Platform
 
 _GATES = {"swiglu": silu, "geglu": partial(gelu, approximate="tanh")}
 
 
-def transformer_config(config: Config, platform: Platform) -> TransformerConfig:
-    """The `TransformerConfig` of a run, for the policy and for its reference."""
+@dataclass
+class BackboneConfig(TransformerConfig):
+    """megatron-core's configuration, with what only the portable layers read."""
+
+    attn_logit_softcapping: float | None = None
+    """c of a soft cap c tanh(x / c) on attention scores."""
+
+
+def transformer_config(config: Config, platform: Platform) -> BackboneConfig:
+    """The configuration of a run, for the policy and for its reference."""
     dtype = torch.bfloat16 if config.training.bf16 else torch.float32
-    return TransformerConfig(
+    return BackboneConfig(
         **_architecture(config.model),
         **_parallelism(config),
         **platform.transformer_options(),
@@ -77,7 +86,11 @@ def _architecture(model: ModelConfig) -> dict[str, Any]:
         "num_attention_heads": model.num_attention_heads,
         "num_query_groups": model.num_query_groups or model.num_attention_heads,
         "kv_channels": model.kv_channels,
+        "attn_logit_softcapping": model.attn_logit_softcapping,
+        "softmax_scale": None if model.query_pre_attn_scalar is None else model.query_pre_attn_scalar**-0.5,
         "window_size": None if model.sliding_window is None else (model.sliding_window - 1, 0),
+        "window_attn_skip_freq": [int(window is not None) for window in layer_windows(model)],
+        "no_rope_freq": [int(without) for without in layers_without_rope(model)],
         "normalization": "RMSNorm",
         "layernorm_epsilon": model.norm_epsilon,
         "layernorm_zero_centered_gamma": model.apply_layernorm_1p,
@@ -85,7 +98,9 @@ def _architecture(model: ModelConfig) -> dict[str, Any]:
         "activation_func": _GATES[model.activation],
         "add_bias_linear": False,
         "add_qkv_bias": model.add_qkv_bias,
-        "qk_layernorm": model.qk_layernorm,
+        # Set, core sums the gradients of these norms over the tensor parallel ranks, which hold shards of a norm of the
+        # whole projection.
+        "qk_layernorm": model.qk_layernorm and model.qk_layernorm_scope == "head",
         "init_method_std": model.init_method_std,
         "attention_dropout": model.attention_dropout,
         "hidden_dropout": model.hidden_dropout,

@@ -20,7 +20,7 @@ from torch import nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from megatron_lpc.command_line import first_few, flag_of
-from megatron_lpc.config import Config, ConfigError, Role, options_with_role, shown
+from megatron_lpc.config import Config, ConfigError, ModelConfig, Role, canonical, options_with_role, shown
 from megatron_lpc.model import unwrapped
 from megatron_lpc.model.initialize import sharded_tensors
 from megatron_lpc.platform.process_groups import ProcessGroups
@@ -180,12 +180,12 @@ def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _backbone_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of the backbone that its weights depend on, with those filled in that follow from others."""
+    """Options of the backbone that its weights depend on, in one form."""
     chosen = _chosen(options, options_with_role(Role.BACKBONE))
-    if chosen:
-        chosen["num_query_groups"] = chosen["num_query_groups"] or chosen["num_attention_heads"]
-        chosen["kv_channels"] = chosen["kv_channels"] or chosen["hidden_size"] // chosen["num_attention_heads"]
-    return chosen
+    if not chosen:
+        return {}
+    model = asdict(canonical(ModelConfig(**chosen)))
+    return {name: model[name] for name in chosen}
 
 
 def _chosen(options: dict[str, Any], names: list[str]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -43,21 +45,23 @@ _PEAK_BF16 = {
 }
 
 
-def batch_work(batch: PairBatch, sliding_window: int | None = None) -> Tensor:
+def batch_work(batch: PairBatch, windows: Sequence[int | None] = (None,)) -> Tensor:
     """[4] int64 on the batch's device: tokens, response tokens, attended query-key pairs, preference pairs.
 
     Without waiting for the device. These are sums, so they add over micro-batches and data parallel ranks.
 
     Args:
-        sliding_window: tokens a query may attend to.
+        windows: tokens a query may attend to, of each layer; attended pairs are the mean over layers, rounded down.
     """
     prompt_length, is_shared = _prompts(batch)
     whole_length = prompt_length.repeat(2) + batch.response_length
-    attended_by_prompt = causal_query_key_pairs(prompt_length, sliding_window)
-    attended_by_whole = causal_query_key_pairs(whole_length, sliding_window)
     # Both responses count their prompt, but a shared one is computed once.
     tokens = whole_length.sum() - (is_shared * prompt_length).sum()
-    attended = attended_by_whole.sum() - (is_shared * attended_by_prompt).sum()
+    attended = torch.zeros_like(tokens)
+    for window, layers in Counter(windows).items():
+        by_prompt = causal_query_key_pairs(prompt_length, window)
+        attended += layers * (causal_query_key_pairs(whole_length, window).sum() - (is_shared * by_prompt).sum())
+    attended //= len(windows)
     num_pairs = torch.full_like(tokens, batch.num_pairs)
     return torch.stack([tokens, batch.response_length.sum(), attended, num_pairs])
 

@@ -9,7 +9,7 @@ import torch
 from lpc_kernels import PairLoss
 from torch import Tensor
 
-from megatron_lpc.config import Config, LossConfig
+from megatron_lpc.config import Config, LossConfig, layer_windows
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.losses import LatentState, implicit_rewards, latent_loss, pair_metrics, preference_loss
 from megatron_lpc.model import LatentQuery, PairScores
@@ -61,4 +61,4 @@ class TrainingLoss:
             losses = losses + latent_terms
             total = total + latent_terms.sum()
         metrics = pair_metrics(losses, rewards, logps, posterior_logits, prior_logits)
-        return total, metrics | {"work": batch_work(batch, self.config.model.sliding_window)}
+        return total, metrics | {"work": batch_work(batch, layer_windows(self.config.model))}

@@ -72,6 +72,9 @@ from megatron_lpc.config.options import all_options
             "--flex-attention-backend",
             "with --transformer-impl transformer_engine",
         ),
+        ("--qk-layernorm-scope projection", "--qk-layernorm-scope", "without --qk-layernorm"),
+        ("--window-attn-skip-freq 2", "--window-attn-skip-freq", "without --sliding-window"),
+        ("--rope-local-base-freq 100", "--rope-local-base-freq", "without --sliding-window"),
         ("--rope-scaling-factor 4", "--rope-scaling-factor", "without --use-rope-scaling"),
         (
             "--recompute-granularity selective --recompute-method block",

@@ -46,6 +46,8 @@ from megatron_lpc.config import ConfigError, seq_len_multiple, validate, validat
             4,
         ),
         ("--num-experts 4 --moe-router-topk 1 --moe-router-pre-softmax", 1),
+        ("--norm-position both --qk-layernorm --qk-layernorm-scope projection --attn-logit-softcapping 50", 1),
+        ("--num-layers 4 --no-rope-freq 4 --sliding-window 8 --window-attn-skip-freq 1 1 0 0", 1),
         ("--profile --save out --profile-step-start 0 --profile-step-end 1 --profile-ranks 0 3", 4),
         ("--record-memory-history --memory-snapshot-path memory.pickle", 1),
         ("--deterministic --exit-interval 5 --exit-duration-in-mins 60 --rank-log-dir logs", 1),
@@ -70,6 +72,40 @@ def test_what_fits_together_passes(config_of, flags, world_size):
             "--num-experts 4 --tensor-model-parallel-size 2",
             2,
             "under --tensor-model-parallel-size 2 only with --sequence-parallel",
+        ),
+        (
+            "--num-layers 4 --no-rope-freq 0",
+            1,
+            "--no-rope-freq 0: give one number above 0, or a 0 or 1 for each of the 4",
+        ),
+        ("--num-layers 4 --no-rope-freq 1 0", 1, "--no-rope-freq 1 0: give one number above 0"),
+        (
+            "--num-layers 2 --sliding-window 8 --window-attn-skip-freq 1 2",
+            1,
+            "--window-attn-skip-freq 1 2: give one number above 0",
+        ),
+        (
+            "--attn-logit-softcapping 50 --attention-dropout 0.1",
+            1,
+            "--attention-dropout 0.1: attention with --attn-logit-softcapping has none",
+        ),
+        (
+            "--num-experts 4 --norm-position both",
+            1,
+            "--norm-position both: layers of experts have a norm on their input only",
+        ),
+        *(
+            (
+                f"--transformer-impl transformer_engine {flags}",
+                1,
+                f"{flag}: TransformerEngine's layers have no such thing",
+            )
+            for flags, flag in (
+                ("--norm-position output", "--norm-position output"),
+                ("--qk-layernorm --qk-layernorm-scope projection", "--qk-layernorm-scope projection"),
+                ("--attn-logit-softcapping 50", "--attn-logit-softcapping 50.0"),
+                ("--sliding-window 8 --rope-local-base-freq 100", "--rope-local-base-freq 100"),
+            )
         ),
         ("--rotary-percent 0.1", 1, "--rotary-percent 0.1: rotates 3 of the 32 channels of a head"),
         ("--rotary-percent 0.01", 1, "--rotary-percent 0.01: rotates 0 of the 32 channels of a head"),
@@ -309,6 +345,7 @@ def test_a_backend_of_flex_attention_is_accepted_on_a_gpu(config_of, mask):
         (f"{FLASH} --no-bf16", "cuda", f"{FLASH}: FlashAttention-4 computes in half precision only; add --bf16"),
         (f"{FLASH} --deterministic", "cuda", f"{FLASH}: its backward pass with a block mask does not repeat"),
         (f"{FLASH} --attention-dropout 0.1", "cuda", f"{FLASH}: FlexAttention has no dropout"),
+        (f"{FLASH} --attn-logit-softcapping 50", "cuda", f"{FLASH}: takes no --attn-logit-softcapping"),
     ],
 )
 def test_what_a_backend_of_flex_attention_cannot_do_is_refused(problems, flags, device, message):

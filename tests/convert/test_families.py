@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from megatron_lpc.config import ModelConfig
+from megatron_lpc.config import ModelConfig, canonical, layer_windows, layers_without_rope
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.families import FAMILIES, REFUSED, find_family
 from megatron_lpc.convert.hf_folder import HFFolder
@@ -26,6 +26,7 @@ SIZES = {
     "head_dim": 12,
     "vocab_size": 131,
     "max_position_embeddings": 64,
+    "pad_token_id": 0,
     "num_experts": 4,
     "num_local_experts": 4,
     "num_experts_per_tok": 2,
@@ -70,16 +71,30 @@ def test_options_come_back(name: str) -> None:
     variants = [
         {},
         {"rope_theta": 5e5, "tie_word_embeddings": True, "rms_norm_eps": 1e-3},
-        {"tie_word_embeddings": False, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
-        {"rope_scaling": {"rope_type": "llama3", "factor": 32.0, **LLAMA3}},
     ]
+    if FAMILIES[name].has_partial_rotary_factor:
+        variants += [{"partial_rotary_factor": 0.5}]
+    else:
+        variants += [
+            {"tie_word_embeddings": False, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+            {"rope_scaling": {"rope_type": "llama3", "factor": 32.0, **LLAMA3}},
+        ]
+    if FAMILIES[name].has_no_rope_layers:
+        variants += [{"no_rope_layers": [1, 0]}, {"no_rope_layers": [0, 1, 1]}]
     if FAMILIES[name].has_norm_topk_prob:
         variants += [{"norm_topk_prob": True}, {"num_experts_per_tok": 1}]
-    if FAMILIES[name].window != "none":
-        variants += [
-            {"sliding_window": 7, "use_sliding_window": True, "max_window_layers": 0},
-            {"sliding_window": None},
-        ]
+    if "query_pre_attn_scalar" in FAMILIES[name].own_settings:
+        variants += [{"query_pre_attn_scalar": 7, "final_logit_softcapping": 3.0}]
+    if "attn_logit_softcapping" in FAMILIES[name].own_settings:
+        variants += [{"attn_logit_softcapping": None}]
+    if FAMILIES[name].has_local_rope:
+        variants += [{"rope_local_base_freq": 77.0}]
+    if FAMILIES[name].window == "by layer":
+        windows = {"sliding_window": 7, "use_sliding_window": True}
+        some, all_layers = ["sliding_attention", "full_attention"], ["sliding_attention"] * 2
+        variants += [windows | {"layer_types": some}, windows | {"layer_types": all_layers}, {"sliding_window": None}]
+    if FAMILIES[name].window == "all layers":
+        variants += [{"sliding_window": 7}, {"sliding_window": None}]
     seen = []
     for variant in variants:
         _, model = read_model(SIZES | {"model_type": name} | variant)
@@ -90,6 +105,8 @@ def test_options_come_back(name: str) -> None:
         seen.append(model)
 
 
+LINEAR = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
@@ -99,6 +116,35 @@ def test_fields_of_transformers_5() -> None:
         | {"model_type": "llama", "rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8, **LLAMA3}}
     )
     assert (model.rotary_base, model.use_rope_scaling, model.rope_scaling_factor) == (500000, True, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "windows"),
+    [
+        (None, [9, 9, 9, 9]),
+        ([2], [9, None, 9, None]),
+        ([1, 0, 1, 0], [9, None, 9, None]),
+        ([1, 1, 0, 1], [9, 9, None, 9]),
+        ([3], [9, 9, None, 9]),
+        ([0, 1, 1, 1], [None, 9, 9, 9]),
+        ([1], [None] * 4),
+    ],
+)
+def test_windows_of_layers(pattern: list[int] | None, windows: list[int | None]) -> None:
+    model = ModelConfig(num_layers=4, sliding_window=9, window_attn_skip_freq=pattern, no_rope_freq=pattern)
+    assert layer_windows(model) == windows
+    assert layer_windows(canonical(model)) == windows
+    assert layers_without_rope(canonical(model)) == layers_without_rope(model)
+
+
+def test_equal_patterns_are_no_difference() -> None:
+    spelled_out, short = ([0, 1, 0, 1], [1, 0, 1, 0]), ([2], [2])
+    made = [
+        ModelConfig(num_layers=4, sliding_window=9, no_rope_freq=without, window_attn_skip_freq=window)
+        for without, window in (spelled_out, short)
+    ]
+    assert differing_options(*made) == []
+    assert differing_options(made[0], replace(made[1], no_rope_freq=[4])) == ["no_rope_freq"]
 
 
 def test_old_gemma_activation() -> None:
@@ -111,8 +157,7 @@ def test_old_gemma_activation() -> None:
     [
         (
             {"model_type": "gpt2"},
-            "model type 'gpt2' cannot be converted; "
-            "known types: llama, mistral, qwen2, qwen3, gemma, mixtral, qwen3_moe",
+            f"model type 'gpt2' cannot be converted; known types: {', '.join(FAMILIES)}",
         ),
         ({"model_type": None}, "model type 'None' cannot be converted"),
         ({"attention_bias": True}, "attention_bias is True; megatron-core's llama needs False"),
@@ -142,15 +187,27 @@ def test_old_gemma_activation() -> None:
             },
             "original_max_position_embeddings is 4096",
         ),
+        ({"model_type": "phi3", "rope_scaling": LONGROPE}, "rope type 'longrope' has no counterpart"),
         (
-            {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
-            "some layers have a sliding window",
+            {
+                "model_type": "qwen2",
+                "use_sliding_window": True,
+                "sliding_window": 8,
+                "layer_types": ["full_attention", "chunked_attention"],
+            },
+            "layer_types has chunked_attention",
         ),
         ({"model_type": "qwen3", "attention_bias": True}, "attention_bias is True"),
         (
             {"model_type": "gemma", "hidden_act": "relu"},
             "hidden_act is relu; megatron-core's gemma needs gelu_pytorch_tanh",
         ),
+        ({"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
+        (
+            {"model_type": "gemma3_text", "rope_parameters": {"sliding_attention": LINEAR}},
+            "rope type 'linear' in layers with a sliding window is not supported",
+        ),
+        ({"model_type": "gemma2", "use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
         ({"model_type": "gemma", "use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
         ({"model_type": "mixtral", "router_jitter_noise": 0.1}, "router_jitter_noise is 0.1"),
         ({"model_type": "mixtral", "num_experts_per_tok": 1}, "num_experts_per_tok is 1"),
@@ -175,12 +232,19 @@ def test_relatives_are_refused_with_the_reason(name: str) -> None:
 
 def test_options_without_a_config_find_their_family() -> None:
     base = ModelConfig(vocab_size=101)
+    assert fit_family(replace(base, no_rope_freq=[2]))[0].model_type == "smollm3"
+    assert fit_family(replace(base, rotary_percent=0.5))[0].model_type == "phi3"
+    output_norms = replace(base, norm_position="output", qk_layernorm=True, qk_layernorm_scope="projection")
+    assert fit_family(output_norms)[0].model_type == "olmo2"
     assert fit_family(base)[0].model_type == "llama"
     assert fit_family(replace(base, sliding_window=9))[0].model_type == "mistral"
     assert fit_family(replace(base, add_qkv_bias=True))[0].model_type == "qwen2"
     assert fit_family(replace(base, qk_layernorm=True, sliding_window=9))[0].model_type == "qwen3"
     gemma = replace(base, apply_layernorm_1p=True, activation="geglu", scale_embeddings=True)
     assert fit_family(gemma)[0].model_type == "gemma"
+    by_layer = replace(gemma, norm_position="both", sliding_window=9, window_attn_skip_freq=[2])
+    assert fit_family(replace(by_layer, attn_logit_softcapping=50.0))[0].model_type == "gemma2"
+    assert fit_family(replace(by_layer, qk_layernorm=True, rope_local_base_freq=100))[0].model_type == "gemma3_text"
     experts = replace(base, num_experts=4, sliding_window=9)
     assert fit_family(experts)[0].model_type == "mixtral"
     assert (

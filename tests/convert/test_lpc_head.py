@@ -31,6 +31,11 @@ HEADS = {
     "llama": ["--posterior-input", "bilinear", "--latent-mlp-hidden-size", "20"],
     "qwen3": ["--qk-layernorm", "--no-untie-embeddings-and-output-weights", "--sliding-window", "5"],
     "gemma": ["--apply-layernorm-1p", "--activation", "geglu", "--scale-embeddings", "--posterior-input", "difference"],
+    "gemma2": [
+        *("--apply-layernorm-1p", "--activation", "geglu", "--scale-embeddings", "--norm-position", "both"),
+        *("--attn-logit-softcapping", "2", "--final-logit-softcapping", "3", "--query-pre-attn-scalar", "10"),
+        *("--sliding-window", "5", "--window-attn-skip-freq", "2", "--no-untie-embeddings-and-output-weights"),
+    ],
     "qwen3_moe": ["--num-experts", "4", "--moe-router-pre-softmax", "--qk-layernorm"],
     "continuous": ["--latent-mode", "continuous"],
 }
@@ -93,7 +98,7 @@ class Megatron:
 
     def logps(self, tokens: Tensor, z: Tensor | float) -> Tensor:
         """[S, V] with z at every position."""
-        logits = (self.hidden(tokens) + z) @ self.model.lm_head_weight().t()
+        logits = self.model.cap((self.hidden(tokens) + z) @ self.model.lm_head_weight().t())
         return logits[:, : self.model.real_vocab_size].log_softmax(-1)
 
     def greedy(self, prompt: Tensor, z: Tensor | float) -> list[int]:
@@ -306,6 +311,7 @@ def test_family_follows_from_the_options(runs: dict[str, Path]) -> None:
         "llama": "llama",
         "qwen3": "qwen3",
         "gemma": "gemma",
+        "gemma2": "gemma2",
         "qwen3_moe": "qwen3_moe",
         "continuous": "llama",
     }

@@ -74,7 +74,20 @@ _MODEL = {
         "sliding_window": 5,
     },
     "experts": {"num_experts": 4},
+    "varied": {
+        "norm_position": "both",
+        "qk_layernorm": True,
+        "qk_layernorm_scope": "projection",
+        "no_rope_freq": [4],
+        "sliding_window": 5,
+        "window_attn_skip_freq": [0, 1, 1, 0],
+        "rope_local_base_freq": 100,
+        "query_pre_attn_scalar": 5,
+        "attn_logit_softcapping": 1.0,
+        "final_logit_softcapping": 2.0,
+    },
 }
+_FEW_LOSSES = ("experts", "varied")
 
 CASES: dict[str, tuple[str, str, str]] = {
     f"{loss}-{latent}-{model}": (loss, latent, model)
@@ -82,7 +95,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     for latent in _LATENTS
     for model in _MODEL
     if (loss != "sft" or latent == "none") and (loss != "dpo_recomputed" or latent == "lpc")
-    if model != "experts" or (loss in ("dpo", "simpo") and latent == "lpc")
+    if model not in _FEW_LOSSES or (loss in ("dpo", "simpo") and latent == "lpc")
 }
 
 
@@ -144,7 +157,7 @@ PACKINGS: dict[str, dict[str, object]] = {
 
 PACKING_CASES: dict[str, tuple[str, str]] = {
     f"{case}-{packing}": (case, packing)
-    for case in ("dpo-lpc-untied", "simpo-straight_through-tied", "ipo-none-untied")
+    for case in ("dpo-lpc-untied", "simpo-straight_through-tied", "ipo-none-untied", "dpo-lpc-varied")
     for packing in ("shared", "packed", "packed-shared")
 }
 """name -> case, packing: the same numbers as those of the case."""

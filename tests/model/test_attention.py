@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from megatron.core.transformer.enums import AttnMaskType
-from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.nn.attention import SDPBackend, _cur_sdpa_kernel_backends
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -17,6 +16,7 @@ from megatron_lpc.model import flex_attention as flex_module
 from megatron_lpc.model import packing_masks
 from megatron_lpc.model.attention import FlashAttention
 from megatron_lpc.model.flex_mask import flex_block_mask, sliding_window_block_mask
+from megatron_lpc.model.transformer_config import BackboneConfig
 
 from .visible import visible
 
@@ -39,14 +39,15 @@ def one_document(length: int) -> PackingLayout:
     return PackingLayout(torch.stack((torch.ones_like(position_ids), position_ids)))
 
 
-def flash_attention(window=None, dropout=0.0, backend="auto") -> FlashAttention:
-    config = TransformerConfig(
+def flash_attention(window=None, dropout=0.0, backend="auto", softcap=None) -> FlashAttention:
+    config = BackboneConfig(
         num_layers=1,
         hidden_size=64,
         num_attention_heads=4,
         num_query_groups=2,
         window_size=None if window is None else (window - 1, 0),
         attention_dropout=dropout,
+        attn_logit_softcapping=softcap,
     )
     return FlashAttention(config, 1, AttnMaskType.causal, "self", flex_backend=backend)
 
@@ -58,10 +59,12 @@ def projections(sequences, length, dtype=torch.float32, requires_grad=False):
     return [tensor.requires_grad_(requires_grad) for tensor in made]
 
 
-def by_definition(query, key, value, seen):
+def by_definition(query, key, value, seen, softcap=None):
     """Softmax over the visible keys, whose mask is [R, S, S]."""
     key, value = (x.repeat_interleave(2, 2) for x in (key, value))
     scores = torch.einsum("qrhd,krhd->rhqk", query, key) / query.size(-1) ** 0.5
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     weights = scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1)
     return torch.einsum("rhqk,krhd->qrhd", weights, value).flatten(2)
 
@@ -214,6 +217,30 @@ def test_flex_gets_the_backend_and_its_blocks(packing, backend, query_block, eag
     real = (layout.document_ids >= 0).T
     torch.testing.assert_close(context.as_subclass(torch.Tensor)[real], expected[real], rtol=1e-5, atol=1e-6)
     flex_module.query_block.cache_clear()
+
+
+@pytest.mark.parametrize("window", [None, 50])
+@pytest.mark.parametrize("packing", [*PACKINGS, "none"])
+def test_a_soft_cap_on_scores(packing, window, eager_flex, calls):
+    layout = one_document(300) if packing == "none" else layout_of(packing)
+    stacked = None if packing == "none" else layout.stacked
+    projected = projections(*layout.document_ids.shape, requires_grad=True)
+    module = flash_attention(window, softcap=0.5)
+    context = module(*projected, stacked)
+    expected = by_definition(*projected, visible(*layout.stacked, window=window), softcap=0.5)
+    real = (layout.document_ids >= 0).T
+    torch.testing.assert_close(context[real], expected[real], rtol=1e-5, atol=1e-6)
+    upstream = torch.randn_like(context) * real[..., None]
+    ours, theirs = (torch.autograd.grad(result, projected, upstream) for result in (context, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    on_gpu = module(*map(stand_in, projected), stacked).as_subclass(torch.Tensor)
+    torch.testing.assert_close(on_gpu[real], expected[real], rtol=1e-5, atol=1e-6)
+    assert (len(eager_flex), len(calls)) == (1, 0), "FlexAttention on a GPU, and never without the cap"
+
+
+def test_a_soft_cap_has_no_dropout():
+    with pytest.raises(ValueError, match="a soft cap has no dropout"):
+        flash_attention(dropout=0.1, softcap=0.5)
 
 
 def test_a_window_with_dropout_on_a_gpu_has_bounded_masks_and_all_heads(calls, monkeypatch):

@@ -49,7 +49,7 @@ def test_past_the_limit_of_recompilations_is_an_error_and_no_eager_pass(recwarn)
 
 
 def test_the_option_reaches_the_layers():
-    layer = portable_layer(ModelConfig(flex_attention_backend="flash"))
+    layer = portable_layer(ModelConfig(flex_attention_backend="flash"), tp_group=None)
     make = layer.submodules.self_attention.submodules.core_attention
     assert (make.func, make.keywords) == (FlashAttention, {"flex_backend": "flash"})
 

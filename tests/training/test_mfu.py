@@ -95,7 +95,9 @@ def test_work_of_a_sequence_for_each_response(packing):
     batch = collate(PAIRS, [0, 1], [0, 1], pad_id=0, **packing)
     assert batch_work(batch).tolist() == [23, 13, 21 + 15 + 10 + 36, 2]
     windowed = sum(min(query + 1, 3) for length in (6, 5, 4, 8) for query in range(length))
-    assert batch_work(batch, sliding_window=3).tolist() == [23, 13, windowed, 2]
+    assert batch_work(batch, windows=[3]).tolist() == [23, 13, windowed, 2]
+    mixed = batch_work(batch, windows=[3, 3, None])[2]
+    assert mixed == (2 * windowed + 21 + 15 + 10 + 36) // 3
 
 
 @pytest.mark.parametrize("packing", [{}, {"pack_to": 40}])
@@ -103,7 +105,7 @@ def test_a_shared_prompt_is_worked_on_once(packing):
     batch = collate(PAIRS, [0, 1], [0, 1], pad_id=0, share_prompt=True, **packing)
     assert batch_work(batch).tolist() == [23 - 4 - 1, 13, (21 + 15 - 10) + (10 + 36 - 1), 2]
     counts = visible(*batch.packing_layout.stacked, window=3)[batch.packing_layout.document_ids >= 0].sum()
-    assert batch_work(batch, sliding_window=3)[2] == counts
+    assert batch_work(batch, windows=[3])[2] == counts
 
 
 def test_utilisation():

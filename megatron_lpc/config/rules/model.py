@@ -50,6 +50,47 @@ def experts(config: Config) -> Iterator[str]:
         )
 
 
+def layer_patterns(config: Config) -> Iterator[str]:
+    """Options that differ between layers."""
+    model = config.model
+    for flag, pattern in (
+        ("--no-rope-freq", model.no_rope_freq),
+        ("--window-attn-skip-freq", model.window_attn_skip_freq),
+    ):
+        if pattern is None:
+            continue
+        is_frequency = len(pattern) == 1 and pattern[0] > 0
+        says_each_layer = len(pattern) == model.num_layers and set(pattern) <= {0, 1}
+        if not is_frequency and not says_each_layer:
+            yield (
+                f"{flag} {' '.join(map(str, pattern))}: give one number above 0, or a 0 or 1 for each of the "
+                f"{model.num_layers} layers"
+            )
+
+
+def portable_layers(config: Config) -> Iterator[str]:
+    """What only the portable layers have."""
+    model = config.model
+    if model.norm_position != "input" and model.num_experts is not None:
+        yield f"--norm-position {model.norm_position}: layers of experts have a norm on their input only"
+    if model.attn_logit_softcapping is not None and model.attention_dropout:
+        yield (
+            f"--attention-dropout {model.attention_dropout}: attention with --attn-logit-softcapping has none; "
+            "leave it at 0"
+        )
+    if model.transformer_impl == "local":
+        return
+    asked = {
+        f"--attn-logit-softcapping {model.attn_logit_softcapping}": model.attn_logit_softcapping is not None,
+        f"--rope-local-base-freq {model.rope_local_base_freq}": model.rope_local_base_freq is not None,
+        f"--norm-position {model.norm_position}": model.norm_position != "input",
+        f"--qk-layernorm-scope {model.qk_layernorm_scope}": model.qk_layernorm_scope != "head",
+    }
+    for flag, is_asked in asked.items():
+        if is_asked:
+            yield f"{flag}: TransformerEngine's layers have no such thing; set --transformer-impl local"
+
+
 def fp8(config: Config) -> Iterator[str]:
     """FP8 products, which need TransformerEngine's layers, bf16, and sizes that are made of whole blocks."""
     training = config.training

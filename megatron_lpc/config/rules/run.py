@@ -130,6 +130,8 @@ def flex_attention(config: Config, device: str) -> Iterator[str]:
         return
     if config.training.bf16 is False:  # Unset it is on, for `flash` needs a GPU.
         yield f"{flag}: FlashAttention-4 computes in half precision only; add --bf16"
+    if config.model.attn_logit_softcapping is not None:
+        yield f"{flag}: takes no --attn-logit-softcapping; set it to triton"
     if config.training.deterministic:
         # torch refuses it before Blackwell, and there without an order of writes that `flex_block_mask` does not make.
         yield (

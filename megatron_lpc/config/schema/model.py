@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron_lpc.config.idle_rules import NO_ATTENTION_MASK, NO_EXPERTS, NO_ROPE_SCALING, TE_ATTENTION
+from megatron_lpc.config.idle_rules import (
+    NO_ATTENTION_MASK,
+    NO_EXPERTS,
+    NO_QK_LAYERNORM,
+    NO_ROPE_SCALING,
+    NO_SLIDING_WINDOW,
+    TE_ATTENTION,
+)
 from megatron_lpc.config.metadata import Role, option
 
 
@@ -72,6 +79,30 @@ class ModelConfig:
     )
     """Size of one attention head; `hidden_size` divided by `num_attention_heads` when unset."""
 
+    query_pre_attn_scalar: int | None = option(
+        None,
+        range="[1, inf)",
+        role=Role.BACKBONE,
+        hf_rule="`query_pre_attn_scalar` (Gemma 2 and 3)",
+    )
+    """Attention scores are divided by its square root; the size of a head when unset."""
+
+    attn_logit_softcapping: float | None = option(
+        None,
+        range="(0, inf)",
+        role=Role.BACKBONE,
+        hf_rule="`attn_logit_softcapping` (Gemma 2)",
+    )
+    """c of the soft cap c tanh(x / c) on attention scores; none when unset."""
+
+    final_logit_softcapping: float | None = option(
+        None,
+        range="(0, inf)",
+        role=Role.BACKBONE,
+        hf_rule="`final_logit_softcapping` (Gemma 2 and 3)",
+    )
+    """c of the soft cap c tanh(x / c) on the logits; none when unset."""
+
     max_position_embeddings: int = option(
         2048,
         range="[2, inf)",
@@ -90,25 +121,45 @@ class ModelConfig:
     norm_epsilon: float = option(1e-5, range="(0, inf)", role=Role.BACKBONE, hf_setting="rms_norm_eps")
     """Added to the variance in RMSNorm."""
 
-    apply_layernorm_1p: bool = option(False, role=Role.BACKBONE, hf_rule="model type `gemma`")
+    norm_position: Literal["input", "output", "both"] = option(
+        "input",
+        role=Role.BACKBONE,
+        hf_rule="model type `olmo2`: output; `gemma2`, `gemma3_text`: both",
+    )
+    """RMSNorm on the input of attention and MLP, on the output that they add (OLMo 2), or both (Gemma 2 and 3)."""
+
+    apply_layernorm_1p: bool = option(False, role=Role.BACKBONE, hf_rule="the model types of Gemma")
     """Store norm weights as their difference from 1."""
 
     activation: Literal["swiglu", "geglu"] = option("swiglu", role=Role.BACKBONE, hf_rule="`hidden_act`")
     """Activation of the gated MLP: SiLU, or GELU in its tanh form (Gemma)."""
 
-    scale_embeddings: bool = option(False, role=Role.BACKBONE, hf_rule="model type `gemma`")
+    scale_embeddings: bool = option(False, role=Role.BACKBONE, hf_rule="the model types of Gemma")
     """Multiply input embeddings by the square root of `hidden_size`."""
 
     rotary_base: int = option(10000, range="[1, inf)", role=Role.BACKBONE, hf_rule="`rope_theta`")
     """Base period of the rotary position embedding."""
 
-    rotary_percent: float = option(
-        1.0,
-        range="(0, 1]",
+    rope_local_base_freq: int | None = option(
+        None,
+        range="[1, inf)",
         role=Role.BACKBONE,
-        hf_rule="`partial_rotary_factor`; conversion supports 1 only",
+        idle=NO_SLIDING_WINDOW,
+        hf_rule="`rope_local_base_freq` (Gemma 3)",
     )
+    """Base period in layers with a sliding window, whose frequencies are then not scaled; as elsewhere when unset."""
+
+    rotary_percent: float = option(1.0, range="(0, 1]", role=Role.BACKBONE, hf_rule="`partial_rotary_factor` (Phi)")
     """Fraction of each head that is rotated."""
+
+    no_rope_freq: list[int] | None = option(
+        None,
+        range="[0, inf)",
+        role=Role.BACKBONE,
+        hf_rule="`no_rope_layers`, inverted (SmolLM3)",
+    )
+    """Layers without rotary position embedding: every Nth for one number N, or a 1 for each such layer and a 0 for each
+    other; none when unset."""
 
     rotary_seq_len_interpolation_factor: float | None = option(
         None,
@@ -133,8 +184,16 @@ class ModelConfig:
     add_qkv_bias: bool = option(False, role=Role.BACKBONE, hf_rule="model type `qwen2`")
     """Bias on the query, key and value projections."""
 
-    qk_layernorm: bool = option(False, role=Role.BACKBONE, hf_rule="model types `qwen3`, `qwen3_moe`")
-    """RMSNorm on each query and key head."""
+    qk_layernorm: bool = option(False, role=Role.BACKBONE, hf_rule="model types `qwen3`, `qwen3_moe`, `olmo2`")
+    """RMSNorm on queries and keys."""
+
+    qk_layernorm_scope: Literal["head", "projection"] = option(
+        "head",
+        role=Role.BACKBONE,
+        idle=NO_QK_LAYERNORM,
+        hf_rule="model type `olmo2`: projection",
+    )
+    """What that norm takes together: the channels of a head, or those of all heads (OLMo 2)."""
 
     untie_embeddings_and_output_weights: bool = option(
         False,
@@ -150,6 +209,16 @@ class ModelConfig:
         hf_rule="`sliding_window`, in families that have one",
     )
     """Tokens that a query attends to, itself included; all earlier ones when unset."""
+
+    window_attn_skip_freq: list[int] | None = option(
+        None,
+        range="[0, inf)",
+        role=Role.BACKBONE,
+        idle=NO_SLIDING_WINDOW,
+        hf_rule="`layer_types` (Qwen, SmolLM3, Gemma 2 and 3)",
+    )
+    """Layers without the sliding window: every Nth for one number N, or a 0 for each such layer and a 1 for each other;
+    none when unset."""
 
     init_method_std: float = option(0.02, range="(0, inf)", role=Role.RUN, evaluation=True)
     """Standard deviation of the weights of a new model."""

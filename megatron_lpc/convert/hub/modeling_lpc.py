@@ -179,13 +179,19 @@ class LPCForCausalLM(PreTrainedModel, GenerationMixin):
         else:
             kept = kept + z[:, None]
         return LPCOutput(
-            logits=self.get_output_embeddings()(kept),
+            logits=self._logits(kept),
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             z=z,
             code_weights=code_weights,
         )
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """The LM head and, in Gemma 2, its soft cap."""
+        logits = self.get_output_embeddings()(hidden)
+        softcap = getattr(self.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
     def generate(self, *args: Any, latent: Latent = "mean", **kwargs: Any) -> Any:
         """As `GenerationMixin.generate`, with prompts padded on the left.
