@@ -87,7 +87,8 @@ _MODEL = {
         "final_logit_softcapping": 2.0,
     },
 }
-_FEW_LOSSES = ("experts", "varied")
+_FEW_LOSSES = {"experts": ("dpo", "simpo"), "varied": ("dpo",)}
+"""Models that are compared under these losses only."""
 
 CASES: dict[str, tuple[str, str, str]] = {
     f"{loss}-{latent}-{model}": (loss, latent, model)
@@ -95,7 +96,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     for latent in _LATENTS
     for model in _MODEL
     if (loss != "sft" or latent == "none") and (loss != "dpo_recomputed" or latent == "lpc")
-    if model not in _FEW_LOSSES or (loss in ("dpo", "simpo") and latent == "lpc")
+    if model not in _FEW_LOSSES or (loss in _FEW_LOSSES[model] and latent == "lpc")
 }
 
 
