@@ -21,7 +21,10 @@ from megatron_lpc.convert.hf_folder import HFFolder
 from megatron_lpc.convert.import_hf import import_hf
 from megatron_lpc.convert.logits import logits_config
 from megatron_lpc.convert.megatron_folder import MegatronFolder
+from megatron_lpc.data.collate import collate
+from megatron_lpc.data.encode import EncodedPair
 from megatron_lpc.evaluate import main as evaluate
+from megatron_lpc.losses.schedules import LatentState
 from megatron_lpc.train import main as train
 
 CODES = 6
@@ -82,8 +85,6 @@ class Megatron:
 
     def z(self, prompt: Tensor, weights: Tensor | None) -> Tensor:
         """[H], by the mixture weights [K] given, or by the model's own prior."""
-        from megatron_lpc.losses.schedules import LatentState
-
         h_x = self.hidden(prompt)[-1:]
         source = "prior" if weights is None else "mixture"
         mixture = None if weights is None else weights[None]
@@ -219,6 +220,20 @@ def test_an_import_is_evaluated_as_the_run_that_it_came_from(
         reports.append(json.loads(output.read_text())["data"])
     assert reports[0] == reports[1]
     assert "prior" in reports[0]["agree"]["metrics"]
+
+
+def test_scores_of_pairs(megatron: Megatron) -> None:
+    """What a run trains on: the log-probs of a response, summed."""
+    from megatron_lpc.model import LatentQuery
+
+    prompt, chosen, rejected = prompts()[:3]
+    pair = EncodedPair(*(tokens.tolist() for tokens in (prompt, chosen, rejected)))
+    state = LatentState(tau=1.0, prior_mix=0.0, kl_weight=0.0)
+    scores = megatron.model(collate([pair], [0], [0], pad_id=0), LatentQuery(sources=("prior",), state=state))
+    z = megatron.z(prompt, None)
+    for response, found in zip((chosen, rejected), scores.logps[0], strict=True):
+        logps = megatron.logps(torch.cat([prompt, response]), z)[len(prompt) - 1 : -1]
+        torch.testing.assert_close(found, logps.gather(1, response[:, None]).sum(), rtol=0, atol=1e-4)
 
 
 def test_backbone_only_is_a_plain_model(name: str, runs: dict[str, Path], tmp_path: Path, megatron: Megatron) -> None:

@@ -107,6 +107,18 @@ def test_tests_can_tell_settings_apart(tmp_path: Path, name: str) -> None:
         changes.append({"norm_topk_prob": not config["norm_topk_prob"]})
     if "num_experts_per_tok" in config:
         changes.append({"num_experts_per_tok": config["num_experts_per_tok"] - 1})
+    changes += [{cap: None} for cap in ("attn_logit_softcapping", "final_logit_softcapping") if config.get(cap)]
+    if "query_pre_attn_scalar" in config:
+        changes.append({"query_pre_attn_scalar": config["query_pre_attn_scalar"] + 1})
+    if "no_rope_layers" in config:
+        changes.append({"no_rope_layers": [1, 1]})
+    if len(set(config.get("layer_types", []))) == 2:
+        changes.append({"layer_types": config["layer_types"][::-1]})
+    if name == "gemma3":
+        for kind, rope in config["rope_parameters"].items():
+            changes.append({"rope_parameters": config["rope_parameters"] | {kind: rope | {"rope_theta": 77.0}}})
+    if name == "phi4":
+        changes.append({"rope_parameters": config["rope_parameters"] | {"partial_rotary_factor": 1.0}})
     for change in changes:
         (hf / "config.json").write_text(json.dumps(config | change))
         assert (hf_logits(hf, prompts()[-1:])[0] - before).abs().max() > 1e-4, change
