@@ -10,9 +10,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from megatron_lpc.config import Config, LatentConfig, LossConfig, ModelConfig
 from megatron_lpc.data.collate import collate
 from megatron_lpc.data.encode import EncodedPair
-from megatron_lpc.model.packing_masks import visible
 from megatron_lpc.platform import Platform
 from megatron_lpc.training.mfu import batch_work, mfu, model_flops, peak_tflops
+
+from ..model.visible import visible
 
 CPU = Platform(torch.device("cpu"), "gloo")
 MODEL = ModelConfig(
