@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sentencepiece import SentencePieceProcessor
+from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from megatron_lpc.data.chat_template import no_template, pin_date, writes_date
@@ -48,12 +49,13 @@ class SentencePieceTokenizer:
         self.bos_id: int | None = self._model.bos_id() if self._model.bos_id() >= 0 else None
         self.prefix = [] if self.bos_id is None else [self.bos_id]
         self.pad_id: int = self._model.pad_id() if self._model.pad_id() >= 0 else self.eos_id
-        self._control = {
-            self._model.id_to_piece(token): token
-            for token in range(self.vocab_size)
-            if self._model.is_control(token) or token in (self.bos_id, self.eos_id)
-        }
-        self.special_tokens = tuple(sorted(self._control))
+        self._control = self._pieces(ModelProto.SentencePiece.CONTROL)
+        self._control |= {self._model.id_to_piece(token): token for token in (*self.prefix, self.eos_id)}
+        # sentencepiece finds user-defined pieces in a text by itself: tokens of turns, and runs of spaces.
+        user_defined = self._pieces(ModelProto.SentencePiece.USER_DEFINED)
+        self.special_tokens = tuple(
+            sorted({*self._control, *(piece for piece in user_defined if piece.strip("▁\n\t"))})
+        )
         longest_first = sorted(self._control, key=len, reverse=True)
         self._control_pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
         self._adds_space = self._model.encode_as_pieces("a")[0].startswith("▁")
@@ -104,6 +106,11 @@ class SentencePieceTokenizer:
         except Exception as error:  # a template raises jinja2's errors and, by itself, any other
             raise ValueError(f"the chat template refuses the messages ({error})") from error
         return rendered[0]
+
+    def _pieces(self, kind: int) -> dict[str, int]:
+        """Piece -> token id of all pieces of a kind."""
+        model = ModelProto.FromString(self._model.serialized_model_proto())
+        return {piece.piece: token for token, piece in enumerate(model.pieces) if piece.type == kind}
 
     def _piece(self, token: int | None) -> str:
         return "" if token is None else self._model.id_to_piece(token)

@@ -60,6 +60,7 @@ def test_control_tokens_of_sentencepiece(tmp_path):
         model_writer=model,
         vocab_size=300,
         control_symbols=["[INST]", "[/INST]"],
+        user_defined_symbols=["<turn>", "▁▁▁"],
         byte_fallback=True,
         remove_extra_whitespaces=False,
         hard_vocab_limit=False,
@@ -72,7 +73,7 @@ def test_control_tokens_of_sentencepiece(tmp_path):
     hi, hello = processor.encode("Hi"), processor.encode("Hello")
     assert tokenizer.encode("[INST] Hi[/INST]Hello</s>") == [opens, *hi, closes, *hello, 2]
     assert tokenizer.encode(" Hi") == processor.encode(" Hi")
-    assert tokenizer.special_tokens == ("</s>", "<s>", "[/INST]", "[INST]")
+    assert tokenizer.special_tokens == ("</s>", "<s>", "<turn>", "[/INST]", "[INST]")
     ids = tokenizer.encode("[INST] Hi [/INST] Hello</s>", add_bos=True)
     assert tokenizer.decode(ids, show_special=True) == "<s>[INST] Hi [/INST] Hello</s>"
 
