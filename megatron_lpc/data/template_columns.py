@@ -16,7 +16,7 @@ _NOT_SUPPORTED = {
     **dict.fromkeys(("system_prompt", "system_message"), "Name it with --system-column"),
     "functions": "Name it with --tools-column",
     "documents": "Give it in `chat_template_kwargs`",
-    "history": "Write the earlier turns into `prompt`",
+    "history": "Write the earlier turns into `prompt`, or name the form with --data-format",
 }
 """Column that other programs put into the prompt, and what to do with it."""
 

@@ -65,11 +65,32 @@ FAMILIES = {
         dummy_prefix=False,
         no_system=True,
     ),
+    "gemma-3": Published(
+        "gemma3.jinja",
+        "<bos>",
+        "<eos>",
+        ("<start_of_turn>", "<end_of_turn>"),
+        is_sentencepiece=True,
+        dummy_prefix=False,
+    ),
     "llama-3": Published(
         "llama3.jinja",
         "<|begin_of_text|>",
         "<|eot_id|>",
         ("<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>"),
+    ),
+    "llama-3.2": Published(
+        "llama3_2.jinja",
+        "<|begin_of_text|>",
+        "<|eot_id|>",
+        ("<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|python_tag|>"),
+    ),
+    "deepseek-r1-distill": Published(
+        "deepseek_r1_distill.jinja",
+        "<｜begin▁of▁sentence｜>",
+        "<｜end▁of▁sentence｜>",
+        ("<｜User｜>", "<｜Assistant｜>"),
+        ("<think>", "</think>"),
     ),
     "qwen2.5": Published(
         "qwen2_5.jinja",
