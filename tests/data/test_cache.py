@@ -164,11 +164,12 @@ def test_a_missing_chat_template_is_not_a_bad_row(config, tmp_path, write_jsonl)
 
 def test_an_interrupted_build_goes_on(config, source, tmp_path, sentencepiece_file, builds, small_shards, caplog):
     code = f"""
-import os
+import multiprocessing, os
 from megatron_lpc.config.schema import DataConfig
 from megatron_lpc.data import cache, shards, tokenization
 from megatron_lpc.data.tokenizer import load_tokenizer
 tokenization.ROWS_PER_CHUNK, shards.ROWS_PER_CHUNK, shards.CHUNKS_PER_SHARD = 3, 3, 2
+tokenization.get_context = lambda _: multiprocessing.get_context("fork")  # which is faster
 inner = shards._write_shard
 shards._write_shard = lambda folder, number, rows: os._exit(9) if number == 1 else inner(folder, number, rows)
 config = DataConfig(tokenizer_model={sentencepiece_file!r}, data_cache_path={str(tmp_path / "cache")!r}, num_workers=2)

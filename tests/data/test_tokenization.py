@@ -27,7 +27,9 @@ def test_processes_give_what_one_gives(encode):
     assert not multiprocessing.active_children()
 
 
-def test_a_killed_process_is_an_error(encode):
+def test_a_killed_process_is_an_error(encode, monkeypatch):
+    # Forked, for that is faster.
+    monkeypatch.setattr(tokenization, "get_context", lambda _: multiprocessing.get_context("fork"))
     chunks = encode(2)
     next(chunks)
     for process in multiprocessing.active_children():

@@ -1,0 +1,1 @@
+"""Speed and memory of tokenization and sampling: `python -m benchmarks.data --help`."""
