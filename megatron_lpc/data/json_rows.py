@@ -56,8 +56,9 @@ def _read_lines(path: str, stream: _Stream, position: Position) -> Iterator[tupl
         offset += len(line)
         location = Location(path, number)
         if len(line) > MAX_ROW_BYTES:
-            offset += _skip_line(stream, line)
-            yield location.too_large(len(line)), (number, offset)
+            skipped = _skip_line(stream, line)
+            offset += skipped
+            yield location.too_large(len(line) + skipped), (number, offset)
         elif line.strip():
             yield _parse_line(location, line.removeprefix(_BOM)), (number, offset)
 

@@ -50,9 +50,9 @@ class Location:
         return BadRow(self.file, self.line, reason, fix)
 
     def too_large(self, num_bytes: int) -> BadRow:
-        """The error for a row of `num_bytes`, or of at least so many."""
+        """The error for a row of `num_bytes`, which are too many."""
         return self.bad_row(
-            f"the row has {num_bytes / 2**20:.1f} MiB or more, above the limit of {MAX_ROW_BYTES / 2**20:.0f} MiB",
+            f"the row has {num_bytes:,} bytes, above the limit of {MAX_ROW_BYTES:,}",
             "Shorten it, or remove it",
         )
 

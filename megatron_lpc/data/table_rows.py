@@ -66,6 +66,8 @@ def rows_of(
 def _rows_of_part(name: str, part: Batch, before: int) -> Iterator[Row | BadRow]:
     # Row by row only where one may be too large: a slice for each row takes six times as long.
     pieces = [part] if part.nbytes <= MAX_ROW_BYTES else [part.slice(index, 1) for index in range(part.num_rows)]
+    kind = pa.struct(part.schema)
+    holds_json = "extension<arrow.json>" in str(kind)
     number = before
     for piece in pieces:
         if piece.num_rows == 1 and piece.nbytes > MAX_ROW_BYTES:
@@ -74,7 +76,7 @@ def _rows_of_part(name: str, part: Batch, before: int) -> Iterator[Row | BadRow]
             continue
         for values in piece.to_pylist():
             number += 1
-            yield Row(Location(name, number), _decoded(values, pa.struct(part.schema)))
+            yield Row(Location(name, number), _decoded(values, kind) if holds_json else values)
 
 
 def _decoded(value: Any, kind: pa.DataType) -> Any:

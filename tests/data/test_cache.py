@@ -96,6 +96,8 @@ def test_the_cache_is_used_again(config, source, builds):
         {"max_prompt_length": 100},
         {"truncation_mode": "keep_start"},
         {"group_column": "annotator"},
+        {"data_format": "openrlhf"},
+        {"chosen_column": "rejected", "rejected_column": "chosen"},
         {"chat_template": "template"},
         {"tokenizer_model": "hf"},
         "data",
