@@ -165,7 +165,7 @@ def _number(values: Values, column: str) -> float:
 _PAIR = ("prompt", "chosen", "rejected")
 
 FORMS: dict[str, Form] = {
-    "trl": Form(as_it_is, ("chosen", "rejected"), ("prompt",), signs=()),
+    "trl": Form(as_it_is, ("chosen", "rejected"), ("prompt",), signs=(_PAIR,)),
     "openrlhf": Form(as_it_is, ("chosen", "rejected"), ("prompt",), signs=()),
     "alpaca": Form(
         _alpaca, ("instruction", "chosen", "rejected"), ("input", "history"), roles={"prompt": "instruction"}

@@ -64,19 +64,33 @@ def rows_of(
 
 
 def _rows_of_part(name: str, part: Batch, before: int) -> Iterator[Row | BadRow]:
-    # Row by row only where one may be too large: a slice for each row takes six times as long.
-    pieces = [part] if part.nbytes <= MAX_ROW_BYTES else [part.slice(index, 1) for index in range(part.num_rows)]
     kind = pa.struct(part.schema)
-    holds_json = "extension<arrow.json>" in str(kind)
-    number = before
-    for piece in pieces:
-        if piece.num_rows == 1 and piece.nbytes > MAX_ROW_BYTES:
-            number += 1
-            yield Location(name, number).too_large(piece.nbytes)
-            continue
-        for values in piece.to_pylist():
-            number += 1
-            yield Row(Location(name, number), _decoded(values, kind) if holds_json else values)
+    rows = _whole_part(part, kind)
+    for index in range(part.num_rows):
+        location = Location(name, before + index + 1)
+        yield _row(location, part.slice(index, 1), kind) if rows is None else Row(location, rows[index])
+
+
+def _whole_part(part: Batch, kind: pa.StructType) -> list[dict[str, Any]] | None:
+    """All rows, which takes a sixth of the time that they take one by one; None where one of them may be bad."""
+    if part.nbytes > MAX_ROW_BYTES:
+        return None
+    try:
+        rows = part.to_pylist()
+        holds_json = "extension<arrow.json>" in str(kind)
+        return [_decoded(values, kind) for values in rows] if holds_json else rows
+    except ValueError:
+        return None
+
+
+def _row(location: Location, row: Batch, kind: pa.StructType) -> Row | BadRow:
+    if row.nbytes > MAX_ROW_BYTES:
+        return location.too_large(row.nbytes)
+    try:
+        (values,) = row.to_pylist()
+        return Row(location, _decoded(values, kind))
+    except ValueError as error:
+        return location.bad_row(f"a text is not valid ({error})", "Write the file again, with texts in UTF-8")
 
 
 def _decoded(value: Any, kind: pa.DataType) -> Any:

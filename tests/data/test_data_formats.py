@@ -156,6 +156,8 @@ def test_unknown_columns_are_listed_with_the_options_that_name_them():
     assert chat == ([{"role": "system", "content": "be kind"}, user("Hi")], [assistant("yes")], [assistant("no")])
     with pytest.raises(BadRow, match=r"column `sys`, of --system-column, is missing \(columns: question"):
         pair_of(row, system_column="sys", **named)
+    with pytest.raises(BadRow, match=r"`instruction` is missing \(columns: prompt, .*Set --data-format trl"):
+        pair_of({"prompt": "a", "chosen": "b", "rejected": "c"}, "alpaca")
     flipped = {"prompt": "a", "chosen": "b", "rejected": "c"}
     assert pair_of(flipped, chosen_column="rejected", rejected_column="chosen") == ("a", "c", "b")
     assert pair_of({"q": "Hi", "chosen": "good", "rejected": "bad"}, "alpaca", prompt_column="q")[0] == [user("Hi")]

@@ -190,6 +190,14 @@ def test_json_texts_that_datasets_writes_are_parsed(tmp_path):
     assert [row.values for row in read_rows(f"{tmp_path}/j.parquet")] == [{"a": [{"b": None}, {"c": 1}]}]
 
 
+def test_a_table_with_a_text_that_is_not_utf_8(tmp_path):
+    texts = pa.array([b"a", b"\xff", b"c"]).view(pa.string())
+    pyarrow.parquet.write_table(pa.table({"prompt": texts}), tmp_path / "d.parquet")
+    first, bad, last = read_rows(f"{tmp_path}/d.parquet")
+    assert (first.values, last.values, last.location.line) == ({"prompt": "a"}, {"prompt": "c"}, 3)
+    assert "d.parquet:2: a text is not valid ('utf-8' codec can't decode" in str(bad)
+
+
 def test_parquet_rows_are_found_in_their_row_group(tmp_path):
     table = pa.Table.from_pylist([{"prompt": str(i)} for i in range(1000)])
     pyarrow.parquet.write_table(table, tmp_path / "d.parquet", row_group_size=300)
