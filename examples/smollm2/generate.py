@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=64, help="longest response (default: 64)")
     options = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(options.model, trust_remote_code=True).eval()
-    tokenizer = AutoTokenizer.from_pretrained(options.model, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(options.model, padding_side="left", trust_remote_code=True)
     batch = tokenizer.apply_chat_template(
         prompts(options.data, options.prompts),
         add_generation_prompt=True,
@@ -38,7 +38,7 @@ def main() -> None:
         return_tensors="pt",
     )
     rows = []
-    for name, latent in latents(options.report, model.config.codebook_size).items():
+    for name, latent in latents(options.report, model.config.latent["codebook_size"]).items():
         count = batch["input_ids"].shape[0]
         value = torch.tensor([latent] * count) if isinstance(latent, list) else latent
         with torch.inference_mode():
