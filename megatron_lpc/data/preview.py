@@ -108,7 +108,7 @@ def lengths_table(found: Preview) -> Table:
 def summary_lines(found: Preview, tokenizer: Tokenizer, config: DataConfig) -> Iterator[str]:
     """Counts of rows, of what was cut, and of the groups; the first bad rows."""
     num_pairs, num_bad = len(found.pairs), len(found.bad_rows)
-    yield f"{num_pairs + num_bad:,} rows: {num_pairs:,} pairs, {num_bad:,} bad rows"
+    yield f"rows: {num_pairs + num_bad:,}, pairs: {num_pairs:,}, bad rows: {num_bad:,}"
     if num_pairs:
         prompts = sum(len(pair.kept.prompt) < len(pair.whole.prompt) for pair in found.pairs)
         responses = sum(pair.kept.lengths[1:] != pair.whole.lengths[1:] for pair in found.pairs)
@@ -116,7 +116,7 @@ def summary_lines(found: Preview, tokenizer: Tokenizer, config: DataConfig) -> I
         yield f"cut ({limit}): {prompts / num_pairs:.1%} of the prompts, responses of {responses / num_pairs:.1%}"
     groups = {pair.kept.group for pair in found.pairs}
     if groups - {None}:
-        yield f"{len(groups):,} groups"
+        yield f"groups: {len(groups):,}"
     if tokenizer.template_date is not None:
         yield f"the chat template writes the date of {tokenizer.template_date.isoformat()}"
     for bad in found.bad_rows[:3]:

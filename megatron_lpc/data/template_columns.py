@@ -89,8 +89,8 @@ def check_other_columns(row: Row, *, is_chat: bool) -> None:
     if names and not is_chat:
         raise row.location.bad_row(
             f"column `{names[0]}` is for a chat template, but prompt and responses are texts, which have none",
-            f"Write it into `prompt`, give messages, or leave it out on purpose with "
-            f"--ignored-columns {' '.join(names)}",
+            "Write it into `prompt`, read the texts as a chat (--data-format nemo_binary), or leave it out on purpose "
+            f"with --ignored-columns {' '.join(names)}",
         )
 
 

@@ -49,16 +49,16 @@ def test_pairs_and_statistics(run):
     assert "Name a bird.<|im_end|>⏎" in lines
     assert "A wren [b].<|im_end|>⏎" in lines
     assert lines[lines.index("chosen: 2 loss tokens") + 1] == "4<|im_end|>"
-    assert "3 rows: 2 pairs, 1 bad rows" in lines
+    assert "rows: 3, pairs: 2, bad rows: 1" in lines
     assert "cut (--max-length 512, --truncation-mode keep_end): 0.0% of the prompts, responses of 0.0%" in lines
-    assert "2 groups" in lines
+    assert "groups: 2" in lines
     assert "pairs.jsonl:3: the chosen response is empty" in lines[-1]
 
 
 def test_what_is_cut(run):
     lines = run("--max-length", "8", "--num-pairs", "1", "--num-rows", "1")
     assert sum(line.startswith("prompt: 1 tokens of ") and line.endswith(", cut") for line in lines) == 1
-    assert "1 rows: 1 pairs, 0 bad rows" in lines
+    assert "rows: 1, pairs: 1, bad rows: 0" in lines
     assert "cut (--max-length 8, --truncation-mode keep_end): 100.0% of the prompts, responses of 100.0%" in lines
 
 
