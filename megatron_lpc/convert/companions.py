@@ -25,8 +25,15 @@ _PATTERNS = (
     "*.tiktoken",
     "LICENSE*",
 )
-DOWNLOADED = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.py", *_PATTERNS)
-"""Files of a model on the Hub that a conversion reads."""
+DOWNLOADED = (
+    "config.json",
+    "adapter_config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    *_PATTERNS,
+)
+"""Files of a model on the Hub that a conversion reads; none of the same weights in another format."""
 
 
 def companion_files(folder: Path) -> list[Path]:

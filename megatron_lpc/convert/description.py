@@ -12,7 +12,7 @@ from megatron_lpc.convert.companions import find_hf_files, special_tokens
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.families import Family
 from megatron_lpc.convert.head import BACKBONE_PREFIX, MODEL_TYPE, check_head, head_weights
-from megatron_lpc.convert.hf_folder import read_json
+from megatron_lpc.convert.hf_settings import read_settings
 from megatron_lpc.convert.model_options import as_flags, differing_options
 from megatron_lpc.convert.settings import fit_family, read_model
 from megatron_lpc.convert.weights import Weight
@@ -99,7 +99,7 @@ def describe_megatron(folder: Path, hf_config: Path | None = None) -> ModelDescr
 
     origin = hf_config or find_hf_files(folder)
     if origin is not None:
-        family, settings = _settings_of_original(folder, model, origin / "config.json")
+        family, settings = _settings_of_original(folder, model, origin)
     else:
         family, settings = fit_family(model)
         settings |= special_tokens(options.get("data", {}).get("tokenizer_model"))
@@ -115,12 +115,13 @@ def describe_megatron(folder: Path, hf_config: Path | None = None) -> ModelDescr
     )
 
 
-def _settings_of_original(folder: Path, model: ModelConfig, config_json: Path) -> tuple[Family, dict[str, Any]]:
-    """Family and settings of an original config.json, which must describe the model of the checkpoint in `folder`."""
-    original = describe_hf(read_json(config_json))
+def _settings_of_original(folder: Path, model: ModelConfig, origin: Path) -> tuple[Family, dict[str, Any]]:
+    """Family and settings of an original, which must describe the model of the checkpoint in `folder`."""
+    original = describe_hf(read_settings(origin))
     differing = differing_options(original.model, model)
     if differing:
         raise ConversionError(
-            f"{folder}: its {as_flags(differing)} differ from {config_json}; name the right one with --hf-config"
+            f"{folder}: its {as_flags(differing)} differ from {origin / 'config.json'}; "
+            "name the right one with --hf-config"
         )
     return original.family, dict(original.settings)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from megatron_lpc.command_line import warn
 from megatron_lpc.convert.companions import DOWNLOADED
 from megatron_lpc.convert.errors import ConversionError
+from megatron_lpc.convert.hf_settings import read_json, read_settings
 from megatron_lpc.convert.tensor_files import TensorInfo, list_tensors, read_tensor
 
 
@@ -20,11 +21,12 @@ class HFFolder:
         """Read the settings, and from each file of weights what tensors it holds.
 
         Raises:
-            ConversionError: a file is missing, truncated or not of its format; or a tensor is not in the file that the
-                index names.
+            ConversionError: a file is missing, truncated or not of its format; a tensor is not in the file that the
+                index names; or the folder holds an adapter or a GGUF file in the place of a model.
         """
         self.folder = folder
-        self.config: dict[str, Any] = read_json(folder / "config.json")
+        check_is_model(folder)
+        self.config: dict[str, Any] = read_settings(folder)
         self.tensors: dict[str, TensorInfo] = {}
         self._files: dict[str, Path] = {}
         for file, indexed in _weight_files(folder).items():
@@ -58,36 +60,45 @@ def find_hf_folder(path_or_name: str) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(path_or_name, allow_patterns=list(DOWNLOADED)))
+        # Folders within hold the same weights in other formats (`original/`, `onnx/`).
+        return Path(snapshot_download(path_or_name, allow_patterns=list(DOWNLOADED), ignore_patterns=["*/*"]))
     except (OSError, ValueError, HFValidationError) as error:
         raise ConversionError(
             f"{path_or_name}: neither a folder nor a model of the Hub that can be downloaded ({error})"
         ) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+def check_is_model(folder: Path) -> None:
+    """Refuse a folder with weights of another kind, with the command that makes a model of them.
 
     Raises:
-        ConversionError: the file is missing or does not hold a JSON object.
+        ConversionError: it holds an adapter of peft, or only GGUF files.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConversionError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise ConversionError(f"{path}: must hold a JSON object")
-    return content
+    if (folder / "adapter_config.json").is_file():
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        raise ConversionError(
+            f"{folder}: holds an adapter of {base} (adapter_config.json), not a whole model; merge it: "
+            f'python -c "from peft import AutoPeftModelForCausalLM as M; '
+            f"M.from_pretrained('{folder}').merge_and_unload().save_pretrained('MERGED')\", "
+            "and copy the tokenizer there; if this folder is merged already, remove adapter_config.json"
+        )
+    if not (folder / "config.json").exists() and any(folder.glob("*.gguf")):
+        raise ConversionError(f"{folder}: holds GGUF files and no config.json; name one of the files")
 
 
 def _weight_files(folder: Path) -> dict[Path, set[str]]:
-    """File -> names of the tensors that an index lists in it; an empty set without an index."""
+    """File -> names of the tensors that an index lists in it; an empty set without an index.
+
+    As in transformers, a single file goes before an index beside it, which an earlier save has left.
+    """
     for name in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            if index.is_file():
+                warn(f"{folder}: takes {name}, as transformers does, and ignores {index.name} and its shards")
+            return {folder / name: set()}
         if index.is_file():
             return _indexed_files(index)
-        if (folder / name).is_file():
-            return {folder / name: set()}
     raise ConversionError(f"{folder}: holds no weights (model.safetensors, pytorch_model.bin, or either with an index)")
 
 

@@ -7,19 +7,33 @@ header in JSON, tensor -> dtype, shape and position; then the tensors without ga
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from threading import Lock
 
 import torch
 from torch import Tensor
 
+from megatron_lpc.convert.parallel import Work, run_in_threads
 from megatron_lpc.convert.tensor_files import SAFETENSORS_DTYPES, TensorInfo
 from megatron_lpc.files import write_json
 
 _NAMES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
 Shard = dict[str, TensorInfo]
-"""The tensors of one file, in the order in which they are written."""
+"""The tensors of one file, in the order in which they lie in it."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor begins."""
+
+    file: Path
+    start: int
+    """In bytes."""
+    lock: Lock
+    """Of the file: the kernel lets one thread at a time write to it, and burns time while others wait."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +42,7 @@ class TensorGroup:
 
     tensors: dict[str, TensorInfo]
     make: Callable[[], Sequence[Tensor]]
-    """Returns the tensors, in the order of `tensors`."""
+    """Returns the tensors, in the order of `tensors`. The writer calls it in a thread."""
 
     @property
     def nbytes(self) -> int:
@@ -39,15 +53,19 @@ class TensorGroup:
 def write_safetensors(folder: Path, groups: Sequence[TensorGroup], max_shard_bytes: int) -> None:
     """Write model.safetensors, or shards with an index when there are more bytes than `max_shard_bytes`.
 
-    A shard exceeds that only when it is a single tensor. Memory: one group.
+    A shard exceeds that only when it is a single tensor. Memory: the largest group and 512 MiB (`run_in_threads`).
     """
     # Wider dtypes first keeps every tensor aligned to its own width, as readers expect.
     groups = sorted(groups, key=lambda group: -max(info.dtype.itemsize for info in group.tensors.values()))
     shards = _split_into_shards([item for group in groups for item in group.tensors.items()], max_shard_bytes)
     names = _file_names(len(shards))
-    tensors = _made_tensors(groups)
+    places: dict[str, _Place] = {}
     for file, shard in zip(names, shards, strict=True):
-        _write_file(folder / file, shard, tensors)
+        places |= _start_file(folder / file, shard)
+    # A group of several tensors takes its memory twice: as it is read, and as it is split.
+    run_in_threads(
+        [Work(group.nbytes * min(2, len(group.tensors)), partial(_write, group, places)) for group in groups]
+    )
     if len(shards) > 1:
         _write_index(folder, dict(zip(names, shards, strict=True)))
 
@@ -70,19 +88,28 @@ def _file_names(count: int) -> list[str]:
     return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
 
 
-def _made_tensors(groups: Sequence[TensorGroup]) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor, each group made when its first tensor is asked for."""
-    for group in groups:
-        yield from zip(group.tensors, group.make(), strict=True)
+def _start_file(path: Path, shard: Shard) -> dict[str, _Place]:
+    """Write the header of a shard; returns where each of its tensors goes."""
+    header = _header(shard)
+    path.write_bytes(header)
+    lock = Lock()
+    places = {}
+    start = len(header)
+    for name, info in shard.items():
+        places[name] = _Place(path, start, lock)
+        start += info.nbytes
+    return places
 
 
-def _write_file(path: Path, shard: Shard, tensors: Iterator[tuple[str, Tensor]]) -> None:
-    with path.open("wb") as stream:
-        stream.write(_header(shard))
-        for name in shard:
-            made, tensor = next(tensors)
-            assert made == name
-            stream.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+def _write(group: TensorGroup, places: Mapping[str, _Place]) -> None:
+    for (name, info), tensor in zip(group.tensors.items(), group.make(), strict=True):
+        assert (tuple(tensor.shape), tensor.dtype) == (info.shape, info.dtype), name
+        rest = tensor.contiguous().flatten().view(torch.uint8).numpy().data
+        place = places[name]
+        with place.lock, place.file.open("r+b", buffering=0) as stream:
+            stream.seek(place.start)
+            while rest:  # Linux writes 2 GiB at most.
+                rest = rest[stream.write(rest) :]
 
 
 def _header(shard: Shard) -> bytes:

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megatron_lpc.command_line import first_few
+from megatron_lpc.command_line import first_few, warn
 from megatron_lpc.convert.description import ModelDescription, describe_hf
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.hf_folder import HFFolder
 from megatron_lpc.convert.import_files import megatron_description, write_companions
 from megatron_lpc.convert.megatron_writer import Piece, write_checkpoint
 from megatron_lpc.convert.output import new_folder
+from megatron_lpc.convert.resized_folder import ResizedHFFolder, token_ids_beyond
 from megatron_lpc.convert.tensor_files import TensorInfo
 from megatron_lpc.convert.weights import Place, Weight
 from megatron_lpc.terminal import counted, transfer_bar
@@ -26,7 +27,14 @@ _BUFFERS = ("rotary_emb.inv_freq",)
 """Name endings of tensors that old versions of transformers saved and that are not weights."""
 
 
-def import_hf(hf: Path, output: Path, *, dtype: torch.dtype | None = None, force: bool = False) -> ModelDescription:
+def import_hf(
+    hf: Path,
+    output: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    vocab_size: int | None = None,
+    force: bool = False,
+) -> ModelDescription:
     """Write a checkpoint with the weights of a Hugging Face model; `--pretrained-checkpoint` starts training from it.
 
     Beside the weights: model.yaml, the options of the model for a training configuration; and `hf/`, its config.json
@@ -36,12 +44,14 @@ def import_hf(hf: Path, output: Path, *, dtype: torch.dtype | None = None, force
         hf: folder with config.json and weights.
         output: folder to write.
         dtype: dtype of the written weights; that of the original when unset.
+        vocab_size: number of token ids to which the embedding and the LM head grow (`ResizedHFFolder`); 0 takes the
+            tokenizer's, where that is larger. When unset, they stay as they are, and a tokenizer with more is named.
         force: replace what is at `output`.
 
     Raises:
         ConversionError: something cannot be converted, a file is damaged, or the disk is too full.
     """
-    source = HFFolder(hf)
+    source = _open_source(hf, vocab_size)
     described = describe_hf(source.config)
     check_tensors(source, described)
     importing = _Import(source, described, dtype)
@@ -55,6 +65,22 @@ def import_hf(hf: Path, output: Path, *, dtype: torch.dtype | None = None, force
         pieces = [replace(piece, make=counted(piece.make, piece.info.nbytes, advance)) for piece in pieces]
         write_checkpoint(folder, pieces, megatron_description(described))
     return described
+
+
+def _open_source(hf: Path, vocab_size: int | None) -> HFFolder:
+    source = HFFolder(hf)
+    if vocab_size:
+        return ResizedHFFolder(hf, vocab_size)
+    needed = token_ids_beyond(source)
+    if needed is None:
+        return source
+    if vocab_size == 0:
+        return ResizedHFFolder(hf, needed)
+    warn(
+        f"{hf}: the tokenizer has {needed} token ids and the embedding fewer, so training refuses it; "
+        "import with --resize-token-embeddings"
+    )
+    return source
 
 
 def check_tensors(source: HFFolder, described: ModelDescription) -> None:
@@ -125,7 +151,9 @@ class _Import:
             return weight.transform.join(self.described.model, parts).to(info.dtype).view(info.shape)
 
         offsets = place + (0,) * len(shape)
-        return Piece(weight.name, weight.global_shape(self.described.model), offsets, info, make)
+        whole_shape = weight.global_shape(self.described.model)
+        # Parts that are joined are in memory twice.
+        return Piece(weight.name, whole_shape, offsets, info, make, memory=info.nbytes * min(2, len(names)))
 
     def _common_dtype(self, names: list[str]) -> torch.dtype:
         dtypes = {self.source.tensors[name].dtype for name in names}

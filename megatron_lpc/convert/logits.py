@@ -24,7 +24,7 @@ from megatron_lpc.config import (
     TrainingConfig,
 )
 from megatron_lpc.convert.head import MODEL_TYPE
-from megatron_lpc.convert.hf_folder import read_json
+from megatron_lpc.convert.hf_settings import read_settings
 
 _VOCAB_MULTIPLE = 840
 """Padding of the vocabulary: every number of ranks up to 8 divides it, whatever the original was padded to."""
@@ -43,13 +43,16 @@ def hf_logits(folder: Path, tokens: Sequence[Tensor], dtype: torch.dtype = torch
     Returns:
         [B, S, V] fp32 for each [B, S].
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
+    from megatron_lpc.convert.hub.configuration_lpc import LPCConfig
     from megatron_lpc.convert.hub.modeling_lpc import LPCForCausalLM
 
-    has_head = read_json(folder / "config.json").get("model_type") == MODEL_TYPE
+    settings = read_settings(folder)
+    has_head = settings["model_type"] == MODEL_TYPE
     model_class: Any = LPCForCausalLM if has_head else AutoModelForCausalLM
-    model = model_class.from_pretrained(folder, dtype=dtype).eval()
+    config_class: Any = LPCConfig if has_head else AutoConfig.for_model
+    model = model_class.from_pretrained(folder, config=config_class(**settings), dtype=dtype).eval()
     model = getattr(model, "backbone", model)
     with torch.no_grad():
         return [model(batch).logits.float() for batch in tokens]

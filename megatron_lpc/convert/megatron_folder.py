@@ -1,21 +1,19 @@
-"""Read the weights of a torch_dist checkpoint a tensor at a time by torch's own storage: no model, no process group."""
+"""Read the weights of a torch_dist checkpoint a tensor at a time: no model, no process group."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
+from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from megatron_lpc.convert.errors import ConversionError
+from megatron_lpc.convert.pages import recycled
+from megatron_lpc.convert.stored_tensor import read_stored
 from megatron_lpc.convert.tensor_files import TensorInfo, is_finite
 from megatron_lpc.training.checkpoint_folder import read_description, read_tensor_index, resolve_checkpoint
 
@@ -43,8 +41,7 @@ class MegatronFolder:
         self.tensors = {
             name: TensorInfo(tuple(entry.size), entry.properties.dtype) for name, entry in self._stored.items()
         }
-        self._reader = FileSystemReader(self.folder)
-        self._reader.set_up_storage_reader(index, is_coordinator=True)
+        self._places = index.storage_data
 
     def read(self, name: str, offsets: Sequence[int], sizes: Sequence[int]) -> Tensor:
         """A block of a tensor, in the dtype in which it is stored.
@@ -63,73 +60,35 @@ class MegatronFolder:
         if covered != block.sizes.numel():
             raise ConversionError(f"{self.folder}: only a part of {name} is stored; the checkpoint is damaged")
 
-        planner = _BlockPlanner()
-        if len(items) > 1:
-            planner.tensor = torch.empty(tuple(sizes), dtype=stored.properties.dtype)
         try:
-            self._reader.read_data(LoadPlan(items), planner).wait()
+            tensor = self._assembled(items, tuple(sizes), stored.properties.dtype)
         except (OSError, RuntimeError, EOFError) as error:
             reason = str(error).splitlines()[0]
             raise ConversionError(
                 f"{self.folder}: {name} cannot be read ({reason}); a file is missing or truncated"
             ) from error
-        assert planner.tensor is not None
-        if not is_finite(planner.tensor):
+        if not is_finite(tensor):
             raise ConversionError(
                 f"{self.folder}: {name} holds NaN or infinity; the files are damaged, or training diverged"
             )
-        return planner.tensor
+        return tensor
+
+    def _assembled(self, items: Sequence[ReadItem], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """One block from the stored pieces that cover it. A single piece is taken as it is, without a copy."""
+        if len(items) == 1:
+            return self._piece(items[0])
+        tensor = recycled(shape, dtype)
+        for item in items:
+            _narrowed(tensor, item.dest_offsets, item.lengths).copy_(self._piece(item))
+        return tensor
+
+    def _piece(self, item: ReadItem) -> Tensor:
+        place = self._places[item.storage_index]
+        tensor = read_stored(self.folder / place.relative_path, place.offset, place.length)
+        return _narrowed(tensor, item.storage_offsets, item.lengths)
 
 
-class _BlockPlanner(LoadPlanner):
-    """Tells torch's reader where the pieces of one block go.
-
-    With `tensor` set before reading, pieces are copied into it. Without, the block is stored as one piece, which
-    becomes `tensor` as it is: a copy would double the memory of the largest tensor.
-    """
-
-    def __init__(self) -> None:
-        self.tensor: Tensor | None = None
-
-    def resolve_tensor(self, read_item: ReadItem) -> Tensor:
-        if self.tensor is None:
-            return cast(Tensor, _TakenPiece(self, read_item))
-        target = self.tensor
-        for axis, (start, length) in enumerate(zip(read_item.dest_offsets, read_item.lengths, strict=True)):
-            target = target.narrow(axis, start, length)
-        return target
-
-    def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
-        pass
-
-    def set_up_planner(self, *args: Any, **kwargs: Any) -> None:
-        raise NotImplementedError("`MegatronFolder.read` makes its own plans")
-
-    def create_local_plan(self) -> LoadPlan:
-        raise NotImplementedError("`MegatronFolder.read` makes its own plans")
-
-    def create_global_plan(self, global_plan: list[LoadPlan]) -> list[LoadPlan]:
-        raise NotImplementedError("`MegatronFolder.read` makes its own plans")
-
-    def finish_plan(self, central_plan: LoadPlan) -> LoadPlan:
-        raise NotImplementedError("`MegatronFolder.read` makes its own plans")
-
-    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        raise NotImplementedError("weights are tensors")
-
-
-@dataclass(frozen=True)
-class _TakenPiece:
-    """Stands in for a tensor to copy to, and hands the planner the tensor to copy from."""
-
-    planner: _BlockPlanner
-    item: ReadItem
-
-    def detach(self) -> _TakenPiece:
-        return self
-
-    def size(self) -> torch.Size:
-        return self.item.lengths
-
-    def copy_(self, tensor: Tensor) -> None:
-        self.planner.tensor = tensor
+def _narrowed(tensor: Tensor, offsets: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    for axis, (start, size) in enumerate(zip(offsets, sizes, strict=True)):
+        tensor = tensor.narrow(axis, start, size)
+    return tensor

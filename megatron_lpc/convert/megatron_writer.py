@@ -1,28 +1,30 @@
-"""Write a torch_dist checkpoint a tensor at a time by torch's own storage: no model, no process group."""
+"""Write a torch_dist checkpoint a tensor at a time, as torch's own writer would: no model, no process group."""
 
 from __future__ import annotations
 
-import io
 import json
-import warnings
-from collections.abc import Callable, Sequence
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint import CheckpointException, FileSystemWriter, save
+from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION, _StorageInfo
 from torch.distributed.checkpoint.metadata import (
+    STORAGE_TYPES,
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
-    StorageMeta,
     TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, TensorWriteData, WriteItem, WriteItemType
+from torch.serialization import get_crc32_options, set_crc32_options
 
+from megatron_lpc.convert.parallel import Work, run_in_threads
 from megatron_lpc.convert.tensor_files import TensorInfo
 from megatron_lpc.training.checkpoint_folder import write_description
 
@@ -48,78 +50,75 @@ class Piece:
     info: TensorInfo
     """Shape and dtype of the block."""
     make: Callable[[], Tensor]
-    """Returns the block."""
+    """Returns the block. It is called in a thread."""
+    memory: int = 0
+    """Bytes that `make` takes with its parts; those of the block when 0."""
 
 
 def write_checkpoint(folder: Path, pieces: Sequence[Piece], description: dict[str, Any]) -> None:
     """Write weights and their description.
 
-    Memory: one piece.
+    Memory: the largest piece and 512 MiB (`run_in_threads`).
+
+    As with `cp`, the operating system decides when bytes reach the disk: an import that a power failure ends can be
+    repeated.
 
     Args:
         folder: an existing folder.
         pieces: together the pieces of a name must cover its shape.
         description: content of description.json.
     """
-    # A file for each piece: torch's writer keeps the last tensor of every name until the file that it is in ends.
-    writer = _Writer(folder, single_file_per_rank=False)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # On purpose: `no_dist`.
-        try:
-            save({}, storage_writer=writer, planner=_PiecePlanner(pieces), no_dist=True)
-        except CheckpointException as error:
-            # torch wraps every error, even an interruption by the user; show the cause.
-            (cause, _) = next(iter(error.failures.values()))
-            raise cause from error
+    places = _write_pieces(folder, pieces)
+    index = Metadata(_tensors(pieces), storage_data=places, version=CURRENT_DCP_VERSION)
+    (folder / ".metadata").write_bytes(pickle.dumps(index))
     torch.save({}, folder / "common.pt")
     write_description(folder, description)
     (folder / "metadata.json").write_text(json.dumps(_FORMAT), encoding="utf-8")
 
 
-class _Writer(FileSystemWriter):
-    def storage_meta(self) -> StorageMeta | None:
-        """Nothing: the index would name the present folder, as a path object that a careful reader refuses."""
-        return None
+@contextmanager
+def _without_checksums() -> Iterator[None]:
+    """torch writes no CRC-32 in this thread: it takes as long as writing a tensor, and torch never reads it."""
+    before = get_crc32_options()
+    set_crc32_options(False)
+    try:
+        yield
+    finally:
+        set_crc32_options(before)
 
 
-class _PiecePlanner(SavePlanner):
-    """Tells torch's writer what pieces there are, and makes each when it is about to be written."""
-
-    def __init__(self, pieces: Sequence[Piece]) -> None:
-        self.pieces = {MetadataIndex(piece.name, piece.offsets): piece for piece in pieces}
-
-    def set_up_planner(
-        self, state_dict: dict[str, Any], storage_meta: StorageMeta | None = None, is_coordinator: bool = False
-    ) -> None:
-        pass
-
-    def create_local_plan(self) -> SavePlan:
-        return SavePlan([_write_item(index, piece) for index, piece in self.pieces.items()])
-
-    def create_global_plan(self, all_plans: list[SavePlan]) -> tuple[list[SavePlan], Metadata]:
-        tensors: dict[str, Any] = {}
-        for item in all_plans[0].items:
-            data = item.tensor_data
-            assert data is not None
-            whole = tensors.setdefault(item.index.fqn, TensorStorageMetadata(data.properties, data.size, []))
-            whole.chunks.append(data.chunk)
-        return all_plans, Metadata(tensors)
-
-    def finish_plan(self, new_plan: SavePlan) -> SavePlan:
-        return new_plan
-
-    def resolve_data(self, write_item: WriteItem) -> Tensor | io.BytesIO:
-        piece = self.pieces[MetadataIndex(write_item.index.fqn, write_item.index.offset)]
-        tensor = piece.make()
-        assert (tuple(tensor.shape), tensor.dtype) == (piece.info.shape, piece.info.dtype), piece.name
-        return tensor
+def _write_pieces(folder: Path, pieces: Sequence[Piece]) -> dict[MetadataIndex, _StorageInfo]:
+    """Write a file for each piece, under the names that torch's writer gives; returns where each piece is."""
+    places: dict[MetadataIndex, _StorageInfo] = {}
+    works = []
+    for number, piece in enumerate(pieces):
+        name = f"__0_{number}.distcp"
+        works.append(Work(piece.memory or piece.info.nbytes, partial(_write_piece, piece, folder / name)))
+        # The length is set when the file is there.
+        places[MetadataIndex(piece.name, torch.Size(piece.offsets))] = _StorageInfo(name, 0, 0)
+    run_in_threads(works)
+    for place in places.values():
+        place.length = (folder / place.relative_path).stat().st_size
+    return places
 
 
-def _write_item(index: MetadataIndex, piece: Piece) -> WriteItem:
-    block = ChunkStorageMetadata(torch.Size(piece.offsets), torch.Size(piece.info.shape))
-    data = TensorWriteData(
-        chunk=block,
-        properties=TensorProperties(dtype=piece.info.dtype),
-        size=torch.Size(piece.global_shape),
-    )
-    return WriteItem(index=index, type=WriteItemType.SHARD, tensor_data=data)
+def _write_piece(piece: Piece, file: Path) -> None:
+    tensor = piece.make()
+    assert (tuple(tensor.shape), tensor.dtype) == (piece.info.shape, piece.info.dtype), piece.name
+    if tensor.untyped_storage().nbytes() != tensor.nbytes:
+        tensor = tensor.clone()  # torch saves whole storages.
+    with _without_checksums(), file.open("wb") as stream:
+        torch.save(tensor, stream)
+
+
+def _tensors(pieces: Sequence[Piece]) -> dict[str, STORAGE_TYPES]:
+    """torch's index of tensors: name -> dtype, whole shape, and the blocks that it is stored in."""
+    tensors: dict[str, STORAGE_TYPES] = {}
+    for piece in pieces:
+        properties = TensorProperties(dtype=piece.info.dtype)
+        whole = tensors.setdefault(
+            piece.name, TensorStorageMetadata(properties, torch.Size(piece.global_shape), chunks=[])
+        )
+        assert isinstance(whole, TensorStorageMetadata)
+        whole.chunks.append(ChunkStorageMetadata(torch.Size(piece.offsets), torch.Size(piece.info.shape)))
+    return tensors

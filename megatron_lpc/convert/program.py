@@ -19,7 +19,7 @@ from megatron_lpc.command_line import ArgumentParser, UserError, reports_errors
 from megatron_lpc.convert.comparison import comparison_table
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.export_hf import export_hf
-from megatron_lpc.convert.hf_folder import find_hf_folder
+from megatron_lpc.convert.gguf_file import hf_source
 from megatron_lpc.convert.import_hf import DTYPES, import_hf
 from megatron_lpc.convert.inspect_model import inspection_table
 from megatron_lpc.convert.open_model import open_model
@@ -74,7 +74,20 @@ def shard_size(text: str) -> int:
 
 def _add_import(commands: Any) -> None:
     command = commands.add_parser("import", help="Hugging Face -> megatron-core checkpoint")
-    command.add_argument("--hf", required=True, help="folder with config.json and weights, or a name on the Hub")
+    command.add_argument(
+        "--hf",
+        required=True,
+        help="folder with config.json and weights, a name on the Hub, or a GGUF file",
+    )
+    command.add_argument(
+        "--resize-token-embeddings",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="N",
+        help="grow to N token ids, or to as many as the tokenizer has; new rows of the embedding and the LM head are "
+        "the mean of the others",
+    )
     _add_output_flags(command)
     command.set_defaults(run=_import)
 
@@ -106,8 +119,8 @@ def _add_export(commands: Any) -> None:
 
 def _add_verify(commands: Any) -> None:
     command = commands.add_parser("verify", help="compare logits and every tensor of two models, in either format")
-    command.add_argument("first", type=Path)
-    command.add_argument("second", type=Path)
+    command.add_argument("first")
+    command.add_argument("second")
     command.add_argument(
         "--text",
         type=Path,
@@ -151,12 +164,15 @@ def _add_output_flags(command: argparse.ArgumentParser) -> None:
 
 
 def _import(options: argparse.Namespace) -> None:
-    described = import_hf(
-        find_hf_folder(options.hf),
-        options.output,
-        dtype=DTYPES.get(options.dtype),
-        force=options.force,
-    )
+    dtype = DTYPES.get(options.dtype)
+    with hf_source(options.hf, dtype) as folder:
+        described = import_hf(
+            folder,
+            options.output,
+            dtype=dtype,
+            vocab_size=options.resize_token_embeddings,
+            force=options.force,
+        )
     family = described.family.model_type
     print(f"Wrote {options.output} ({family}); train with --pretrained-checkpoint {options.output}")
 
@@ -177,9 +193,12 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    first = open_model(options.first, options.hf_config)
-    second = open_model(options.second, options.hf_config)
-    comparison = verify(first, second, _read_texts(options.text))
+    with hf_source(options.first) as first, hf_source(options.second) as second:
+        comparison = verify(
+            open_model(first, options.hf_config),
+            open_model(second, options.hf_config),
+            _read_texts(options.text),
+        )
     wide_console().print(comparison_table(comparison))
     verdict = comparison.verdict(options.tolerance)
     if not comparison.agrees(options.tolerance):

@@ -35,7 +35,7 @@ def read_model(config: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
         ConversionError: naming the model type, or the setting that megatron-core cannot express.
     """
     family = find_family(config.get("model_type"))
-    if "quantization_config" in config:
+    if config.get("quantization_config") is not None:
         raise ConversionError(
             "config.json: quantization_config: the weights are quantized; give the model in bf16, fp16 or fp32"
         )

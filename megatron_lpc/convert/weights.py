@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import product
 
 import torch
 from torch import Tensor
 
 from megatron_lpc.config import ModelConfig, head_width
+from megatron_lpc.convert.pages import recycled
 
 Shape = tuple[int, ...]
 Place = tuple[int, ...]
@@ -37,7 +39,7 @@ def _as_single(model: ModelConfig, tensor: Tensor) -> list[Tensor]:
 
 
 def _join_gate_up(model: ModelConfig, parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(parts))
+    return _joined(list(parts))
 
 
 def _split_gate_up(model: ModelConfig, tensor: Tensor) -> list[Tensor]:
@@ -46,7 +48,15 @@ def _split_gate_up(model: ModelConfig, tensor: Tensor) -> list[Tensor]:
 
 def _join_qkv(model: ModelConfig, parts: Sequence[Tensor]) -> Tensor:
     grouped = [part.unflatten(0, (model.num_query_groups, -1)) for part in parts]
-    return torch.cat(grouped, dim=1).flatten(0, 1)
+    return _joined(grouped, dim=1).flatten(0, 1)
+
+
+def _joined(parts: list[Tensor], dim: int = 0) -> Tensor:
+    """`torch.cat` of tensors on the CPU."""
+    shape = list(parts[0].shape)
+    shape[dim] = sum(part.size(dim) for part in parts)
+    dtype = reduce(torch.promote_types, [part.dtype for part in parts])
+    return torch.cat(parts, dim, out=recycled(tuple(shape), dtype))
 
 
 def _split_qkv(model: ModelConfig, tensor: Tensor) -> list[Tensor]:

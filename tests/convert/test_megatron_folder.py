@@ -28,6 +28,7 @@ def folder(whole: torch.Tensor, tmp_path: Path) -> Path:
             part = whole[layer : layer + 1, top:bottom, left:right].clone()
             info = TensorInfo(tuple(part.shape), part.dtype)
             pieces.append(Piece("weight", tuple(whole.shape), (layer, top, left), info, lambda part=part: part))
+    (tmp_path / "checkpoint").mkdir()
     write_checkpoint(tmp_path / "checkpoint", pieces, {})
     return tmp_path / "checkpoint"
 

@@ -2,58 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from megatron_lpc.convert.hf_folder import HFFolder
-from megatron_lpc.convert.hf_writer import TensorGroup, write_safetensors
-from megatron_lpc.convert.settings import read_model
-from megatron_lpc.convert.tensor_files import TensorInfo
 
-TOOL = Path(__file__).parents[2] / "tools" / "convert_hf.py"
-CONFIG = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "num_hidden_layers": 24,
-    "hidden_size": 2048,
-    "intermediate_size": 8192,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "max_position_embeddings": 8192,
-    "torch_dtype": "bfloat16",
-}
-
-
-def _make_model(folder: Path) -> int:
-    """Bytes of the weights, in shards of 1 GB."""
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    family, model = read_model(CONFIG)
-    block = torch.randn(1 << 22, generator=torch.Generator().manual_seed(0)).bfloat16()
-
-    def tensor(shape: tuple[int, ...], shift: int) -> list[torch.Tensor]:
-        count = torch.Size(shape).numel()
-        return [block.roll(shift).repeat(count // block.numel() + 1)[:count].view(shape)]
-
-    groups = []
-    for weight in family.all_weights(model):
-        for place in weight.places(model):
-            for name, shape in zip(weight.hf_names(place), weight.hf_shapes(model), strict=True):
-                groups.append(
-                    TensorGroup({name: TensorInfo(shape, torch.bfloat16)}, partial(tensor, shape, len(groups)))
-                )
-    write_safetensors(folder, groups, 10**9)
-    return sum(info.nbytes for group in groups for info in group.tensors.values())
-
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / "tools" / "convert_hf.py"
+sys.path.insert(0, str(ROOT))
+from benchmarks.conversion import LLAMA, make_llama  # noqa: E402 (the root is on the path from here on)
 
 _REPORTED = """
 import atexit, runpy, sys
@@ -78,9 +41,9 @@ def _measured(*arguments: object) -> tuple[int, float]:
 def test_two_billion_parameters(tmp_path: Path) -> None:
     if shutil.disk_usage(tmp_path).free < 14 * 10**9:
         pytest.skip("needs 14 GB of disk")
-    nbytes = _make_model(tmp_path / "hf")
+    nbytes = make_llama(tmp_path / "hf")
     assert nbytes > 3.9e9
-    largest = 2 * CONFIG["vocab_size"] * CONFIG["hidden_size"]
+    largest = 2 * LLAMA["vocab_size"] * LLAMA["hidden_size"]
     try:
         for what, arguments in (
             ("import", ("--hf", tmp_path / "hf", "--output", tmp_path / "megatron")),

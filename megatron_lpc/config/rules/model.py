@@ -135,7 +135,7 @@ def vocabulary(config: Config, tokenizer_vocab_size: int) -> Iterator[str]:
     if vocab_size < tokenizer_vocab_size:
         yield (
             f"--vocab-size {vocab_size}: the tokenizer has {tokenizer_vocab_size} token ids; "
-            "raise it, or leave it unset"
+            "raise it, or leave it unset; a model of Hugging Face is imported with --resize-token-embeddings"
         )
     if padded % tensor:
         yield (
