@@ -151,21 +151,19 @@ def _pretend_kernels() -> None:
     from lpc_kernels.pair_logps import frozen, recompute, scoring
     from triton.runtime.jit import JITFunction
 
-    from megatron_lpc.model import attention, norm
+    from megatron_lpc.model import attention, flex_attention, norm
+    from megatron_lpc.platform.patches.patch import replace
 
     JITFunction.run = lambda self, *args, **options: None
     # An operator of torch.library runs its declared shapes on fake tensors. Ours run their launch code.
     for module in (gumbel_ops, frozen, recompute, scoring):
         for operator in vars(module).values():
             if isinstance(operator, torch.library.CustomOpDef):
-                torch.library.register_fake(operator, _implementation(operator), allow_override=True)
-    torch.nn.functional.rms_norm = norm.rms_norm = _rms_norm
-    attention.scaled_dot_product_attention = _scaled_dot_product_attention
-    attention._compiled_flex_attention = lambda: _flex_attention
-
-
-def _implementation(operator: Any) -> Callable[..., Any]:
-    return operator._init_fn
+                torch.library.register_fake(operator, operator._init_fn, allow_override=True)
+    replace(torch.nn.functional, "rms_norm", _rms_norm)
+    replace(norm, "rms_norm", _rms_norm)
+    replace(attention, "scaled_dot_product_attention", _scaled_dot_product_attention)
+    replace(flex_attention, "compiled_flex_attention", lambda: _flex_attention)
 
 
 class _Fused(torch.autograd.Function):

@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_leaves
 from megatron_lpc.training.optimizer_state import stateful_parts
 from megatron_lpc.training.policy import TrainablePolicy
 
-_MOVES = ("_to_copy", "copy_", "device", "lift_fresh", "empty", "detach")
-"""Operators that bring tensors from or to the host."""
+_MOVES = ("_to_copy", "copy_", "device", "lift_fresh", "empty", "empty_like", "detach")
+"""Operators that bring tensors from or to the host, or make memory for that."""
 _FIRST_FACTOR = {"mm": 0, "bmm": 0, "addmm": 1, "addmm_": 1, "baddbmm": 1, "baddbmm_": 1}
 """Matrix products, and the place of the first of their two factors among the arguments."""
 _ON_HOST = (

@@ -31,7 +31,7 @@ _PER_STEP = {"get_grad_norm_fp32": 1}
 """The one wait of a step: the gradient norm, with which the metrics come."""
 _PAIRWISE = "Segments.host_cu_seqlens"
 """The wait of `pair_logps` for the lengths of responses, one per micro-batch on the last stage."""
-_PADDED_PIPELINE = {"P2PCommunicator._communicate_shapes": 6}
+_PADDED_PIPELINE = {"P2PCommunicator._communicate_shapes": 11}
 _OF_CORE: dict[str, dict[str, int]] = {
     "experts": {"permute": 16},
     **dict.fromkeys(("pipeline", "pipeline-none", "pipeline-recompute"), _PADDED_PIPELINE),
