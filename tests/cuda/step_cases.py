@@ -75,8 +75,6 @@ CASES: dict[str, Case] = {
 
 def micro_batches(planner: MicroBatchPlanner) -> list[list[IndexedPair]]:
     """Pairs of a rank's step, planned as a run plans them: four pairs of uneven length."""
-    pairs = [
-        EncodedPair(list(range(1, 3 + n)), list(range(5, 9 + 2 * n)), list(range(7, 12 + n))) for n in range(4)
-    ]
+    pairs = [EncodedPair(list(range(1, 3 + n)), list(range(5, 9 + 2 * n)), list(range(7, 12 + n))) for n in range(4)]
     lengths = np.array([[len(part) for part in (pair.prompt, pair.chosen, pair.rejected)] for pair in pairs])
     return [[IndexedPair(pairs[n], n, n) for n in group] for group in planner.plan(lengths)]

@@ -88,7 +88,7 @@ def wrong_state(policy: TrainablePolicy) -> list[str]:
 
 def wrong_loss(total: Tensor, metrics: dict[str, Tensor]) -> list[str]:
     """A loss that is not fp32, metrics that are not fp64 or counts, and what is on the host."""
-    accepted = {name: (torch.float64, torch.int64) for name in metrics} | {"total": (torch.float32,)}
+    accepted = dict.fromkeys(metrics, (torch.float64, torch.int64)) | {"total": (torch.float32,)}
     return [
         f"{name} of the loss is {tensor.dtype} on {tensor.device}"
         for name, tensor in {**metrics, "total": total}.items()
