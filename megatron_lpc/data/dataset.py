@@ -115,7 +115,7 @@ def write_index(folder: Path) -> int:
         open(lengths_path, "wb") as lengths,
         open(ends_path, "wb") as ends,
     ):
-        for shard in _open_shards(folder):
+        for shard in map(_open_shard, _shard_files(folder)):
             for number in range(shard.num_record_batches):
                 batch = shard.get_batch(number)
                 num_pairs += len(batch)
@@ -125,8 +125,12 @@ def write_index(folder: Path) -> int:
     return num_pairs
 
 
-def _open_shards(folder: Path) -> list[pa.RecordBatchFileReader]:
-    return [pa.ipc.open_file(pa.memory_map(str(path))) for path in sorted(folder.glob("pairs-*.arrow"))]
+def _shard_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("pairs-*.arrow"))
+
+
+def _open_shard(path: Path) -> pa.RecordBatchFileReader:
+    return pa.ipc.open_file(pa.memory_map(str(path)))
 
 
 def _open(
@@ -137,7 +141,7 @@ def _open(
     try:
         summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
         num_pairs = summary["rows"]
-        shards = _open_shards(folder)
+        shards = [_open_shard(path) for path in _shard_files(folder)]
         batch_ends = np.fromfile(folder / _BATCH_ENDS_FILE, "<i8")
         lengths = np.memmap(folder / _LENGTHS_FILE, "<i4", mode="r").reshape(-1, len(_TEXTS))
     except (OSError, ValueError, KeyError) as error:

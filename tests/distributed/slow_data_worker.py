@@ -13,6 +13,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from megatron_lpc.config import ConfigError, load_yaml
 from megatron_lpc.data import tokenization
@@ -21,9 +22,11 @@ from megatron_lpc.training.inputs import open_dataset, open_tokenizer
 
 def main() -> None:
     config, bad_data, seconds = load_yaml(sys.argv[1]), sys.argv[2], float(sys.argv[3])
-    dist.init_process_group("gloo", timeout=timedelta(seconds=seconds))
+    dist.init_process_group("gloo")
     tokenizer = open_tokenizer(config)
     dist.barrier()
+    # Not before, for a busy machine starts slowly.
+    _set_pg_timeout(timedelta(seconds=seconds))
     inner = tokenization.encode_pair
 
     def encode_pair(*arguments):
@@ -38,6 +41,7 @@ def main() -> None:
         open_dataset(config, tokenizer, [bad_data], "bad")
     except ConfigError as error:
         problem = str(error)
+    _set_pg_timeout(timedelta(minutes=5))
     total = torch.ones(1)
     dist.all_reduce(total)
     print(f"rank {dist.get_rank()} of {int(total)}: {len(data)} pairs; {problem}", flush=True)
