@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -296,6 +298,35 @@ def test_continuous_has_no_codes(runs: dict[str, Path]) -> None:
     model = AutoModelForCausalLM.from_pretrained(f"{runs['continuous']}-hf", trust_remote_code=True)
     with pytest.raises(ValueError, match="its only latent is 'mean'"):
         _generate(model, latent="argmax")
+
+
+_WITHOUT_WARNINGS = """
+import sys, warnings
+import torch
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+tokens = torch.tensor([[5, 9, 40], [7, 8, 200]])
+warnings.simplefilter("error")
+model(tokens)
+first = model(tokens, use_cache=True)
+cache = first["cache"] if "cache" in first else first["past_key_values"]
+name = "cache" if "cache" in first else "past_key_values"
+model(tokens[:, :1], z=first.z, **{name: cache})
+for latent in ("mean", "sample", "argmax", 2, torch.eye(6)[[0, 1]]):
+    for use_cache in (True, False):
+        options = {"max_new_tokens": 3, "do_sample": False, "use_cache": use_cache}
+        model.generate(tokens, attention_mask=torch.ones_like(tokens), latent=latent, **options)
+"""
+
+
+def test_nothing_is_deprecated(runs: dict[str, Path]) -> None:
+    """In a process of its own, since transformers says some things once."""
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_WARNINGS, f"{runs['llama']}-hf"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "deprecated" not in done.stderr
 
 
 @pytest.mark.parametrize(

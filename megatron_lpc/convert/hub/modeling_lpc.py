@@ -19,7 +19,7 @@ Shape legend: B sequences, S tokens, H hidden size, K codes, V vocabulary size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -33,6 +33,10 @@ Latent = str | int | Tensor
 
 # Hidden states that the posterior network reads for a pair: [h_w; h_l], h_w - h_l, or [h_w; h_l; h_w * h_l].
 _POSTERIOR_INPUTS = {"concat": 2, "difference": 1, "bilinear": 3}
+
+# Newer versions of transformers say `cache` for `past_key_values`: either name is accepted, and the installed one used.
+_CACHE_NAMES = ("cache", "past_key_values")
+_CACHE = next(name for name in _CACHE_NAMES if name in {field.name for field in fields(CausalLMOutputWithPast)})
 
 
 @dataclass
@@ -159,11 +163,14 @@ class LPCForCausalLM(PreTrainedModel, GenerationMixin):
             prompt_end: [B] int64, index of each prompt's last token, from which on z is added. When unset, each
                 sequence's last token: the whole input is the prompt. Give it to score responses.
             logits_to_keep: compute the logits of that many last tokens only; 0 computes all.
-            kwargs: passed to the backbone.
+            kwargs: passed to the backbone, such as `cache` or `past_key_values`.
 
         Returns:
             logits [B, S or `logits_to_keep`, V], and the latent that was added.
         """
+        for name in _CACHE_NAMES:
+            if name in kwargs:
+                kwargs[_CACHE] = kwargs.pop(name)
         outputs = self.backbone.base_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         hidden = outputs.last_hidden_state
         kept = hidden[:, -logits_to_keep:]
@@ -180,11 +187,11 @@ class LPCForCausalLM(PreTrainedModel, GenerationMixin):
             kept = kept + z[:, None]
         return LPCOutput(
             logits=self._logits(kept),
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             z=z,
             code_weights=code_weights,
+            **{_CACHE: getattr(outputs, _CACHE)},
         )
 
     def _logits(self, hidden: Tensor) -> Tensor:
