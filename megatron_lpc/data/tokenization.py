@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from copy import copy
 from dataclasses import dataclass
 from itertools import chain, islice
 from multiprocessing import get_context, parent_process
@@ -51,7 +52,8 @@ class RowEncoder:
                     raise row
                 pairs.append(encode_pair(to_pair(row, self.config), self.tokenizer, self.config))
             except BadRow as bad:
-                bad_rows.append(bad)
+                # A copy has no traceback, whose frames would keep the whole chunk in memory.
+                bad_rows.append(copy(bad))
         return EncodedRows(record_batch(pairs), bad_rows)
 
 

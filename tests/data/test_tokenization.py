@@ -1,9 +1,11 @@
+import gc
 import multiprocessing
+import weakref
 
 import pytest
 
 from megatron_lpc.data import tokenization
-from megatron_lpc.data.source import read_rows
+from megatron_lpc.data.source import Location, Row, read_rows
 from megatron_lpc.data.tokenization import RowEncoder, encode_rows
 from megatron_lpc.data.tokenizer import load_tokenizer
 
@@ -36,6 +38,16 @@ def test_a_killed_process_is_an_error(encode, monkeypatch):
         process.kill()
     with pytest.raises(ChildProcessError, match="lower --num-workers"):
         list(chunks)
+
+
+def test_a_bad_row_keeps_no_other_row_in_memory(config, rows):
+    chunk = [Row(Location("pairs.jsonl", 1), rows[0]), Row(Location("pairs.jsonl", 2), {"chosen": ""})]
+    alive = weakref.ref(chunk[0])
+    encoded = RowEncoder(load_tokenizer(config()), config())(chunk)
+    del chunk
+    gc.collect()
+    assert [bad.line for bad in encoded.bad_rows] == [2]
+    assert alive() is None
 
 
 def test_a_single_chunk_starts_no_process(encode, monkeypatch):
