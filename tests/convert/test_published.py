@@ -1,4 +1,4 @@
-"""The settings and tokenizers of published models."""
+"""Options that follow from the settings of published models, and tokenizers of the DeepSeek-R1 distills."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from megatron_lpc.data.tokenizer import load_tokenizer
 FOLDER = Path(__file__).parent / "published"
 """NAME.json: what config.json of the model NAME says of its architecture."""
 OPTIONS: dict[str, dict[str, Any]] = {
-    "DeepSeek-R1-Distill-Qwen-7B": {"add_qkv_bias": True, "sliding_window": None, "kv_channels": 128},
-    "DeepSeek-R1-Distill-Llama-8B": {"use_rope_scaling": True, "rope_scaling_factor": 8.0, "rotary_base": 500000},
     "OLMo-2-1124-7B": {"norm_position": "output", "qk_layernorm": True, "qk_layernorm_scope": "projection"},
     "SmolLM3-3B": {"no_rope_freq": [4], "sliding_window": None, "rotary_base": 5000000},
     "phi-4": {"rotary_base": 250000, "sliding_window": None, "num_query_groups": 10},
