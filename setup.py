@@ -78,6 +78,7 @@ setup(
         # Triton runs and compiles the kernels without a GPU too, and PyTorch for CPU comes without it.
         # 3.6 and 3.7 are those of torch 2.11 and 2.13; later ones compile other code than kernels/README.md tells.
         "test": [
+            "gguf",
             "pytest",
             "pytest-timeout",
             "pytest-xdist",
