@@ -51,12 +51,22 @@ def validate(config: Config, world_size: int, device_type: str | None = None) ->
 
 
 def validate_data(config: Config) -> None:
-    """Refuse values out of range and the data options that cannot work, whatever model and processes they are for.
+    """Refuse values out of range, options without effect, and the data options that cannot work, whatever model and
+    processes they are for.
 
     Raises:
         ConfigError: every broken rule, one line per rule.
     """
-    _refuse([*out_of_range(config), *run.files(config), *run.lengths(config)])
+    _refuse([*out_of_range(config), *run.files(config), *run.lengths(config), *idle_options(config)])
+
+
+def validate_values(config: Config) -> None:
+    """Refuse values out of range and options without effect, by themselves.
+
+    Raises:
+        ConfigError: every broken rule, one line per rule.
+    """
+    _refuse([*out_of_range(config), *idle_options(config)])
 
 
 def validate_vocab(config: Config, tokenizer_vocab_size: int) -> None:

@@ -24,7 +24,7 @@ from megatron_lpc.data.tokenizer import Tokenizer
 from megatron_lpc.files import write_json
 from megatron_lpc.terminal import progress
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 """Raise it with every change after which a row would give other tokens, or the folder other files."""
 
 logger = logging.getLogger(__name__)

@@ -20,12 +20,16 @@ def read_template(path: str | None) -> str | None:
 
     Raises:
         FileNotFoundError: there is no such file.
+        ValueError: it is not UTF-8.
     """
     if path is None:
         return None
     if not Path(path).is_file():
         raise FileNotFoundError(f"--chat-template {path}: no such file. Give a Jinja file.")
-    return Path(path).read_text(encoding="utf-8")
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--chat-template {path}: not a text in UTF-8 ({error}). Give a Jinja file.") from error
 
 
 def no_template(tokenizer: str) -> LookupError:

@@ -84,12 +84,12 @@ def _helpsteer2(values: Values) -> dict[str, Any]:
     parts = re.split(r"\n?<extra_id_1>(User|Assistant)\n", values["prompt"])
     prompt = [{"role": "user", "content": parts[0]}]
     prompt += [{"role": role.lower(), "content": text} for role, text in zip(parts[1::2], parts[2::2], strict=True)]
-    chosen, rejected = _by_sign(values["preference_strength"], values["response_1"], values["response_2"])
+    chosen, rejected = _by_sign(_number(values, "preference_strength"), values["response_1"], values["response_2"])
     return {"prompt": prompt, "chosen": read_response(chosen), "rejected": read_response(rejected)}
 
 
 def _helpsteer3(values: Values) -> dict[str, Any]:
-    chosen, rejected = _by_sign(values["overall_preference"], values["response1"], values["response2"])
+    chosen, rejected = _by_sign(_number(values, "overall_preference"), values["response1"], values["response2"])
     return {
         "prompt": read_prompt(values["context"]),
         "chosen": read_response(chosen),
@@ -97,10 +97,10 @@ def _helpsteer3(values: Values) -> dict[str, Any]:
     }
 
 
-def _by_sign(preference: Any, first: str, second: str) -> tuple[str, str]:
+def _by_sign(preference: float, first: str, second: str) -> tuple[str, str]:
     """HelpSteer's scale goes from -3, the first response is much better, to 3, the second is."""
-    if not isinstance(preference, int | float) or preference == 0:
-        raise ValueError(f"the preference is {preference!r}: no response is better")
+    if preference == 0:
+        raise ValueError(f"the preference is {preference}: no response is better")
     return (first, second) if preference < 0 else (second, first)
 
 

@@ -121,8 +121,11 @@ def _encode_chats(pair: Pair, tokenizer: Tokenizer) -> list[list[int]]:
     return [tokenizer.encode(text) for text in texts]
 
 
-def _opening_length(pair: Pair, tokenizer: Tokenizer, prompt: list[int]) -> int:
-    """Tokens of a chat that come before the text of its first turn that is not the system's."""
+def _opening_length(pair: Pair, tokenizer: Tokenizer, prompt: list[int], room: int) -> int:
+    """Tokens of a chat that come before the text of its first turn that is not the system's.
+
+    0 where they would leave nothing else of a prompt of `room` tokens; said once.
+    """
     if isinstance(pair.prompt, str):
         return 0
     turns = [number for number, message in enumerate(pair.prompt) if message["role"] not in ("system", "developer")]
@@ -134,7 +137,20 @@ def _opening_length(pair: Pair, tokenizer: Tokenizer, prompt: list[int]) -> int:
         opening, found, _ = tokenizer.render_chat(messages, pair.template_arguments).partition(_PLACEHOLDER)
     except ValueError:  # The template wants further turns.
         return 0
-    return _common_length(tokenizer.encode(opening), prompt) if found else 0
+    length = _common_length(tokenizer.encode(opening), prompt) if found else 0
+    if length < room:
+        return length
+    _say_once(
+        "opening",
+        "%s:%d: what stands before the first turn (the system's turn, the tools) is cut, for it takes %d tokens and "
+        "--max-length and --max-prompt-length leave the prompt %d. Raise them. Said once, though other rows may be "
+        "alike.",
+        pair.location.file,
+        pair.location.line,
+        length,
+        room,
+    )
+    return 0
 
 
 def _common_length(first: Sequence[int], second: Sequence[int]) -> int:

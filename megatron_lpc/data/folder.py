@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 _SAVED_DATASET = "state.json"
 _SAVED_DICT = "dataset_dict.json"
@@ -16,11 +17,10 @@ def files_of_folder(folder: Path, split: str | None) -> list[Path]:
         split: `train` when None, unless the folder holds one data set that `save_to_disk` wrote.
 
     Raises:
-        ValueError: the folder has no such split.
+        ValueError: the folder has no such split, or what `save_to_disk` wrote is damaged.
     """
     if (folder / _SAVED_DICT).is_file():
-        splits = json.loads((folder / _SAVED_DICT).read_text(encoding="utf-8"))["splits"]
-        return _saved_files(folder / _chosen(folder, split, splits))
+        return _saved_files(folder / _chosen(folder, split, _read_list(folder / _SAVED_DICT, "splits")))
     if (folder / _SAVED_DATASET).is_file():
         if split is not None:
             raise ValueError(f"{folder}: one data set without splits; drop :{split}")
@@ -39,8 +39,21 @@ def _chosen(folder: Path, split: str | None, splits: list[str]) -> str:
 
 
 def _saved_files(folder: Path) -> list[Path]:
-    state = json.loads((folder / _SAVED_DATASET).read_text(encoding="utf-8"))
-    return [folder / file["filename"] for file in state["_data_files"]]
+    return [folder / file["filename"] for file in _read_list(folder / _SAVED_DATASET, "_data_files")]
+
+
+def _read_list(path: Path, key: str) -> list[Any]:
+    """A list in a JSON file of `save_to_disk`, which is never empty."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))[key]
+        if not (isinstance(entries, list) and entries):
+            raise ValueError(f"`{key}` is {entries!r}")
+        return entries
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: not as `save_to_disk` of datasets writes it ({type(error).__name__}: {error}). Save the data "
+            "set again."
+        ) from error
 
 
 def _files_by_split(folder: Path) -> dict[str, list[Path]]:

@@ -28,7 +28,7 @@ def read_json(path: str, position: Position = START) -> Iterator[tuple[Row | Bad
     The file holds a list if it begins with a bracket, else lines. Blank lines hold no row.
 
     Raises:
-        ValueError: a list is broken, or the text of one is not UTF-8.
+        ValueError: a list is broken, holds an item that is too large, or its text is not UTF-8.
         OSError, EOFError: the file cannot be read or decompressed.
     """
     with _open(path) as stream:
@@ -106,6 +106,7 @@ def _list_items(text: io.TextIOWrapper) -> Iterator[object]:
     at = _behind_blanks(buffer, 0) + 1
     num_items = 0
     while True:
+        row = f"row {num_items + 1} of the list"
         try:
             at = _behind_blanks(buffer, at)
             if num_items == 0 and buffer[at : at + 1] == "]":
@@ -115,12 +116,18 @@ def _list_items(text: io.TextIOWrapper) -> Iterator[object]:
             if buffer[end : end + 1] not in (",", "]"):
                 raise json.JSONDecodeError("Expecting ',' or ']'", buffer, end)
         except json.JSONDecodeError as error:
+            if len(buffer) - at > MAX_ROW_BYTES:
+                raise ValueError(
+                    f"{row} has more than the {MAX_ROW_BYTES:,} bytes of a row, or is not valid JSON: {error.msg}"
+                ) from error
             # The item may go on behind the buffer.
-            more = text.read(_CHUNK) if len(buffer) - at <= MAX_ROW_BYTES else ""
+            more = text.read(_CHUNK)
             if not more:
-                raise ValueError(f"row {num_items + 1} of the list is not valid JSON: {error.msg}") from error
+                raise ValueError(f"{row} is not valid JSON: {error.msg}") from error
             buffer, at = buffer[at:] + more, 0
             continue
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets as deep
+            raise ValueError(f"{row} is not valid JSON: {error}") from error
         num_items += 1
         yield item
         at = end + 1

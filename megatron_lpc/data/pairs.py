@@ -51,15 +51,14 @@ def to_pair(row: Row, config: DataConfig) -> Pair:
         pair = Pair(row.location, *_split_texts(row.location, prompt, chosen, rejected), group)
     elif isinstance(chosen, list) and isinstance(rejected, list):
         check_other_columns(row, is_chat=True)
-        messages, chosen, rejected = _split_chats(row.location, prompt, chosen, rejected)
-        messages = _with_system(row.location, read_system(row), messages)
-        pair = Pair(row.location, messages, chosen, rejected, group, read_template_arguments(row))
+        chats = _split_chats(row.location, prompt, chosen, rejected)
+        pair = Pair(row.location, *chats, group, read_template_arguments(row))
     else:
         raise row.location.bad_row(
             "one of `chosen` and `rejected` is text, the other a list of messages", "Give both in the same form"
         )
     _check_filled(pair)
-    return pair
+    return _with_system(pair, read_system(row))
 
 
 def _split_texts(location: Location, prompt: Content | None, chosen: str, rejected: str) -> tuple[str, str, str]:
@@ -115,18 +114,19 @@ def _split_chats(
     return messages, chosen, rejected
 
 
-def _with_system(location: Location, system: str | None, messages: list[Message]) -> list[Message]:
-    """The prompt with the turn of column `system` before it."""
+def _with_system(pair: Pair, system: str | None) -> Pair:
+    """The pair with the turn of column `system`, which only chats have, before its prompt."""
     if system is None:
-        return messages
-    turn = {"role": "system", "content": system}
-    if messages and messages[0]["role"] == "system":
-        if messages[0]["content"] == system:
-            return messages
-        raise location.bad_row(
+        return pair
+    assert not isinstance(pair.prompt, str)
+    first = pair.prompt[0]
+    if first["role"] != "system":
+        return replace(pair, prompt=[{"role": "system", "content": system}, *pair.prompt])
+    if first.get("content") != system:
+        raise pair.location.bad_row(
             "column `system` and the system's turn in the prompt differ", "Keep one of them in the row"
         )
-    return [turn, *messages]
+    return pair
 
 
 def _check_responder(location: Location, column: str, response: list[Message]) -> None:

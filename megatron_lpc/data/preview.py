@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from megatron_lpc.command_line import ArgumentParser, reports_errors
-from megatron_lpc.config import ConfigError, DataConfig, parse_args
+from megatron_lpc.config import ConfigError, DataConfig, parse_args, validate_values
 from megatron_lpc.data.encode import EncodedPair, encode_pair
 from megatron_lpc.data.pairs import to_pair
 from megatron_lpc.data.source import BadRow, Location, Row, read_rows
@@ -155,7 +155,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with reports_errors():
         parser = _parser()
         known, rest = parser.parse_known_args(sys.argv[1:] if argv is None else list(argv))
-        config = parse_args(rest, prog=parser.prog).data
+        options = parse_args(rest, prog=parser.prog)
+        validate_values(options)
+        config = options.data
         _check(known, config)
         sources = [*config.train_data, *config.valid_data.values()]
         rows = islice(chain.from_iterable(map(read_rows, sources)), known.num_rows)

@@ -8,6 +8,17 @@ from typing import Any
 from megatron_lpc.data.row import START, BadRow, Row
 from megatron_lpc.data.source import open_shards
 
+_BEGINNING: dict[str, Any] = {"source": 0, "shard": 0, "position": START, "rows": 0}
+
+
+def check_reader_state(state: dict[str, Any]) -> None:
+    """Raise a ValueError where this is no state of a `RowReader`, such as one of an earlier version."""
+    if state.keys() != _BEGINNING.keys():
+        raise ValueError(
+            "--load: the checkpoint is of an earlier version of the program, whose place in streamed data is not known "
+            "here; start from its weights with --pretrained-checkpoint"
+        )
+
 
 class RowReader:
     """One data parallel rank's share of the rows of `sources`, one source after the other, epoch after epoch.
@@ -23,7 +34,7 @@ class RowReader:
         self._sources = list(sources)
         self._dp_rank = dp_rank
         self._dp_size = dp_size
-        self._state: dict[str, Any] = {"source": 0, "shard": 0, "position": START, "rows": 0} | (state or {})
+        self._state = _BEGINNING | (state or {})
 
     def state(self) -> dict[str, Any]:
         """Where it is: after the row that it gave last."""
@@ -49,7 +60,7 @@ class RowReader:
                     "Give more rows, or use fewer ranks."
                 )
             next_source = (self._state["source"] + 1) % len(self._sources)
-            self._state = {"source": next_source, "shard": 0, "position": START, "rows": 0}
+            self._state = _BEGINNING | {"source": next_source}
 
     def _rows_of_source(self, source: str) -> Iterator[Row | BadRow]:
         shards = open_shards(source, streaming=True)

@@ -93,10 +93,10 @@ class SentencePieceTokenizer:
     ) -> str:
         if self.template is None:
             raise no_template(self.name)
-        if self.template_date is not None:
-            pin_date(self.template, self.template_date)
         special = {"bos_token": self._piece(self.bos_id), "eos_token": self.eos_token}
         try:
+            if self.template_date is not None:
+                pin_date(self.template, self.template_date)
             rendered, _ = render_jinja_template(
                 [messages],
                 chat_template=self.template,

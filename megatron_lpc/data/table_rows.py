@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -53,14 +53,25 @@ def read_arrow(path: str, position: Position = START) -> Iterator[tuple[Row | Ba
 def rows_of(
     name: str, batches: Iterable[Batch], before: int, position: Position
 ) -> Iterator[tuple[Row | BadRow, Position]]:
-    """Rows of `batches` from `position` on, each with the position behind it; `before` rows precede the batches."""
+    """Rows of `batches` from `position` on, each with the position behind it; `before` rows precede the batches.
+
+    Raises:
+        ValueError: two columns have one name.
+    """
     for batch in batches:
+        _check_names(batch.schema.names)
         skipped = min(max(position[0] - before, 0), batch.num_rows)
         for start in range(skipped, batch.num_rows, ROWS_PER_BATCH):
             part = batch.slice(start, ROWS_PER_BATCH)
             for number, row in enumerate(_rows_of_part(name, part, before + start), start=before + start + 1):
                 yield row, (number, 0)
         before += batch.num_rows
+
+
+def _check_names(names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"more than one column is called {', '.join(twice)}")
 
 
 def _rows_of_part(name: str, part: Batch, before: int) -> Iterator[Row | BadRow]:

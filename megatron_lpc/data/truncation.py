@@ -24,13 +24,14 @@ Tokens = Sequence[int]
 
 
 def truncate(
-    prompt: Tokens, chosen: Tokens, rejected: Tokens, config: DataConfig, bos_length: int, opening: Callable[[], int]
+    prompt: Tokens, chosen: Tokens, rejected: Tokens, config: DataConfig, bos_length: int, opening: Callable[[int], int]
 ) -> tuple[Tokens, Tokens, Tokens]:
     """Prompt, chosen and rejected within the limits; responses are empty where nothing is left of them.
 
     Args:
         bos_length: tokens of BOS at the start of the prompt.
-        opening: gives the tokens of a chat's opening at the start of the prompt; asked only where it matters.
+        opening: gives the tokens of a chat's opening at the start of the prompt, 0 where it does not fit into so many
+            tokens beside another one; asked only where it matters.
     """
     longest_prompt = config.max_prompt_length or sys.maxsize
     if config.truncation_mode == "keep_start":
@@ -41,7 +42,7 @@ def truncate(
         least = min(bos_length + 1, config.max_length - 1)
         room = min(longest_prompt, max(room_beside, least))
         if len(prompt) > room:
-            head = max(length for length in (opening(), bos_length, 0) if length < room)
+            head = max(length for length in (opening(room), bos_length, 0) if length < room)
             prompt = [*prompt[:head], *prompt[len(prompt) - room + head :]]
     room = max(config.max_length - len(prompt), 0)
     return prompt, chosen[:room], rejected[:room]

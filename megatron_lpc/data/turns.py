@@ -57,6 +57,9 @@ def _message(message: dict[str, Any]) -> Message:
 def read_history(history: Any) -> list[Message]:
     """Earlier turns, given as pairs of a question and its response."""
     turns = []
-    for question, response in history or []:
+    for turn in history or []:
+        if not isinstance(turn, list) or len(turn) != 2:
+            raise ValueError("`history` is no list of [question, response]")
+        question, response = turn
         turns += [{"role": "user", "content": question}, {"role": "assistant", "content": response}]
     return turns

@@ -11,6 +11,7 @@ from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.dataset import PairDataset
 from megatron_lpc.data.loader import PairLoader, StreamLoader, pairs_in_flight
 from megatron_lpc.data.micro_batches import MicroBatchPlanner
+from megatron_lpc.data.row_reader import check_reader_state
 from megatron_lpc.data.stream import PairStream
 from megatron_lpc.data.tokenizer import Tokenizer
 from megatron_lpc.platform.process_groups import ProcessGroups
@@ -63,7 +64,7 @@ def stream_loader(context: RunContext, tokenizer: Tokenizer, state: RunState) ->
     """This rank's part of streamed training data, from where the run was saved.
 
     Raises:
-        ConfigError: the run that is resumed had another number of data parallel ranks.
+        ConfigError: the run that is resumed had another number of data parallel ranks, or was of an earlier version.
     """
     config, groups = context.config, context.groups
     positions, dp_rank, dp_size = state.positions, groups.dp_rank, groups.dp_size
@@ -73,6 +74,10 @@ def stream_loader(context: RunContext, tokenizer: Tokenizer, state: RunState) ->
             f"--streaming: the checkpoint is of {len(positions)} data parallel ranks, each with its share of the data, "
             f"and this run has {dp_size}; resume with as many"
         )
+    start = positions[dp_rank] if positions else None
+    if start is not None:
+        with input_errors():
+            check_reader_state(start)
     stream = PairStream(
         config.data,
         tokenizer,
@@ -87,7 +92,7 @@ def stream_loader(context: RunContext, tokenizer: Tokenizer, state: RunState) ->
         global_batch_size=global_batch_size,
         dp_rank=dp_rank,
         dp_size=dp_size,
-        start=positions[dp_rank] if positions else None,
+        start=start,
     )
 
 

@@ -167,7 +167,8 @@ def test_unknown_columns_are_listed_with_the_options_that_name_them():
     ("data_format", "values", "reason"),
     [
         ("helpsteer2", HS2 | {"prompt": "a", "preference_strength": 0}, "the preference is 0: no response is better"),
-        ("helpsteer3", HS3 | {"overall_preference": "2"}, "the preference is '2'"),
+        ("helpsteer3", HS3 | {"overall_preference": "2"}, "`overall_preference` is '2', not a number"),
+        ("helpsteer3", HS3 | {"overall_preference": float("nan")}, "`overall_preference` is nan, not a number"),
         ("helpsteer3", HS3, "column `overall_preference` is missing"),
         ("helpsteer3", HS3 | {"overall_preference": None}, "`overall_preference` is null"),
         ("nectar", {"prompt": "Hi", "answers": []}, "`prompt` is no transcript"),
@@ -188,6 +189,11 @@ def test_unknown_columns_are_listed_with_the_options_that_name_them():
         ("swift", {"messages": [user("a")], "rejected_response": "b"}, "the messages do not end with the assistant's"),
         ("swift", {"messages": [user("a"), assistant("b")]}, "neither `rejected_response` nor `rejected_messages`"),
         ("swift", {"chosen": "b"}, "neither `messages` nor `query`"),
+        (
+            "swift",
+            {"query": "a", "response": "b", "rejected_response": "c", "history": [user("d")]},
+            r"`history` is no list of \[question, response\]",
+        ),
         ("sharegpt", {"conversations": [{"a": 1}], "chosen": {}, "rejected": {}}, "does not have the form .*KeyError"),
     ],
 )

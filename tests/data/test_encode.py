@@ -144,7 +144,8 @@ def test_unusable_pairs(texts, options, message):
     assert str(caught.value).startswith(f"f.jsonl:3: {message}")
 
 
-def test_the_opening_of_a_chat_stays_when_its_end_is_kept():
+def test_the_opening_of_a_chat_stays_when_its_end_is_kept(caplog, monkeypatch):
+    monkeypatch.setattr(encode_module, "_topics_said", set())
     system = {"role": "system", "content": "be"}
     prompt = [system, *user("abcd"), *assistant("efgh"), *user("ijkl")]
 
@@ -156,7 +157,12 @@ def test_the_opening_of_a_chat_stays_when_its_end_is_kept():
     assert kept(40) == "s:be$u:abcd$a:efgh$u:ijkl$a:"
     assert kept(20) == "s:be$u:" + "$u:ijkl$a:"
     assert kept(11) == "s:be$u:" + ":"
+    assert not caplog.records
     assert kept(10) == "ijkl$a:", "an opening that leaves no room goes as well"
+    kept(9)
+    (record,) = caplog.records
+    assert "(the system's turn, the tools) is cut, for it takes 7 tokens" in record.getMessage()
+    assert "leave the prompt 7." in record.getMessage()
 
 
 def test_where_prompt_and_whole_differ_the_responses_begin(caplog, monkeypatch):

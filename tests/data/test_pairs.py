@@ -156,6 +156,7 @@ def test_group():
         ({"prompt": "p", "chosen": "c", "rejected": ""}, "the rejected response is empty"),
         ({"prompt": "", "chosen": "c", "rejected": "r"}, "the prompt is empty"),
         ({"prompt": [], "chosen": [ME], "rejected": [YOU]}, "the prompt is empty"),
+        ({"prompt": "", "chosen": [ME], "rejected": [YOU], "system": "be kind"}, "the prompt is empty"),
         ({"chosen": [ASK, ME], "rejected": [ASK]}, "the rejected response is empty"),
         ({"chosen": [ME], "rejected": [YOU]}, "the prompt is empty"),
         (

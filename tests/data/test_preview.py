@@ -90,6 +90,8 @@ def test_first_spaces_of_responses_are_shown(tmp_path, write_jsonl):
         ([], "--train-data: is empty"),
         (["--train-data", "a.jsonl"], "--tokenizer-model is not set"),
         (["--train-data", "a.jsonl", "--num-rows", "0"], "--num-pairs: must be at least 0"),
+        (["--train-data", "a.jsonl", "--max-length", "1"], "--max-length"),
+        (["--data-format", "nectar", "--chosen-column", "a"], "--chosen-column = a: has no effect with --data-format"),
         (["--train-data", "a.jsonl", "--tokenizer-model", "missing.model"], "no such file"),
     ],
 )

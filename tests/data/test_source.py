@@ -184,6 +184,13 @@ def test_folders_of_save_to_disk(tmp_path):
         texts(f"{tmp_path}/set:train")
 
 
+@pytest.mark.parametrize(("name", "text"), [("state.json", "{}"), ("state.json", "{"), ("dataset_dict.json", "[]")])
+def test_a_damaged_folder_of_save_to_disk_is_named(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"{name}: not as `save_to_disk` of datasets writes it \("):
+        list(read_rows(str(tmp_path)))
+
+
 def test_json_texts_that_datasets_writes_are_parsed(tmp_path):
     kinds = datasets.Features({"a": datasets.List(datasets.Json())})
     datasets.Dataset.from_dict({"a": [[{"b": None}, {"c": 1}]]}, features=kinds).to_parquet(f"{tmp_path}/j.parquet")
@@ -247,12 +254,38 @@ def test_a_list_is_read_in_pieces(tmp_path, monkeypatch):
         ('[{"a": 1} {"a": 2}]', "cannot be read as JSON \\(row 1 of the list is not valid JSON: Expecting ','"),
         ('[{"a": 1}] [', "behind row 1 \\(text follows the end of the list"),
         ("[", "cannot be read as JSON \\(row 1 of the list"),
+        (
+            '[{"a": 1}, {"a": ' + "9" * 5000 + "}]",
+            "behind row 1 \\(row 2 of the list is not valid JSON: Exceeds the limit",
+        ),
+        ('[{"a": ' + "[" * 99_999, "cannot be read as JSON \\(row 1 of the list is not valid JSON: maximum recursion"),
     ],
 )
 def test_a_broken_list_is_named(tmp_path, text, message):
     (tmp_path / "d.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         list(read_rows(f"{tmp_path}/d.json"))
+
+
+def test_an_item_of_a_list_that_is_too_large_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_rows, "MAX_ROW_BYTES", 100)
+    monkeypatch.setattr(json_rows, "_CHUNK", 10)
+    (tmp_path / "d.json").write_text(json.dumps([{"a": 1}, {"a": "b" * 1000}]))
+    with pytest.raises(ValueError, match=r"behind row 1 \(row 2 of the list has more than the 100 bytes of a row"):
+        list(read_rows(f"{tmp_path}/d.json"))
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_columns_of_one_name_are_refused(tmp_path, ending):
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"]), pa.array(["c"])], ["prompt", "chosen", "chosen"])
+    path = tmp_path / f"d.{ending}"
+    if ending == "parquet":
+        pyarrow.parquet.write_table(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(ValueError, match=r"d\.(parquet|arrow): .* \(more than one column is called chosen\)"):
+        list(read_rows(str(path)))
 
 
 def test_items_of_a_list_that_are_no_rows_are_bad_rows(tmp_path):

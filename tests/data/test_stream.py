@@ -9,7 +9,7 @@ import pytest
 from megatron_lpc.data.cache import build_dataset
 from megatron_lpc.data.loader import StreamLoader, pairs_in_flight
 from megatron_lpc.data.micro_batches import MicroBatchPlanner
-from megatron_lpc.data.row_reader import RowReader
+from megatron_lpc.data.row_reader import RowReader, check_reader_state
 from megatron_lpc.data.source import BadRow, read_rows
 from megatron_lpc.data.stream import PairStream
 from megatron_lpc.data.tokenizer import load_tokenizer
@@ -89,6 +89,14 @@ def test_resume_is_exact(stream, consumed, buffer):
     expected = numbers(stream.tokenizer, [*before[consumed:], *islice(pairs, 30)])
     resumed = stream(shuffle_buffer_size=buffer).pairs(3, consumed, position)
     assert numbers(stream.tokenizer, islice(resumed, 33)) == expected
+
+
+def test_a_position_of_an_earlier_version_is_refused(stream):
+    one = stream()
+    next(one.pairs(3))
+    check_reader_state(json.loads(json.dumps(one.position(0))))
+    with pytest.raises(ValueError, match="--load: the checkpoint is of an earlier version"):
+        check_reader_state({"source": 0, "rows": 2, "dataset": {}})
 
 
 def test_what_is_held_is_bounded(stream):

@@ -90,12 +90,19 @@ def test_chat_template_file(model, tmp_path):
     assert tokenizer.fingerprint == load(model, chat_template=str(path)).fingerprint
 
 
-def test_chat_template_errors(model, template_file):
+def test_chat_template_errors(model, template_file, tmp_path):
     tokenizer = load(model, chat_template=template_file)
     with pytest.raises(ValueError, match=r"the chat template refuses the messages \(no tools\)"):
         tokenizer.render_chat([{"role": "tool", "content": "x"}])
     with pytest.raises(FileNotFoundError, match=r"--chat-template missing.jinja: no such file"):
         load(model, chat_template="missing.jinja")
+    path = tmp_path / "chat.jinja"
+    path.write_bytes(b"\xe9")
+    with pytest.raises(ValueError, match=r"--chat-template .*chat.jinja: not a text in UTF-8"):
+        load(model, chat_template=str(path))
+    path.write_text("{{ strftime_now('%Y') }}{% for")
+    with pytest.raises(ValueError, match="the chat template refuses the messages"):
+        load(model, chat_template=str(path)).render_chat(MESSAGES)
 
 
 def edit(source, folder, name, change):
