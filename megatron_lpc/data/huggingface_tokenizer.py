@@ -25,7 +25,8 @@ class HuggingFaceTokenizer:
             ValueError: it cannot be loaded or has no end-of-text token.
         """
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(name)
+            # Unset, transformers asks on the terminal whether to run the code in an export with an LPC head.
+            self._tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"--tokenizer-model {name}: cannot be loaded ({error}). Check the folder or the name."

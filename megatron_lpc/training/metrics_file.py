@@ -28,14 +28,15 @@ class MetricsFile:
     Args:
         path: the file; its folder is made when it is missing.
         start_iter: steps done so far; 0 starts an empty file.
+        is_complete: these are all steps, so that only the evaluation after the last is made, and its lines are dropped.
 
     Raises:
         ValueError: the file holds something else than metrics.
     """
 
-    def __init__(self, path: Path, start_iter: int) -> None:
+    def __init__(self, path: Path, start_iter: int, *, is_complete: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _keep_until(path, start_iter)
+        _drop_repeated(path, start_iter, is_complete)
         self._file = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> MetricsFile:
@@ -108,10 +109,12 @@ def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(finite, allow_nan=False) + "\n"
 
 
-def _keep_until(path: Path, start_iter: int) -> None:
+def _drop_repeated(path: Path, start_iter: int, is_complete: bool) -> None:
     if not path.exists():
         return
     records = read_metrics(path)
     # A run that starts at step 0 keeps nothing: an evaluation before the first step is of the other run as well.
     kept = [record for record in records if start_iter > 0 and record["iteration"] <= start_iter]
+    if is_complete:
+        kept = [record for record in kept if record["iteration"] < start_iter or "evaluation" not in record]
     write_text(path, "".join(_line(record) for record in kept))

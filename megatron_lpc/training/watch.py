@@ -95,7 +95,8 @@ class Watch:
             if config.logging.wandb_project:
                 self._wandb = stack.enter_context(_wandb_run(config))
             if save:
-                self._metrics_file = stack.enter_context(MetricsFile(save / METRICS_FILE, start_iter))
+                metrics_file = MetricsFile(save / METRICS_FILE, start_iter, is_complete=start_iter == total_iters)
+                self._metrics_file = stack.enter_context(metrics_file)
             if save and config.logging.tensorboard:
                 self._tensorboard = stack.enter_context(_tensorboard(save, start_iter))
             self._progress = ConsoleProgress(total_iters, start_iter, self._log_interval, console)

@@ -123,6 +123,17 @@ def test_no_chat_template(sentencepiece_file, hf_folder, tmp_path):
         load(folder).render_chat(MESSAGES)
 
 
+def test_code_beside_a_tokenizer_is_not_asked_for(hf_folder, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda question="": asked.append(question) or "n")
+    settings = {"model_type": "lpc", "auto_map": {"AutoConfig": "configuration_lpc.LPCConfig"}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "configuration_lpc.py").write_text("1 / 0")
+    folder = edit(hf_folder, tmp_path, "tokenizer_config.json", dict)
+    assert load(folder).fingerprint == load(hf_folder).fingerprint
+    assert not asked
+
+
 def test_fingerprint_follows_the_vocabulary(hf_folder, tmp_path):
     def swap(values):
         vocabulary = values["model"]["vocab"]

@@ -119,6 +119,9 @@ def test_resuming_keeps_evaluations_and_numbers_that_are_not_finite(tmp_path):
     assert json.loads(lines[1]) == {"iteration": 1, "evaluation": "held_out/prior", "loss": 0.5}
     with Watch(_config(tmp_path), 4, 1, _console()):
         assert path.read_text().splitlines() == lines[:2]
+    with Watch(_config(tmp_path), 1, 1, _console()) as watch:  # All steps are done: only the evaluation is repeated.
+        watch.evaluation(1, "held_out/prior", {"loss": 0.5})
+        assert path.read_text().splitlines() == lines[:2]
     assert math.isnan(read_metrics(path)[0]["loss"])
 
 
