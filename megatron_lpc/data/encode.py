@@ -109,6 +109,17 @@ def _encode_chats(pair: Pair, tokenizer: Tokenizer) -> list[list[int]]:
         raise pair.location.bad_row(
             str(error), "Fix the messages, or give another template with --chat-template"
         ) from error
+    for name in arguments:
+        if name not in str(tokenizer.template):
+            _say_once(
+                f"{name} of {tokenizer.name}",
+                "%s:%d: the chat template of %s does not read `%s`, so the column changes nothing. Give a template that "
+                "does with --chat-template. Said once, though other rows may be alike.",
+                pair.location.file,
+                pair.location.line,
+                tokenizer.name,
+                name,
+            )
     if not texts[1].rstrip().endswith(tokenizer.special_tokens):
         _say_once(
             f"end of {tokenizer.name}",

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
+from os.path import commonprefix
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
@@ -75,10 +76,10 @@ def render_pair(previewed: PreviewedPair, tokenizer: Tokenizer) -> RenderableTyp
         kept, whole = getattr(previewed.kept, name), getattr(previewed.whole, name)
         kind = "tokens" if name == "prompt" else "loss tokens"
         cut = f" of {len(whole):,}, cut" if len(kept) < len(whole) else ""
-        # A response by itself would lose its first space.
+        # A response by itself would lose its first space, and the prompt the start of a character that was cut.
         decoded = tokenizer.decode(prompt if name == "prompt" else [*prompt, *kept], show_special=True)
         if name != "prompt":
-            decoded = decoded.removeprefix(tokenizer.decode(prompt, show_special=True))
+            decoded = decoded[len(commonprefix([decoded, tokenizer.decode(prompt, show_special=True)])) :]
         text = Text(decoded.replace("\n", "⏎\n"), style)
         text.highlight_words(tokenizer.special_tokens, "bold magenta")
         parts += [Text(f"{name}: {len(kept):,} {kind}{cut}", "bold"), text]

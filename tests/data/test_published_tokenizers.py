@@ -15,6 +15,7 @@ import sentencepiece
 from published import FAMILIES, write_tokenizer
 
 from megatron_lpc.config.schema import DataConfig
+from megatron_lpc.data import encode
 from megatron_lpc.data.cache import build_dataset
 from megatron_lpc.data.encode import encode_pair
 from megatron_lpc.data.pairs import to_pair
@@ -185,6 +186,16 @@ def test_a_system_column_is_the_first_turn(folders: dict[str, Path]) -> None:
     assert ids == our_ids(tokenizer, ROWS["system"])
     text = tokenizer.decode(ids[0][0], show_special=True)
     assert text.startswith("<|im_start|>system\nYou answer as a pirate.<|im_end|>\n<|im_start|>user\nHi<|im_end|>")
+
+
+def test_a_template_without_tools_is_warned_of(
+    folders: dict[str, Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode, "_topics_said", set())
+    for family, expected in (("qwen3", 0), ("smollm2", 1), ("smollm2", 1)):
+        our_ids(tokenizers_of(folders[family])[0], rows_of("tools_col"))
+        assert len(caplog.records) == expected
+    assert "does not read `tools`, so the column changes nothing" in caplog.text
 
 
 def test_template_variables_reach_the_template(folders: dict[str, Path]) -> None:
