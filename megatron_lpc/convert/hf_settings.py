@@ -20,9 +20,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     settings = read_json(path)
-    for part in (settings, settings.get("text_config"), settings.get("rope_parameters")):
-        if isinstance(part, dict):
-            _make_plain(path, part)
+    _make_plain(path, settings)
     return settings
 
 
@@ -42,6 +40,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _make_plain(path: Path, settings: dict[str, Any]) -> None:
+    # Nested too: `text_config`, `rope_scaling`, and `rope_parameters`, of which some models have one per kind of layer.
+    for part in settings.values():
+        if isinstance(part, dict):
+            _make_plain(path, part)
     if settings.get("quantization_config", 0) is None:
         del settings["quantization_config"]
     theta = settings.get("rope_theta")

@@ -50,7 +50,7 @@ def local_base(rope: Mapping[str, Any]) -> int:
 
 def _whole_base(rope: Mapping[str, Any]) -> int:
     theta = rope["rope_theta"]
-    if theta != int(theta):
+    if not (isinstance(theta, int | float) and float(theta).is_integer()):
         raise ConversionError(f"config.json: rope_theta {theta} is not a whole number, which --rotary-base must be")
     return int(theta)
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
 from megatron_lpc.config import (
@@ -54,8 +53,8 @@ def _complete_settings(config: Mapping[str, Any]) -> PreTrainedConfig:
     """
     try:
         return AutoConfig.for_model(**deepcopy(dict(config)))  # It completes nested settings in place.
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise ConversionError(f"config.json: transformers refuses it: {error}") from error
+    except Exception as error:  # its configurations compute with the values before they check them
+        raise ConversionError(f"config.json: transformers refuses it: {type(error).__name__}: {error}") from error
 
 
 def _model_options(family: Family, config: PreTrainedConfig) -> ModelConfig:

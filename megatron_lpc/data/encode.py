@@ -54,7 +54,7 @@ def encode_pair(pair: Pair, tokenizer: Tokenizer, config: DataConfig) -> Encoded
         prompt, *wholes = _encode_texts(pair, tokenizer)
     else:
         prompt, *wholes = _encode_chats(pair, tokenizer)
-    end = min(_common_length(prompt, whole) for whole in wholes)
+    end = min(common_length(prompt, whole) for whole in wholes)
     if end < len(prompt):
         _say_once(
             "seam",
@@ -113,7 +113,7 @@ def _encode_chats(pair: Pair, tokenizer: Tokenizer) -> list[list[int]]:
         if name not in str(tokenizer.template):
             _say_once(
                 f"{name} of {tokenizer.name}",
-                "%s:%d: the chat template of %s does not read `%s`, so the column changes nothing. Give a template that "
+                "%s:%d: the chat template of %s does not read `%s`, so the column changes nothing. Give one that "
                 "does with --chat-template. Said once, though other rows may be alike.",
                 pair.location.file,
                 pair.location.line,
@@ -148,7 +148,7 @@ def _opening_length(pair: Pair, tokenizer: Tokenizer, prompt: list[int], room: i
         opening, found, _ = tokenizer.render_chat(messages, pair.template_arguments).partition(_PLACEHOLDER)
     except ValueError:  # The template wants further turns.
         return 0
-    length = _common_length(tokenizer.encode(opening), prompt) if found else 0
+    length = common_length(tokenizer.encode(opening), prompt) if found else 0
     if length < room:
         return length
     _say_once(
@@ -164,8 +164,8 @@ def _opening_length(pair: Pair, tokenizer: Tokenizer, prompt: list[int], room: i
     return 0
 
 
-def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """Number of tokens in which both begin alike."""
+def common_length(first: Sequence[object], second: Sequence[object]) -> int:
+    """Number of tokens, or letters of texts, in which both begin alike."""
     return next(
         (length for length, both in enumerate(zip(first, second, strict=False)) if both[0] != both[1]),
         min(len(first), len(second)),

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from os.path import commonprefix
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
@@ -22,7 +21,7 @@ from rich.text import Text
 
 from megatron_lpc.command_line import ArgumentParser, reports_errors
 from megatron_lpc.config import ConfigError, DataConfig, parse_args, validate_values
-from megatron_lpc.data.encode import EncodedPair, encode_pair
+from megatron_lpc.data.encode import EncodedPair, common_length, encode_pair
 from megatron_lpc.data.pairs import to_pair
 from megatron_lpc.data.source import BadRow, Location, Row, read_rows
 from megatron_lpc.data.tokenizer import Tokenizer, load_tokenizer
@@ -79,7 +78,7 @@ def render_pair(previewed: PreviewedPair, tokenizer: Tokenizer) -> RenderableTyp
         # A response by itself would lose its first space, and the prompt the start of a character that was cut.
         decoded = tokenizer.decode(prompt if name == "prompt" else [*prompt, *kept], show_special=True)
         if name != "prompt":
-            decoded = decoded[len(commonprefix([decoded, tokenizer.decode(prompt, show_special=True)])) :]
+            decoded = decoded[common_length(decoded, tokenizer.decode(prompt, show_special=True)) :]
         text = Text(decoded.replace("\n", "⏎\n"), style)
         text.highlight_words(tokenizer.special_tokens, "bold magenta")
         parts += [Text(f"{name}: {len(kept):,} {kind}{cut}", "bold"), text]

@@ -165,6 +165,7 @@ def test_old_gemma_activation() -> None:
         ({"hidden_act": "gelu"}, "hidden_act is gelu; megatron-core's llama needs silu"),
         ({"quantization_config": {}}, "quantization_config"),
         ({"rope_theta": 10000.5}, "rope_theta 10000.5 is not a whole number"),
+        ({"rope_theta": float("inf")}, "rope_theta inf is not a whole number"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported"),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope type 'dynamic' has no counterpart"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope type 'yarn' has no counterpart"),
@@ -215,6 +216,7 @@ def test_old_gemma_activation() -> None:
         ({"model_type": "qwen3_moe", "decoder_sparse_step": 2}, "decoder_sparse_step is 2"),
         ({"model_type": "qwen3_moe", "use_sliding_window": True}, "use_sliding_window is True"),
         ({"num_attention_heads": "many"}, "transformers refuses it"),
+        ({"torch_dtype": "float17"}, "transformers refuses it: AttributeError"),
     ],
 )
 def test_refusals(change: dict, message: str) -> None:

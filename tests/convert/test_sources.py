@@ -20,6 +20,7 @@ from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.export_hf import export_hf
 from megatron_lpc.convert.gguf_file import hf_source
 from megatron_lpc.convert.hf_folder import HFFolder, find_hf_folder
+from megatron_lpc.convert.hf_settings import read_settings
 from megatron_lpc.convert.import_hf import import_hf
 from megatron_lpc.convert.logits import hf_logits
 from megatron_lpc.train import main as train
@@ -55,6 +56,15 @@ def test_null_quantization_config_and_a_theta_of_text(copy: Path, tmp_path: Path
     _edit(copy, rope_theta="many")
     with pytest.raises(ConversionError, match="rope_theta 'many' is not a number"):
         import_hf(copy, tmp_path / "other")
+
+
+def test_a_theta_of_text_is_a_number_wherever_it_stands(tmp_path: Path) -> None:
+    rope = {"full_attention": {"rope_theta": "1e6"}, "sliding_attention": {"rope_theta": 1e4}}
+    settings = {"text_config": {"rope_parameters": rope}, "rope_scaling": {"rope_theta": "5e5"}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    read = read_settings(tmp_path)
+    assert read["text_config"]["rope_parameters"]["full_attention"]["rope_theta"] == 1e6
+    assert read["rope_scaling"]["rope_theta"] == 5e5
 
 
 @pytest.mark.parametrize("whole", [False, True])
