@@ -22,6 +22,13 @@ settings.register_profile("here", deadline=None, derandomize=True)
 settings.load_profile("here")
 
 
+@pytest.fixture(autouse=True)
+def not_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run in this process leaves torchrun's variables, by which other libraries would join processes of their own."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @dataclass(frozen=True)
 class TinyRun:
     """Files of the run; validation sets are `agree` and `disagree`."""

@@ -52,7 +52,7 @@ def test_the_packed_example():
     assert batch.packing_layout.max_seqlen == 4
     longer = batch.padded_to(14, pad_id=0).packing_layout
     assert (longer.cu_seqlens.tolist(), longer.max_seqlen) == ([0, 4, 7, 14], 7)
-    moved = longer.to("cpu")
+    moved = longer.map_tensors(lambda tensor: tensor.to("cpu"))
     assert (moved.cu_seqlens.tolist(), moved.max_seqlen) == ([0, 4, 7, 14], 7)
     assert_indices(batch, loss_index=[1, 2, 5], targets=[7, 8, 9], segment_ids=[0, 0, 1])
     assert_indices(batch, prompt_end=[1], response_end=[3, 6])

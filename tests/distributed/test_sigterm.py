@@ -30,7 +30,7 @@ def timeout_of(script: Path) -> int | None:
 
 def test_every_launch_script_gives_the_agent_time() -> None:
     launching = [script for script in SCRIPTS if re.search(r"^[^#]*\btorchrun ", script.read_text(), re.MULTILINE)]
-    assert len(launching) == 3
+    assert len(launching) > 3
     assert {timeout_of(script) for script in launching} == {600}
 
 
