@@ -172,7 +172,7 @@ def test_mistakes_are_one_clear_line(tiny_run, tmp_path: Path) -> None:
         ("--micro-batch-sise", "2"): r"unknown flag '--micro-batch-sise'; did you mean '--micro-batch-size'\?",
         ("--train-data", str(broken)): rf"{broken}:2: column `rejected` is missing .*",
         ("--train-data", "nowhere.jsonl"): r"nowhere.jsonl: no such data files\. .*",
-        ("--train-data", str(binary)): rf"{binary}: cannot be read as parquet .*",
+        ("--train-data", str(binary)): rf"{binary}: cannot be read as Parquet .*",
         ("--train-data", str(chat)): r"the data holds chat messages but the tokenizer .* has no chat template.*",
         ("--tokenizer-model", "nowhere.model"): r"--tokenizer-model nowhere.model: no such file\. .*",
         ("--chat-template", "nowhere.jinja"): r"--chat-template nowhere.jinja: no such file\. .*",
