@@ -26,7 +26,7 @@ from megatron_lpc.training.loaders import (
 )
 from megatron_lpc.training.policy import TrainablePolicy, build_policy, make_trainable
 from megatron_lpc.training.reference import Reference, build_references
-from megatron_lpc.training.resume import check_resumed
+from megatron_lpc.training.resume import check_resumed, resumed_state
 from megatron_lpc.training.run_length import length_notes, total_steps
 from megatron_lpc.training.setup import RunContext, start_distributed
 from megatron_lpc.training.state import RunState
@@ -126,7 +126,7 @@ def assemble_run(context: RunContext) -> Run:
     policy = make_trainable(context, chunks, train_iters)
     checkpoints = Checkpoints(context, policy)
     if resumed is not None:
-        start = replace(checkpoints.load(resumed), train_iters=start.train_iters, data=start.data)
+        start = resumed_state(checkpoints.load(resumed), start)
 
     if train_data is None:
         train_loader: TrainingLoader = stream_loader(context, tokenizer, start)

@@ -6,6 +6,7 @@ Checked before a model is built and before anything is written, so a refused run
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,30 @@ def check_resumed(folder: Path, config: Config, start: RunState) -> list[str]:
     ]
     if problems:
         raise ConfigError("\n".join(f"{problem} ({folder})" for problem in problems))
-    if saved.train_iters == start.train_iters:
-        return []
-    return [
-        f"The run was of {saved.train_iters} steps and is now of {start.train_iters}: "
-        "all schedules follow the new number."
-    ]
+    notes = []
+    if saved.train_iters != start.train_iters:
+        notes.append(
+            f"The run was of {saved.train_iters} steps and is now of {start.train_iters}: "
+            "all schedules follow the new number."
+        )
+    if saved.positions and not _has_same_data(saved, start):
+        notes.append("The stream is of other data than the checkpoint's and begins at its start.")
+    return notes
+
+
+def resumed_state(saved: RunState, start: RunState) -> RunState:
+    """The state from which a run goes on; a place in a stream of other data means nothing in this one.
+
+    Args:
+        saved: that of the checkpoint.
+        start: what this run would be at step 0.
+    """
+    positions = saved.positions if _has_same_data(saved, start) else []
+    return replace(saved, train_iters=start.train_iters, data=start.data, positions=positions)
+
+
+def _has_same_data(saved: RunState, start: RunState) -> bool:
+    return saved.data in (None, start.data)
 
 
 def _steps(config: Config, saved: RunState, start: RunState) -> Iterator[str]:
@@ -63,7 +82,13 @@ def _data(config: Config, saved: RunState, start: RunState, options: dict[str, A
     if config.data.streaming and not saved.positions and saved.consumed_samples:
         yield "--streaming: the checkpoint is of a run that did not stream its data; resume without it"
         return
-    if config.checkpoint.override_data or saved.data in (None, start.data):
+    block = options["shuffle_buffer_size"]
+    if saved.positions and _has_same_data(saved, start) and config.data.shuffle_buffer_size != block:
+        yield (
+            f"--shuffle-buffer-size {config.data.shuffle_buffer_size}: the checkpoint's run has {block}, on which the "
+            "order of streamed data depends; set it to that"
+        )
+    if config.checkpoint.override_data or _has_same_data(saved, start):
         return
     now = vars(config.data)
     differing = [name for name, value in options.items() if name in now and now[name] != value]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ import torch.distributed as dist
 from megatron_lpc.config import Config, ConfigError, parse_args, with_options
 from megatron_lpc.training.checkpoint_folder import write_description
 from megatron_lpc.training.metrics_file import read_metrics
-from megatron_lpc.training.resume import check_resumed
+from megatron_lpc.training.resume import check_resumed, resumed_state
 from megatron_lpc.training.setup import stop_distributed
 from megatron_lpc.training.state import RunState
 
@@ -82,6 +82,22 @@ def test_another_run_is_refused(checkpoint: Path, options: dict[str, object], st
 )
 def test_what_is_meant_is_allowed(checkpoint: Path, options: dict[str, object], start: RunState) -> None:
     assert check_resumed(checkpoint, with_options(SAVED, **options), start) == []
+
+
+def test_a_stream_of_other_data_begins_at_its_start(tmp_path: Path) -> None:
+    options = with_options(SAVED, streaming=True, train_iters=6, override_data=True)
+    saved = replace(_state(), iteration=5, consumed_samples=160, positions=[{"source": 1}])
+    write_description(tmp_path, {"run": asdict(saved), "options": asdict(options)})
+    assert check_resumed(tmp_path, options, _state()) == []
+    assert resumed_state(saved, _state()) == saved
+    with pytest.raises(
+        ConfigError, match="--shuffle-buffer-size 5: the checkpoint's run has 10000, on which the order"
+    ):
+        check_resumed(tmp_path, with_options(options, shuffle_buffer_size=5), _state())
+    other = _state(data="data b")
+    (note,) = check_resumed(tmp_path, options, other)
+    assert "begins at its start" in note
+    assert resumed_state(saved, other) == replace(saved, data="data b", positions=[])
 
 
 def test_every_reason_is_told_at_once(checkpoint: Path) -> None:

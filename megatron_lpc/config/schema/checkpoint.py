@@ -24,7 +24,7 @@ class CheckpointConfig:
 
     override_data: bool = option(False, role=Role.RUN, idle=NOT_LOADED)
     """Resume with other training data than the checkpoint's: the run continues in them, after as many pairs as it has
-    seen."""
+    seen; a stream begins at its start."""
 
     pretrained_checkpoint: str | None = option(None, role=Role.RUN, evaluation=True)
     """Checkpoint to start from with its weights only."""
