@@ -37,9 +37,16 @@ def to_pair(row: Row, config: DataConfig) -> Pair:
     variables of the template.
 
     Raises:
-        BadRow: the row is not such a pair, its prompt or a response is empty, chosen and rejected are equal, or a
-            column that would change the prompt is not read.
+        BadRow: the row is not such a pair, its prompt or a response is empty, chosen and rejected are equal, a column
+            that would change the prompt is not read, or values are nested too deeply for Python.
     """
+    try:
+        return _read_pair(row, config)
+    except RecursionError as error:
+        raise row.location.bad_row("values are nested in one another hundreds of times", "Remove the row") from error
+
+
+def _read_pair(row: Row, config: DataConfig) -> Pair:
     group = read_group(row, config.group_column)
     row = replace(row, values={name: value for name, value in row.values.items() if name not in config.ignored_columns})
     row = standard_row(row, config)

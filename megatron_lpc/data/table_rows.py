@@ -90,7 +90,7 @@ def _whole_part(part: Batch, kind: pa.StructType) -> list[dict[str, Any]] | None
         rows = part.to_pylist()
         holds_json = "extension<arrow.json>" in str(kind)
         return [_decoded(values, kind) for values in rows] if holds_json else rows
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -100,7 +100,7 @@ def _row(location: Location, row: Batch, kind: pa.StructType) -> Row | BadRow:
     try:
         (values,) = row.to_pylist()
         return Row(location, _decoded(values, kind))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return location.bad_row(f"a text is not valid ({error})", "Write the file again, with texts in UTF-8")
 
 

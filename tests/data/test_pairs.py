@@ -185,6 +185,10 @@ def test_group():
         ),
         ({"prompt": [ASK], "chosen": [ME], "rejected": [YOU], "tools": "[{"}, "`tools` is no valid JSON"),
         ({"prompt": [ASK], "chosen": [ME], "rejected": [YOU], "tools": ["f"]}, "`tools` is not a list of objects"),
+        (
+            {"prompt": [ASK], "chosen": [ME], "rejected": [YOU], "tools": "[" * 99_999},
+            "values are nested in one another",
+        ),
         ({"prompt": [ASK], "chosen": [ME], "rejected": [YOU], "system": 3}, "`system` is a int, not text"),
         (
             {"prompt": [SYSTEM, ASK], "chosen": [ME], "rejected": [YOU], "system": "x"},
