@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from megatron_lpc.command_line import reports_errors
 from megatron_lpc.config import Config, ConfigError, parse_args, validate_data
 from megatron_lpc.data.cache import build_dataset
-from megatron_lpc.training.inputs import input_errors, open_tokenizer
+from megatron_lpc.data.input_errors import input_errors
+from megatron_lpc.training.inputs import open_tokenizer
 
 
 def preprocess_data(config: Config) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from megatron_lpc.config.schema import DataConfig
 from megatron_lpc.data.columns import Content, Message, read_content, read_group
-from megatron_lpc.data.source import Location, Row
+from megatron_lpc.data.source import BadRow, Location, Row
 from megatron_lpc.data.standard_row import ASSISTANT_TURN, standard_row
 from megatron_lpc.data.template_columns import check_other_columns, read_system, read_template_arguments
 
@@ -27,7 +27,7 @@ class Pair:
     """Variables of the chat template besides the messages, such as `tools`."""
 
 
-def to_pair(row: Row, config: DataConfig) -> Pair:
+def to_pair(row: Row | BadRow, config: DataConfig) -> Pair:
     """The pair in the columns `chosen`, `rejected` and, unless the responses contain it, `prompt` of a row, or in those
     that `data_format` and the options of columns name.
 
@@ -37,9 +37,12 @@ def to_pair(row: Row, config: DataConfig) -> Pair:
     variables of the template.
 
     Raises:
-        BadRow: the row is not such a pair, its prompt or a response is empty, chosen and rejected are equal, a column
-            that would change the prompt is not read, or values are nested too deeply for Python.
+        BadRow: `row` itself where a reader gave it as one; the row is not such a pair, its prompt or a response is
+            empty, chosen and rejected are equal, a column that would change the prompt is not read, or values are
+            nested too deeply for Python.
     """
+    if isinstance(row, BadRow):
+        raise row
     try:
         return _read_pair(row, config)
     except RecursionError as error:

@@ -22,6 +22,7 @@ from rich.text import Text
 from megatron_lpc.command_line import ArgumentParser, reports_errors
 from megatron_lpc.config import ConfigError, DataConfig, parse_args, validate_values
 from megatron_lpc.data.encode import EncodedPair, common_length, encode_pair
+from megatron_lpc.data.input_errors import input_errors
 from megatron_lpc.data.pairs import to_pair
 from megatron_lpc.data.source import BadRow, Location, Row, read_rows
 from megatron_lpc.data.tokenizer import Tokenizer, load_tokenizer
@@ -57,11 +58,9 @@ def preview(rows: Iterable[Row | BadRow], tokenizer: Tokenizer, config: DataConf
     unlimited = replace(config, max_length=sys.maxsize, max_prompt_length=None)
     for row in rows:
         try:
-            if isinstance(row, BadRow):
-                raise row
             pair = to_pair(row, config)
             whole = encode_pair(pair, tokenizer, unlimited)
-            found.pairs.append(PreviewedPair(row.location, encode_pair(pair, tokenizer, config), whole))
+            found.pairs.append(PreviewedPair(pair.location, encode_pair(pair, tokenizer, config), whole))
         except BadRow as bad:
             found.bad_rows.append(bad)
     return found
@@ -161,10 +160,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         _check(known, config)
         sources = [*config.train_data, *config.valid_data.values()]
         rows = islice(chain.from_iterable(map(read_rows, sources)), known.num_rows)
-        try:
+        with input_errors():
             _show(wide_console(), rows, config, known.num_pairs)
-        except (ValueError, LookupError, OSError) as error:
-            raise ConfigError(str(error)) from error
 
 
 def _check(known: argparse.Namespace, config: DataConfig) -> None:

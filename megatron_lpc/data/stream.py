@@ -87,8 +87,6 @@ class PairStream:
         num_bad = 0
         for row in rows:
             try:
-                if isinstance(row, BadRow):
-                    raise row
                 pair = encode_pair(to_pair(row, self._config), self._tokenizer, self._config)
             except BadRow as error:
                 if self._config.bad_rows == "stop":

@@ -48,8 +48,6 @@ class RowEncoder:
         pairs, bad_rows = [], []
         for row in rows:
             try:
-                if isinstance(row, BadRow):
-                    raise row
                 pairs.append(encode_pair(to_pair(row, self.config), self.tokenizer, self.config))
             except BadRow as bad:
                 # A copy has no traceback, whose frames would keep the whole chunk in memory.

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from megatron_lpc.config import Config, ConfigError, validate_vocab, with_options
+from megatron_lpc.config import Config, validate_vocab, with_options
 from megatron_lpc.data.cache import build_dataset
 from megatron_lpc.data.dataset import PairDataset
+from megatron_lpc.data.input_errors import input_errors
 from megatron_lpc.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lpc.training.first_rank import from_first_rank
 from megatron_lpc.training.setup import RunContext
-
-
-@contextmanager
-def input_errors() -> Iterator[None]:
-    """Turn what tokenizers and data files raise for a mistake of the user into a `ConfigError`.
-
-    They raise ValueError (of which `BadRow` is one), LookupError and OSError.
-    """
-    try:
-        yield
-    except (ValueError, LookupError, OSError) as error:
-        raise ConfigError(str(error)) from error
 
 
 def open_tokenizer(config: Config) -> Tokenizer:

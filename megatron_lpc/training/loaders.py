@@ -9,6 +9,7 @@ from typing import Any
 from megatron_lpc.config import Config, ConfigError, seq_len_multiple
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.dataset import PairDataset
+from megatron_lpc.data.input_errors import input_errors
 from megatron_lpc.data.loader import PairLoader, StreamLoader, pairs_in_flight
 from megatron_lpc.data.micro_batches import MicroBatchPlanner
 from megatron_lpc.data.row_reader import check_reader_state
@@ -16,7 +17,6 @@ from megatron_lpc.data.stream import PairStream
 from megatron_lpc.data.tokenizer import Tokenizer
 from megatron_lpc.platform.process_groups import ProcessGroups
 from megatron_lpc.training.collectives import from_data_parallel_ranks
-from megatron_lpc.training.inputs import input_errors
 from megatron_lpc.training.mfu import attention_cost
 from megatron_lpc.training.setup import RunContext
 from megatron_lpc.training.state import RunState

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from megatron_lpc.config import CheckpointConfig, Config, ConfigError, ModelConfig, ParallelConfig
+from megatron_lpc.data.input_errors import input_errors
 from megatron_lpc.data.tokenizer import Tokenizer
 from megatron_lpc.training.build import Run, starting_point
-from megatron_lpc.training.inputs import input_errors, open_tokenizer, resolve
+from megatron_lpc.training.inputs import open_tokenizer, resolve
 from megatron_lpc.training.setup import RunContext
 from megatron_lpc.training.state import RunState
 
