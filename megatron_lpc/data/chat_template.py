@@ -7,6 +7,8 @@ data cache keeps the one on which its first row was encoded.
 from __future__ import annotations
 
 import datetime
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +34,33 @@ def read_template(path: str | None) -> str | None:
         raise ValueError(f"--chat-template {path}: not a text in UTF-8 ({error}). Give a Jinja file.") from error
 
 
-def no_template(tokenizer: str) -> LookupError:
-    """The error to raise for chats without a template."""
-    return LookupError(
-        f"the data holds chat messages but the tokenizer {tokenizer} has no chat template: "
-        "give one with --chat-template"
-    )
+class ChatRenderer(ABC):
+    """`Tokenizer.render_chat` of any tokenizer; its kind says how a template is rendered."""
+
+    name: str
+    template: Any
+    template_date: datetime.date | None
+
+    def render_chat(
+        self,
+        messages: list[dict[str, Any]],
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        add_generation_prompt: bool = False,
+    ) -> str:
+        if self.template is None:
+            raise LookupError(
+                f"the data holds chat messages but the tokenizer {self.name} has no chat template: "
+                "give one with --chat-template"
+            )
+        try:
+            return self._render(messages, dict(arguments or {}), add_generation_prompt)
+        except Exception as error:  # a template raises jinja2's errors and, by itself, any other
+            raise ValueError(f"the chat template refuses the messages ({error})") from error
+
+    @abstractmethod
+    def _render(self, messages: list[dict[str, Any]], variables: dict[str, Any], add_generation_prompt: bool) -> str:
+        """Messages as the template writes them on its date; raises what the template raises."""
 
 
 def writes_date(template: Any) -> bool:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from transformers import AutoTokenizer
 
-from megatron_lpc.data.chat_template import no_template, pin_date, writes_date
+from megatron_lpc.data.chat_template import ChatRenderer, pin_date, writes_date
 from megatron_lpc.data.fingerprint import digest
 
 
-class HuggingFaceTokenizer:
+class HuggingFaceTokenizer(ChatRenderer):
     """A `transformers` tokenizer: a folder, or a name on the Hub."""
 
     def __init__(self, name: str, chat_template: str | None, date: datetime.date) -> None:
@@ -38,7 +37,7 @@ class HuggingFaceTokenizer:
                 f"--tokenizer-model {name}: no end-of-text token. Set `eos_token` in its tokenizer_config.json."
             )
         self.name = name
-        self.template: Any = self._tokenizer.chat_template
+        self.template = self._tokenizer.chat_template
         self.prefix = self._special_prefix()
         self._vocabulary: dict[str, int] = self._tokenizer.get_vocab()
         self.vocab_size = max(self._vocabulary.values()) + 1
@@ -59,24 +58,12 @@ class HuggingFaceTokenizer:
     def decode(self, ids: list[int], *, show_special: bool = False) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=not show_special)
 
-    def render_chat(
-        self,
-        messages: list[dict[str, Any]],
-        arguments: Mapping[str, Any] | None = None,
-        *,
-        add_generation_prompt: bool = False,
-    ) -> str:
-        if self.template is None:
-            raise no_template(self.name)
-        variables = dict(arguments or {})
-        try:
-            if self.template_date is not None:
-                pin_date(self._tokenizer.get_chat_template(None, variables.get("tools")), self.template_date)
-            return self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt, **variables
-            )
-        except Exception as error:  # a template raises jinja2's errors and, by itself, any other
-            raise ValueError(f"the chat template refuses the messages ({error})") from error
+    def _render(self, messages: list[dict[str, Any]], variables: dict[str, Any], add_generation_prompt: bool) -> str:
+        if self.template_date is not None:
+            pin_date(self._tokenizer.get_chat_template(None, variables.get("tools")), self.template_date)
+        return self._tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt, **variables
+        )
 
     def _special_prefix(self) -> list[int]:
         """The special tokens that the model expects before a text."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from megatron_lpc.data.chat_template import no_template, pin_date, writes_date
+from megatron_lpc.data.chat_template import ChatRenderer, pin_date, writes_date
 from megatron_lpc.data.fingerprint import digest
 
 
-class SentencePieceTokenizer:
+class SentencePieceTokenizer(ChatRenderer):
     """A sentencepiece .model file; chats need a template file."""
 
     def __init__(self, path: str, chat_template: str | None, date: datetime.date) -> None:
@@ -84,27 +83,16 @@ class SentencePieceTokenizer:
             texts.append("".join(pieces) if is_control else space + self._model.decode_pieces(pieces))
         return "".join(texts)
 
-    def render_chat(
-        self,
-        messages: list[dict[str, Any]],
-        arguments: Mapping[str, Any] | None = None,
-        *,
-        add_generation_prompt: bool = False,
-    ) -> str:
-        if self.template is None:
-            raise no_template(self.name)
+    def _render(self, messages: list[dict[str, Any]], variables: dict[str, Any], add_generation_prompt: bool) -> str:
+        if self.template_date is not None:
+            pin_date(self.template, self.template_date)
         special = {"bos_token": self._piece(self.bos_id), "eos_token": self.eos_token}
-        try:
-            if self.template_date is not None:
-                pin_date(self.template, self.template_date)
-            rendered, _ = render_jinja_template(
-                [messages],
-                chat_template=self.template,
-                add_generation_prompt=add_generation_prompt,
-                **(special | dict(arguments or {})),
-            )
-        except Exception as error:  # a template raises jinja2's errors and, by itself, any other
-            raise ValueError(f"the chat template refuses the messages ({error})") from error
+        rendered, _ = render_jinja_template(
+            [messages],
+            chat_template=self.template,
+            add_generation_prompt=add_generation_prompt,
+            **(special | variables),
+        )
         return rendered[0]
 
     def _pieces(self, kind: int) -> dict[str, int]:
