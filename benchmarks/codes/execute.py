@@ -1,0 +1,73 @@
+"""Run what is not finished, several at a time, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from datetime import timedelta
+from pathlib import Path
+
+from benchmarks.codes.plan import LOG, PlannedRun, data_folder
+from benchmarks.codes.sweep import Sweep
+from megatron_lpc.command_line import UserError
+
+_MADE = ".made"
+"""Left in a folder of data once all its commands have ended."""
+
+
+def make_data(sweep: Sweep, output: Path, data: str) -> None:
+    """Run the commands of a set of data, unless they have ended before.
+
+    Raises:
+        UserError: one fails.
+    """
+    folder = data_folder(output, data)
+    if (folder / _MADE).exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for command in sweep.data[data]:
+        done = subprocess.run([sys.executable, *command.replace("{data}", str(folder)).split()], check=False)
+        if done.returncode:
+            raise UserError(f"data {data}: `{command}` ended with {done.returncode}")
+    (folder / _MADE).touch()
+
+
+def execute(runs: Sequence[PlannedRun], jobs: int) -> Iterator[PlannedRun]:
+    """Run all that are not finished, and say how far it is after each; gives each run that ended, failed ones too.
+
+    What a run that was cut off has left is removed first. Ending this process ends the runs.
+    """
+    left = list({run.folder: run for run in runs if not run.is_finished()}.values())
+    print(f"{len(left)} runs to do, {jobs} at a time", flush=True)
+    began = time.monotonic()
+    with ThreadPoolExecutor(jobs) as pool:
+        futures: dict[Future[float], PlannedRun] = {pool.submit(_run, run): run for run in left}
+        try:
+            for number, future in enumerate(as_completed(futures), start=1):
+                run, seconds = futures[future], future.result()
+                to_go = timedelta(seconds=round((time.monotonic() - began) / number * (len(left) - number)))
+                result = "done" if run.is_finished() else f"FAILED, see {run.folder / LOG}"
+                print(f"[{number}/{len(left)}] {run.name}: {result} in {seconds:.0f} s, {to_go} left", flush=True)
+                yield run
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _run(run: PlannedRun) -> float:
+    """Seconds that it took; whether it worked is seen by what it left."""
+    began = time.monotonic()
+    if run.folder.exists():
+        shutil.rmtree(run.folder)
+    run.folder.mkdir(parents=True)
+    run.keep_options()
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    with (run.folder / LOG).open("w", encoding="utf-8") as log:
+        subprocess.run(
+            [sys.executable, *run.command()], stdout=log, stderr=subprocess.STDOUT, env=environment, check=False
+        )
+    return time.monotonic() - began
