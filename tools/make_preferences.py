@@ -69,6 +69,10 @@ OPENERS = {"formal": "indeed certainly accordingly furthermore".split(), "casual
 CLOSERS = {"formal": "respectfully sincerely faithfully regards".split(), "casual": "buddy cheers dude folks".split()}
 GARBAGE = "um er blah hmm uh meh".split()
 
+_COUPLES = ((0, 0), (1, 1), (1, 0), (0, 1))
+"""Couple of annotators -> whether formality and length are flipped. The second couple flips both: then any two of the
+first four annotators disagree on at least three of the seven sets of tastes."""
+
 _Topic = tuple[str, str, str, str]  # request, subject, place, time
 
 
@@ -130,13 +134,11 @@ class Pair:
 def liked_poles(annotator: int) -> dict[str, str]:
     """The pole of every factor that this annotator likes.
 
-    Annotators 2k and 2k + 1 are opposite in every taste; the bits of k flip all tastes of a couple but the first.
+    Annotators 2k and 2k + 1 are opposite in every taste. Couples differ in which of the other tastes go with the first.
     """
     couple, second = divmod(annotator, 2)
-    liked = {}
-    for place, (taste, poles) in enumerate(TASTES.items()):
-        flipped = second ^ (couple << 1 >> place & 1)
-        liked[taste] = poles[flipped]
+    flips = (0, *_COUPLES[couple])
+    liked = {taste: poles[second ^ flip] for (taste, poles), flip in zip(TASTES.items(), flips, strict=True)}
     return liked | {"quality": "clean"}
 
 

@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.codes.bounds import read_labels, with_two_codes, without_codes
 from benchmarks.codes.execute import execute, make_data
 from benchmarks.codes.plan import PlannedRun, plan_runs
 from benchmarks.codes.sweep import Sweep, read_sweep
@@ -57,9 +58,21 @@ def write_results(sweep: Sweep, runs: Sequence[PlannedRun], output: Path, header
     from benchmarks.codes.table import sweep_table
 
     names = dict.fromkeys(run.data for run in runs)
-    tables = [f"## {data}\n\n{sweep_table(sweep, runs, data)}" for data in names]
+    tables = [f"## {data}\n\n{_bounds(runs, sweep, data)}\n{sweep_table(sweep, runs, data)}" for data in names]
     write_text(output / "table.md", "\n".join([header, *tables]))
     write_picture(output / "picture.png", sweep, runs)
+
+
+def _bounds(runs: Sequence[PlannedRun], sweep: Sweep, data: str) -> str:
+    """A sentence on what accuracy can be had on the disagreeing pairs of a set of data."""
+    options = next(run for run in runs if run.data == data).config.data
+    assert options.group_column is not None
+    labelled = read_labels(Path(options.valid_data[sweep.report["disagree"]]), options.group_column)
+    plain, two = 100 * without_codes(labelled), 100 * with_two_codes(labelled)
+    return (
+        f"On disagreeing pairs at most {plain:.1f}% without knowing the annotator, and {two:.1f}% with two codes that "
+        "choose as two of the annotators do.\n"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

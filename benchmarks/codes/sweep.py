@@ -40,7 +40,7 @@ class Sweep:
     data: dict[str, list[str]]
     options: Options
     support: dict[str, Any]
-    report: dict[str, str | None]
+    report: dict[str, Any]
     base: Options
     rows: dict[str, Options]
     sweep: dict[str, list[Any]]

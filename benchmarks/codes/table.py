@@ -31,7 +31,7 @@ class Result:
     """Accuracy on the pairs on which all agree, under support where there is it; None where no such pairs are there."""
 
 
-def result_of(report: dict[str, Any], sets: dict[str, str | None]) -> Result:
+def result_of(report: dict[str, Any], sets: dict[str, Any]) -> Result:
     """The figures of a report; `sets`: that of `Sweep.report`."""
     disagree = report["data"][sets["disagree"]]
     metrics = disagree["metrics"].get("prior") or disagree["metrics"]["none"]

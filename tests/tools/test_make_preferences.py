@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import sys
 from collections import Counter, defaultdict
@@ -114,7 +115,7 @@ def test_no_prompt_is_in_two_splits(tool: ModuleType) -> None:
 def test_eight_annotators_have_eight_tastes_in_opposite_couples(tool: ModuleType) -> None:
     likes = [tool.liked_poles(annotator) for annotator in range(8)]
     assert likes[0] == {"tone": "warm", "formality": "formal", "length": "long", "quality": "clean"}
-    assert likes[2] == {"tone": "warm", "formality": "casual", "length": "long", "quality": "clean"}
+    assert likes[2] == {"tone": "warm", "formality": "casual", "length": "short", "quality": "clean"}
     assert len({tuple(some.values()) for some in likes}) == 8
     for one, other in zip(likes[::2], likes[1::2], strict=True):
         assert all((one[factor] == other[factor]) == (factor == "quality") for factor in tool.POLES)
@@ -144,6 +145,23 @@ def test_opposite_annotators_never_agree_on_taste_with_eight_of_them(tool: Modul
         assert len(labelled) == 8
         for one, other in zip(tool.ANNOTATORS[::2], tool.ANNOTATORS[1::2], strict=True):
             assert (chosen[one] == chosen[other]) == (labelled[0].factor == "quality")
+
+
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_any_two_of_the_first_four_annotators_disagree(number: int, tool: ModuleType) -> None:
+    recipe = tool.Recipe(num_pairs=420 * number, num_eval_pairs=number, num_annotators=number, agree=0.0)
+    labelled = [
+        {pair.annotator: pair.chosen for pair in pairs}
+        for pairs in both_labels(tool.make_pairs(recipe)["train"]).values()
+    ]
+    names = tool.ANNOTATORS[:number]
+    for one, other in itertools.combinations(names, 2):
+        disagree = sum(chosen[one] != chosen[other] for chosen in labelled) / len(labelled)
+        expected = 1.0 if {one, other} in ({"ada", "ben"}, {"cleo", "dan"}) else 0.5
+        assert disagree == pytest.approx(expected, abs=0.0715), "of seven sets of tastes, three or four"
+    # Without knowing the annotator one is right on what most of them choose.
+    most = sum(max(Counter(chosen.values()).values()) for chosen in labelled) / (number * len(labelled))
+    assert most == pytest.approx(2 / 3 if number == 3 else 1 / 2)
 
 
 def test_files_are_the_same_each_time_and_differ_by_seed(
