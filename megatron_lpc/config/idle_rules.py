@@ -92,6 +92,23 @@ CONSTANT_LR = IdleRule(
     lambda config: config.training.lr_decay_style == "constant",
 )
 
+FROZEN_LR = IdleRule(
+    "with --freeze-backbone, which trains only the LPC head: --latent-lr is its learning rate",
+    lambda config: config.training.freeze_backbone,
+)
+FROZEN_REFERENCE = IdleRule(
+    "with --freeze-backbone, whose reference is the policy with z = 0",
+    lambda config: config.training.freeze_backbone,
+)
+FROZEN_BACKBONE = IdleRule(
+    "with --freeze-backbone, under which the backbone has neither dropout nor a backward pass",
+    lambda config: config.training.freeze_backbone,
+)
+FROZEN_GRADIENTS = IdleRule(
+    "with --freeze-backbone: the gradients of the LPC head are one bucket, complete after the last micro-batch",
+    lambda config: config.training.freeze_backbone,
+)
+
 NOT_LOADED = IdleRule("without --load", lambda config: config.checkpoint.load is None)
 NOT_SAVED = IdleRule("without --save", lambda config: config.checkpoint.save is None)
 

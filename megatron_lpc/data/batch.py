@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from megatron_lpc.data.pair_hidden import PairHidden
+
 PADDING = -3
 """Document of tokens that belong to no pair."""
 
@@ -108,6 +110,8 @@ class PairBatch:
     """[2B] fp32 summed reference log-probs; None where they are not needed or not yet known."""
     mixture: Tensor | None = None
     """[B, K] fp32 code weights imposed from outside (support evaluation); None where the model chooses."""
+    hidden: PairHidden | None = None
+    """Hidden states of a frozen backbone that were kept; None where the backbone computes them."""
 
     @property
     def num_pairs(self) -> int:
@@ -149,6 +153,6 @@ class PairBatch:
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
                 changes[field.name] = function(value)
-            elif isinstance(value, PackingLayout):
+            elif isinstance(value, (PackingLayout, PairHidden)):
                 changes[field.name] = value.map_tensors(function)
         return replace(self, **changes)

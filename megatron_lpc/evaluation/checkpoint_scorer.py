@@ -17,7 +17,7 @@ from megatron_lpc.terminal import progress
 from megatron_lpc.training.inputs import open_dataset, open_inputs
 from megatron_lpc.training.loaders import pair_loader
 from megatron_lpc.training.policy import load_policy
-from megatron_lpc.training.reference import NoReference, Reference, online_reference
+from megatron_lpc.training.reference import NoReference, Reference, ZeroLatentReference, online_reference
 from megatron_lpc.training.setup import RunContext
 
 
@@ -37,7 +37,9 @@ class CheckpointScorer:
         assert self.config.checkpoint.load is not None
         self._policy = load_policy(self._context, self.config.checkpoint.load)
         self._reference: Reference = NoReference()
-        if uses_reference(self.config.loss):
+        if uses_reference(self.config.loss) and self.config.training.freeze_backbone:
+            self._reference = ZeroLatentReference()
+        elif uses_reference(self.config.loss):
             self._reference = online_reference(self._context)
 
     def open(self, name: str, source: str) -> PairDataset:

@@ -17,7 +17,7 @@ from megatron_lpc.losses import LatentState
 from megatron_lpc.model import LatentQuery, LatentSource, PairScores
 from megatron_lpc.training.collectives import from_last_stage
 from megatron_lpc.training.pipeline import score_pass
-from megatron_lpc.training.reference import Reference
+from megatron_lpc.training.reference import Reference, ZeroLatentReference, split_reference
 from megatron_lpc.training.setup import RunContext
 
 EvaluationStep = list[tuple[PairBatch, int]]
@@ -83,15 +83,19 @@ def score_pairs(
     """
     fields = _pair_fields(len(sources), num_codes)
     device, groups = context.platform.device, context.groups
-    query = LatentQuery(sources=sources, state=_NO_NOISE)
+    is_policy = isinstance(reference, ZeroLatentReference)
+    query = LatentQuery(sources=(*sources, "none") if is_policy else sources, state=_NO_NOISE)
     parts: list[Tensor] = []
     for step in steps:
         batches = reference.attach([batch.to(device) for batch, _ in step])
         scores = score_pass(chunks, batches, query)
         if not scores:
             continue
-        scored = zip(batches, scores, step, strict=True)
-        local = [fields.pack(_pair_values(batch, score))[:valid] for batch, score, (_, valid) in scored]
+        scored = list(zip(batches, scores, strict=True))
+        if is_policy:
+            scored = [split_reference(batch, score) for batch, score in scored]
+        counted = zip(scored, step, strict=True)
+        local = [fields.pack(_pair_values(batch, score))[:valid] for (batch, score), (_, valid) in counted]
         parts += _gather_pairs(torch.cat(local), groups.dp)
     whole = from_last_stage(torch.cat(parts) if groups.is_last_stage else None, groups, device)
     values = fields.unpack(whole.cpu())

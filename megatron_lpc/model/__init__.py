@@ -1,7 +1,7 @@
 """The model: megatron-core's GPT, portable layers, and the LPC head."""
 
 from megatron_lpc.model.build import build_model, unwrapped
-from megatron_lpc.model.data_parallel import wrap_data_parallel
+from megatron_lpc.model.data_parallel import finalize_head_gradients, wrap_data_parallel
 from megatron_lpc.model.initialize import FreshWeights
 from megatron_lpc.model.latent_head import LatentOutput, LatentSource
 from megatron_lpc.model.pair_scores import LatentQuery, PairScores
@@ -16,6 +16,7 @@ __all__ = [
     "PairScores",
     "PreferenceModel",
     "build_model",
+    "finalize_head_gradients",
     "transformer_config",
     "unwrapped",
     "wrap_data_parallel",

@@ -63,7 +63,28 @@ def _finalize_gradients(
     finalize_model_grads(list(chunks), pg_collection=pg_collection, **options)
     pp = pg_collection.pp
     dist.broadcast(num_pairs, src=dist.get_global_rank(pp, pp.size() - 1), group=pp)
-    dist.all_reduce(num_pairs, group=pg_collection.dp_cp)
+    _divide_gradients(chunks, num_pairs, pg_collection.dp_cp)
+
+
+def finalize_head_gradients(chunks: Sequence[DistributedDataParallel], num_pairs: Tensor) -> None:
+    """The same where only the LPC head has gradients.
+
+    Of what megatron-core does besides, for embeddings and sequence-parallel norms, nothing is left; some of it would
+    look for the gradient buffers of frozen weights.
+
+    Collectives: over the data and context parallel group an all-reduce of the number of pairs, and on the last pipeline
+    stage one of the head's gradients (a reduce-scatter with the distributed optimizer).
+
+    Args:
+        num_pairs: scalar int32, this rank's pairs, on every pipeline stage.
+    """
+    for chunk in chunks:
+        chunk.finish_grad_sync()
+    _divide_gradients(chunks, num_pairs, chunks[0].dp_cp_group)
+
+
+def _divide_gradients(chunks: Sequence[DistributedDataParallel], num_pairs: Tensor, dp_cp: dist.ProcessGroup) -> None:
+    dist.all_reduce(num_pairs, group=dp_cp)
     for chunk in chunks:
         chunk.scale_gradients(1.0 / num_pairs)
 

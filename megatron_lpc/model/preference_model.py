@@ -6,31 +6,23 @@ Shape legend: B pairs, R sequences of S tokens, H hidden size, V vocabulary size
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from lpc_kernels import pair_logps
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.models.gpt import GPTModel
-from megatron.core.tensor_parallel import ColumnParallelLinear, gather_from_sequence_parallel_region
 from torch import Tensor
 
 from megatron_lpc.data.batch import PackingLayout, PairBatch
+from megatron_lpc.data.pair_hidden import PairHidden
+from megatron_lpc.model.gather_hidden import hidden_of_pairs
 from megatron_lpc.model.latent_head import ContinuousHead, LatentHead, LatentOutput
+from megatron_lpc.model.lm_head import LMHead, main_grad_of
 from megatron_lpc.model.local_rotary import both_angles
 from megatron_lpc.model.packing_masks import packed_seq_params
 from megatron_lpc.model.pair_scores import LatentQuery, PairScores
-
-
-class LMHead(ColumnParallelLinear):
-    """The LM head, whose call returns its weight, for `pair_logps` multiplies with it.
-
-    Called like any module, because megatron-core waits for an overlapped parameter gather in forward pre-hooks.
-    """
-
-    def forward(self) -> Tensor:
-        """[V / tp, H] weight, vocabulary padding included."""
-        return self.weight
 
 
 class PreferenceModel(GPTModel):
@@ -73,17 +65,39 @@ class PreferenceModel(GPTModel):
         if self.post_process:
             self.output_layer.__class__ = LMHead  # GPTModel makes a ColumnParallelLinear and takes no other class.
         self.latent_head = latent_head() if self.post_process else None
+        self.backbone_is_frozen = False
         if embedding_scale is not None and self.pre_process:
             self.embedding.register_forward_hook(
                 lambda module, args, output: output * torch.tensor(embedding_scale, dtype=output.dtype)
             )
 
     def forward(self, batch: PairBatch, query: LatentQuery) -> Tensor | PairScores:
-        """One backbone pass over a micro-batch, and on the last stage the scores of its pairs."""
-        hidden = self.hidden_states(batch.tokens, batch.packing_layout)
-        if not self.post_process:
-            return hidden
-        return self.score(hidden, batch, query)
+        """One backbone pass over a micro-batch, and on the last stage the scores of its pairs.
+
+        Collectives on the tensor parallel group: those of the layers, of `hidden_of_pairs` and of `score`.
+
+        A frozen backbone leaves no graph of autograd, and does not run where the batch has its hidden states.
+        """
+        if batch.hidden is not None:
+            return self.score(batch.hidden, batch, query)
+        with self._backbone_gradients():
+            hidden = self.hidden_states(batch.tokens, batch.packing_layout)
+            if not self.post_process:
+                return hidden
+            sequence_shards = self.pg_collection.tp if self.config.sequence_parallel else None
+            of_pairs = hidden_of_pairs(hidden, batch, sequence_shards)
+        return self.score(of_pairs, batch, query)
+
+    def freeze_backbone(self) -> None:
+        """From now on only the LPC head, where this stage has it, requires gradients."""
+        self.requires_grad_(False)
+        if self.latent_head is not None:
+            self.latent_head.requires_grad_(True)
+        self.backbone_is_frozen = True
+
+    def _backbone_gradients(self) -> AbstractContextManager[Any]:
+        # Frozen weights alone would not do: hidden states that come from another stage require gradients.
+        return torch.no_grad() if self.backbone_is_frozen else nullcontext()
 
     def hidden_states(self, tokens: Tensor, packing_layout: PackingLayout | None = None) -> Tensor:
         """This stage's last hidden states [S, R, H], on the last stage after the final norm.
@@ -140,31 +154,17 @@ class PreferenceModel(GPTModel):
         """Logits under the model's soft cap, where it has one."""
         return logits if self.logit_softcap is None else self.logit_softcap * torch.tanh(logits / self.logit_softcap)
 
-    def score(self, hidden: Tensor, batch: PairBatch, query: LatentQuery) -> PairScores:
+    def score(self, hidden: PairHidden, batch: PairBatch, query: LatentQuery) -> PairScores:
         """log pi(y_t | x, y_<t, z) = log softmax(W (h_t + z))[y_t], summed over each response.
 
-        Collectives on the tensor parallel group: an all-gather of the sequence shards (backward: each rank keeps its
-        shard), and those of `pair_logps`, which returns the whole gradient of its inputs to every rank.
-
-        Args:
-            hidden: [S, R, H], or [S / tp, R, H] under sequence parallelism.
+        Collectives on the tensor parallel group: those of `pair_logps`, which returns the whole gradient of its inputs
+        to every rank.
         """
-        if self.config.sequence_parallel:
-            hidden = gather_from_sequence_parallel_region(
-                hidden, tensor_parallel_output_grad=False, group=self.pg_collection.tp
-            )
-        length, num_sequences, hidden_size = hidden.shape
-        flat = hidden.reshape(length * num_sequences, hidden_size)
-
-        def at(index: Tensor) -> Tensor:
-            """Hidden states at flat indices sequence * S + position; megatron-core keeps the position first."""
-            return flat[index % length * num_sequences + index // length]
-
-        latent = self._latent(at, batch, query)
+        latent = self._latent(hidden, batch, query)
         weight = self.lm_head_weight()
-        main_grad = _main_grad(weight)
+        main_grad = main_grad_of(weight)
         result = pair_logps(
-            at(batch.loss_index),
+            hidden.loss_tokens,
             weight,
             batch.targets,
             batch.segment_ids,
@@ -187,25 +187,11 @@ class PreferenceModel(GPTModel):
             pair_losses=result.pair_losses,
         )
 
-    def _latent(self, at: Callable[[Tensor], Tensor], batch: PairBatch, query: LatentQuery) -> LatentOutput | None:
+    def _latent(self, hidden: PairHidden, batch: PairBatch, query: LatentQuery) -> LatentOutput | None:
         """The head's output for the summaries h_x, h_w and h_l; None for the plain algorithm."""
         if self.latent_head is None:
             return None
-        h_w, h_l = at(batch.response_end).chunk(2)
-        h_x = at(batch.prompt_end)
-        return self.latent_head(h_x, h_w, h_l, batch.sample_ids, query.state, query.sources, batch.mixture)
-
-
-def _main_grad(weight: Tensor) -> Tensor | None:
-    """megatron-core's fp32 gradient buffer of a weight, where there is one and a gradient is computed.
-
-    `pair_logps` adds to it. `grad_added_to_main_grad` tells core's data parallel wrapper not to add what autograd
-    returns, as core's own fused linear layer does; so it may be memory without values. Where the weight is also the
-    embedding of this stage, core has set `zero_out_wgrad`, and the wrapper adds nevertheless: the embedding's gradient
-    plus what we return, which must be zeros.
-    """
-    main_grad: Tensor | None = getattr(weight, "main_grad", None)
-    if main_grad is None or not (weight.requires_grad and torch.is_grad_enabled()):
-        return None
-    weight.grad_added_to_main_grad = True  # type: ignore[attr-defined]
-    return main_grad
+        h_w, h_l = hidden.response_end.chunk(2)
+        return self.latent_head(
+            hidden.prompt_end, h_w, h_l, batch.sample_ids, query.state, query.sources, batch.mixture
+        )

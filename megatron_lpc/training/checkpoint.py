@@ -28,6 +28,7 @@ from megatron_lpc.training.checkpoint_folder import (
 )
 from megatron_lpc.training.checkpoint_tensors import compare_options, copy_weights, read_tensors, sharded_weights
 from megatron_lpc.training.checkpoint_writer import OneTensorAtATime
+from megatron_lpc.training.collectives import largest_on_any_rank
 from megatron_lpc.training.exit import SaveWatch
 from megatron_lpc.training.optimizer_state import optimizer_updates, restore_optimizer_state, sharded_optimizer_state
 from megatron_lpc.training.policy import TrainablePolicy
@@ -60,8 +61,8 @@ class Checkpoints:
         Memory: a synchronous save holds one tensor at a time on the host. An asynchronous one holds a copy of all that
         this rank writes.
 
-        Collectives: two barriers over the world, those of megatron-core's `dist_checkpointing.save`, and those of
-        `_gather_weights`. None of them carries optimizer state.
+        Collectives: two barriers over the world; those of megatron-core's `dist_checkpointing.save`, `_gather_weights`
+        and `largest_on_any_rank`. None of them carries optimizer state.
         """
         if self._root is None or state.iteration == self._saved_iteration:
             return
@@ -81,8 +82,10 @@ class Checkpoints:
             async_sharded_save=self._context.config.checkpoint.async_save,
         )
         save_random_state(partial, self._context.platform)
+        # Not every pipeline stage of a frozen backbone has state that could tell.
+        updates = largest_on_any_rank(optimizer_updates(self._policy.optimizer), self._context.groups)
         if is_first:
-            write_description(partial, self._description(state))
+            write_description(partial, self._description(state, updates))
         dist.barrier()
 
         def complete() -> None:
@@ -147,9 +150,8 @@ class Checkpoints:
         restore_optimizer_state(policy.optimizer, weights, loaded["optimizer"], optimizer_updates)
 
     def _restore_scheduler(self, num_steps: int) -> None:
-        scheduler = self._policy.scheduler
-        scheduler.num_steps = 0
-        scheduler.step(increment=num_steps)
+        self._policy.scheduler.num_steps = 0
+        self._policy.scheduler.step(increment=num_steps)
 
     def _restore_random_state(self, folder: Path, saved_layout: dict[str, Any], iteration: int) -> None:
         """The saved generators where the parallel layout is the same; elsewhere, or where `load_rng` is off, generators
@@ -176,10 +178,10 @@ class Checkpoints:
             for chunk in self._policy.chunks:
                 chunk.start_param_sync(force_sync=True)
 
-    def _description(self, state: RunState) -> dict[str, Any]:
+    def _description(self, state: RunState, updates: int) -> dict[str, Any]:
         return {
             "run": asdict(state),
-            "optimizer_updates": optimizer_updates(self._policy.optimizer),
+            "optimizer_updates": updates,
             "scheduler_steps": self._policy.scheduler.num_steps,
             "layout": self._parallel_layout(),
             "options": asdict(self._context.config),

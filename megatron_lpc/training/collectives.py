@@ -52,13 +52,18 @@ def from_data_parallel_ranks(item: T, groups: ProcessGroups) -> list[T]:
 
 
 def on_any_rank(flag: bool, groups: ProcessGroups) -> bool:
-    """Whether the flag is set on any rank. The host does not wait for its device.
+    """Whether the flag is set on any rank. Collectives: those of `largest_on_any_rank`."""
+    return bool(largest_on_any_rank(int(flag), groups))
+
+
+def largest_on_any_rank(number: int, groups: ProcessGroups) -> int:
+    """The largest of the numbers of all ranks. The host does not wait for its device.
 
     Collectives: one all-reduce (MAX of one int64) over the world, between hosts.
     """
-    flags = torch.tensor([int(flag)])
-    dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=groups.host)
-    return bool(flags.item())
+    numbers = torch.tensor([number])
+    dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=groups.host)
+    return int(numbers.item())
 
 
 class MetricReducer:

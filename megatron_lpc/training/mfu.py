@@ -3,7 +3,8 @@
 Convention (that of PaLM, arXiv 2204.02311, appendix B): a product with a weight matrix costs 2 FLOPs per weight and
 token forward and twice that backward, so 6 in all; attention's two products count the query-key pairs that the causal
 mask lets through. The LM head counts only for response tokens, the LPC head per pair. A reference in the run adds a
-forward pass. Padding, recomputed activations and the padding of the vocabulary are not demanded work, and do not count.
+forward pass; a frozen backbone and its LM head have only one. Padding, recomputed activations and the padding of the
+vocabulary are not demanded work, and do not count.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ def model_flops(config: Config, work: tuple[int, int, int, int]) -> float:
         raise ValueError("model.vocab_size is unset; take the tokenizer's before FLOPs are counted")
     backbone = model.num_layers * _layer_weights(config) * (tokens + attention_cost(config) * attended)
     policy = backbone + model.hidden_size * model.vocab_size * response_tokens
+    if config.training.freeze_backbone:
+        return _FORWARD * policy + _FORWARD_BACKWARD * _latent_weights(config.latent, model) * pairs
     has_reference_pass = uses_reference(config.loss) and config.loss.reference == "online"
     reference = policy if has_reference_pass else 0
     return _FORWARD_BACKWARD * (policy + _latent_weights(config.latent, model) * pairs) + _FORWARD * reference

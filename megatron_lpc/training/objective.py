@@ -11,15 +11,28 @@ from torch import Tensor
 
 from megatron_lpc.config import Config, LossConfig, layer_windows
 from megatron_lpc.data.batch import PairBatch
-from megatron_lpc.losses import LatentState, implicit_rewards, latent_loss, pair_metrics, preference_loss
-from megatron_lpc.model import LatentQuery, PairScores
+from megatron_lpc.losses import (
+    LatentState,
+    implicit_rewards,
+    latent_loss,
+    pair_metrics,
+    preference_loss,
+    uses_reference,
+)
+from megatron_lpc.model import LatentQuery, LatentSource, PairScores
 from megatron_lpc.training.mfu import batch_work
 
 
 def training_query(config: Config, state: LatentState) -> LatentQuery:
-    """The latent that training uses at a step, and the preference loss."""
+    """The latent that training uses at a step, and the preference loss.
+
+    With a frozen backbone the reference is one more latent, z = 0, and comes last.
+    """
+    sources: tuple[LatentSource, ...] = ("none" if config.latent.latent_mode == "none" else "train",)
+    if config.training.freeze_backbone and uses_reference(config.loss):
+        sources = (*sources, "none")
     return LatentQuery(
-        sources=("none" if config.latent.latent_mode == "none" else "train",),
+        sources=sources,
         state=state,
         make_pair_loss=partial(_make_pair_loss, config.loss),
         algorithm=config.loss.logps_algorithm,
@@ -27,11 +40,15 @@ def training_query(config: Config, state: LatentState) -> LatentQuery:
 
 
 def _make_pair_loss(config: LossConfig, batch: PairBatch) -> PairLoss:
-    """`preference_loss` of some pairs of a micro-batch, by their log-probs under the one training latent."""
+    """`preference_loss` of some pairs of a micro-batch, by their log-probs under the one training latent; where there
+    is a second latent, it is the reference.
+    """
 
     def loss(logps: Tensor, pairs: Tensor) -> Tensor:
         responses = torch.cat([pairs, pairs + batch.num_pairs])
         reference = None if batch.reference_logps is None else batch.reference_logps[responses]
+        if len(logps) > 1:
+            reference = logps[-1].detach().flatten()
         return preference_loss(config, logps[0].flatten(), reference, batch.response_length[responses])
 
     return loss
@@ -52,7 +69,8 @@ class TrainingLoss:
         latent = scores.latent
         total = scores.loss
         losses = scores.pair_losses
-        rewards = implicit_rewards(self.config.loss, logps, batch.reference_logps, batch.response_length)
+        reference = batch.reference_logps if len(scores.logps) == 1 else scores.logps[-1].detach()
+        rewards = implicit_rewards(self.config.loss, logps, reference, batch.response_length)
         posterior_logits = prior_logits = None
         if latent is not None and latent.kl is not None and latent.posterior_logits is not None:
             posterior_logits = latent.posterior_logits

@@ -14,7 +14,7 @@ from megatron.core.optimizer import (
 )
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
-from megatron_lpc.config import Config
+from megatron_lpc.config import Config, TrainingConfig
 from megatron_lpc.platform.patches.gradient_norm import compute_gradient_norm_on_device
 from megatron_lpc.training.optimizer_state import counts_by_parameter, stateful_parts
 
@@ -29,7 +29,7 @@ def build_optimizer(config: Config, chunks: list[DistributedDataParallel]) -> Me
     training, parallel = config.training, config.parallel
     optimizer_config = OptimizerConfig(
         optimizer="adam",
-        lr=training.lr,
+        lr=peak_lr(training),
         min_lr=training.min_lr,
         weight_decay=training.weight_decay,
         adam_beta1=training.adam_beta1,
@@ -52,6 +52,14 @@ def build_optimizer(config: Config, chunks: list[DistributedDataParallel]) -> Me
     return optimizer
 
 
+def peak_lr(training: TrainingConfig) -> float:
+    """Peak learning rate of all parameters that have none of their own; of the LPC head under `freeze_backbone`."""
+    if training.freeze_backbone:
+        assert training.latent_lr is not None
+        return training.latent_lr
+    return training.lr
+
+
 def choose_adam_kernel(inner: torch.optim.Optimizer) -> None:
     """Let torch's AdamW update with one fused kernel on CUDA, one parameter after the other elsewhere.
 
@@ -72,7 +80,7 @@ def build_scheduler(config: Config, optimizer: MegatronOptimizer, train_iters: i
     return OptimizerParamScheduler(
         optimizer,
         init_lr=0.0,
-        max_lr=training.lr,
+        max_lr=peak_lr(training),
         min_lr=training.min_lr,
         lr_warmup_steps=min(warmup_iters, train_iters - 1),
         lr_decay_steps=train_iters,

@@ -6,6 +6,7 @@ megatron-core's pipeline schedules (none, 1F1B, interleaved) do the work; this m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
 
 from megatron_lpc.data.batch import PairBatch
-from megatron_lpc.model import LatentQuery, PairScores
+from megatron_lpc.model import LatentQuery, PairScores, finalize_head_gradients
 
 Metrics = dict[str, Tensor]
 MicroBatchLoss = Callable[[PairBatch, PairScores], tuple[Tensor, Metrics]]
@@ -50,6 +51,33 @@ def train_pass(
     return _run_pipeline(step, chunks, batches, forward_only=False)
 
 
+def train_head_pass(
+    chunks: Sequence[Any], batches: list[PairBatch], query: LatentQuery, micro_batch_loss: MicroBatchLoss
+) -> list[Metrics]:
+    """`train_pass` of a frozen backbone: a forward-only pipeline, and on its last stage a backward pass of the head.
+
+    That backward pass follows the micro-batch's forward pass at once, so its memory is that of one micro-batch.
+
+    Collectives: the pipeline's sends and receives over the pipeline group; those of `finalize_head_gradients`.
+    """
+
+    def step(batches_of_chunk: Iterator[PairBatch], chunk: nn.Module) -> tuple[Any, Callable[..., Any]]:
+        batch = next(batches_of_chunk)
+
+        def loss(scores: PairScores, non_loss_data: bool) -> Metrics:
+            total, metrics = micro_batch_loss(batch, scores)
+            total.backward()
+            return metrics
+
+        return chunk(batch, query), loss
+
+    with _without_dropout(chunks):
+        parts = _run_pipeline(step, chunks, batches, forward_only=True, collect_non_loss_data=True)
+    pairs = torch.full((), sum(batch.num_pairs for batch in batches), dtype=torch.int, device=batches[0].tokens.device)
+    finalize_head_gradients(chunks, pairs)
+    return parts
+
+
 def score_pass(chunks: Sequence[nn.Module], batches: list[PairBatch], query: LatentQuery) -> list[PairScores]:
     """Forward without gradient.
 
@@ -62,13 +90,17 @@ def score_pass(chunks: Sequence[nn.Module], batches: list[PairBatch], query: Lat
     def step(batches_of_chunk: Iterator[PairBatch], chunk: nn.Module) -> tuple[Any, Callable[..., Any]]:
         return chunk(next(batches_of_chunk), query), lambda scores, non_loss_data: scores
 
+    with _without_dropout(chunks), torch.no_grad():
+        return _run_pipeline(step, chunks, batches, forward_only=True, collect_non_loss_data=True)
+
+
+@contextmanager
+def _without_dropout(chunks: Sequence[nn.Module]) -> Iterator[None]:
     for chunk in chunks:
         chunk.eval()
-    with torch.no_grad():
-        scores = _run_pipeline(step, chunks, batches, forward_only=True, collect_non_loss_data=True)
+    yield
     for chunk in chunks:
         chunk.train()
-    return scores
 
 
 def _run_pipeline(

@@ -10,7 +10,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import nn
 
-from megatron_lpc.model import FreshWeights, build_model, wrap_data_parallel
+from megatron_lpc.model import FreshWeights, build_model, unwrapped, wrap_data_parallel
 from megatron_lpc.training.checkpoint_folder import resolve_checkpoint
 from megatron_lpc.training.checkpoint_tensors import load_all_weights, load_weights
 from megatron_lpc.training.optimizer import build_optimizer, build_scheduler
@@ -31,6 +31,9 @@ class TrainablePolicy:
 
 def build_policy(context: RunContext, resumes: bool = False) -> list[nn.Module]:
     """This rank's chunks of the policy before its first step: fresh, or with the weights of `pretrained_checkpoint`.
+
+    With `freeze_backbone` only the LPC head requires gradients, so that the data parallel wrapper and the optimizer,
+    which skip what does not, keep nothing for the backbone.
 
     Collectives: with `pretrained_checkpoint`, those of `load_weights`.
 
@@ -53,6 +56,9 @@ def build_policy(context: RunContext, resumes: bool = False) -> list[nn.Module]:
         load_weights(
             chunks, resolve_checkpoint(pretrained), groups=context.groups, latent_head=has_latent, config=config
         )
+    if config.training.freeze_backbone:
+        for chunk in chunks:
+            unwrapped(chunk).freeze_backbone()
     return chunks
 
 

@@ -1,4 +1,6 @@
-"""Log-probs under the frozen reference policy: from a copy in the same parallel layout, or from a cache."""
+"""Log-probs under the frozen reference policy: from a copy in the same parallel layout, from a cache, or, where the
+policy's backbone is frozen too, from the policy itself without its latent.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from megatron_lpc.config import ConfigError
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.dataset import PairDataset
 from megatron_lpc.losses import LatentState, uses_reference
-from megatron_lpc.model import FreshWeights, LatentQuery, build_model, unwrapped
+from megatron_lpc.model import FreshWeights, LatentQuery, PairScores, build_model, unwrapped
 from megatron_lpc.training.checkpoint_folder import resolve_checkpoint
 from megatron_lpc.training.checkpoint_tensors import load_weights
 from megatron_lpc.training.offload import OffloadedWeights
@@ -38,6 +40,18 @@ class NoReference:
 
     def attach(self, batches: list[PairBatch]) -> list[PairBatch]:
         return batches
+
+
+class ZeroLatentReference:
+    """The policy with z = 0, for a frozen backbone: whoever scores pairs scores them under one more latent."""
+
+    def attach(self, batches: list[PairBatch]) -> list[PairBatch]:
+        return batches
+
+
+def split_reference(batch: PairBatch, scores: PairScores) -> tuple[PairBatch, PairScores]:
+    """A micro-batch with its reference log-probs, which are the last latent of its scores, and the other latents."""
+    return replace(batch, reference_logps=scores.logps[-1]), replace(scores, logps=scores.logps[:-1])
 
 
 class OnlineReference:
@@ -153,6 +167,8 @@ def build_references(
     loss = context.config.loss
     if not uses_reference(loss):
         return [NoReference()] * len(datasets)
+    if context.config.training.freeze_backbone:
+        return [ZeroLatentReference()] * len(datasets)
     if loss.reference == "online":
         return [online_reference(context, untrained)] * len(datasets)
     assert loss.reference_cache is not None

@@ -37,6 +37,7 @@ def check_resumed(folder: Path, config: Config, start: RunState) -> list[str]:
         *_steps(config, saved, start),
         *_data(config, saved, start, options["data"]),
         *_seed(config, options["training"]["seed"]),
+        *_frozen_backbone(config, options["training"].get("freeze_backbone", False)),
         *_reference(config, options),
     ]
     if problems:
@@ -109,9 +110,19 @@ def _seed(config: Config, saved: int) -> Iterator[str]:
         )
 
 
+def _frozen_backbone(config: Config, saved: bool) -> Iterator[str]:
+    """The optimizer has state of what trains, and of nothing else."""
+    if config.training.freeze_backbone != saved:
+        flag, does = ("--no-freeze-backbone", "does not train") if saved else ("--freeze-backbone", "trains")
+        yield (
+            f"{flag}: the checkpoint's run {does} its backbone; resume it so, or start a run from its weights with "
+            "--pretrained-checkpoint"
+        )
+
+
 def _reference(config: Config, options: dict[str, Any]) -> Iterator[str]:
     """A reference whose weights are not given follows from the seed."""
-    if not uses_reference(config.loss):
+    if not uses_reference(config.loss) or config.training.freeze_backbone:
         return
     now = config.loss.reference_load or config.checkpoint.pretrained_checkpoint
     before = options["loss"]["reference_load"] or options["checkpoint"]["pretrained_checkpoint"]

@@ -16,7 +16,7 @@ from megatron_lpc.training.collectives import MetricReducer
 from megatron_lpc.training.mfu import mfu, model_flops, peak_tflops
 from megatron_lpc.training.objective import TrainingLoss, training_query
 from megatron_lpc.training.optimizer import gradient_norm, update_weights
-from megatron_lpc.training.pipeline import train_pass
+from megatron_lpc.training.pipeline import train_head_pass, train_pass
 from megatron_lpc.training.policy import TrainablePolicy
 from megatron_lpc.training.reference import Reference
 from megatron_lpc.training.setup import RunContext
@@ -39,7 +39,7 @@ class TrainStep:
     The host waits for its device once per step: when it reads the gradient norm, with which the metrics come. So the
     update of the weights still runs when the next step is being prepared, and counts in the time of that one.
 
-    Collectives: those of the reference, of `train_pass`, of `MetricReducer`, of `gradient_norm` and of
+    Collectives: those of the reference, of `train_pass` or `train_head_pass`, of `MetricReducer`, `gradient_norm` and
     `update_weights`.
     """
 
@@ -85,7 +85,8 @@ class TrainStep:
         on_device = [batch.to(self._context.platform.device) for batch in batches]
         with_reference = self._reference.attach(on_device)
         query = training_query(config, latent)
-        parts = train_pass(policy.chunks, with_reference, query, TrainingLoss(config, latent))
+        run_pass = train_head_pass if config.training.freeze_backbone else train_pass
+        parts = run_pass(policy.chunks, with_reference, query, TrainingLoss(config, latent))
         return self._reduce_metrics(sum_metrics(parts) if self._context.groups.is_last_stage else None)
 
     def _speed(self, work: Tensor, seconds: float) -> dict[str, float]:

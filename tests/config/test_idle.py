@@ -60,6 +60,20 @@ from megatron_lpc.config.options import all_options
             "--reference-offload",
             "without --reference online",
         ),
+        *(
+            (f"--freeze-backbone --latent-lr 1e-3 {flag}", flag.split()[0], "with --freeze-backbone")
+            for flag in (
+                "--lr 1e-3",
+                "--reference precomputed",
+                "--reference-cache f",
+                "--reference-load f",
+                "--reference-offload",
+                "--overlap-grad-reduce",
+                "--recompute-granularity selective",
+                "--attention-dropout 0.1",
+                "--hidden-dropout 0.1",
+            )
+        ),
         ("--moe-router-topk 3", "--moe-router-topk", "without --num-experts"),
         ("--moe-router-pre-softmax", "--moe-router-pre-softmax", "without --num-experts"),
         (

@@ -130,6 +130,28 @@ def layout_config(layout: str, case: str) -> Config:
     )
 
 
+FROZEN_CASES: dict[str, tuple[str, str]] = {
+    f"frozen-{case}{packing and '-'}{packing}": (case, packing)
+    for case, packing in (
+        ("dpo-lpc-tied", ""),
+        ("ipo-straight_through-untied", ""),
+        ("simpo-lpc-tied", ""),
+        ("dpo-lpc-experts", ""),
+        ("dpo-lpc-untied", "packed-shared"),
+    )
+}
+"""name -> case, packing: only the LPC head trains, with the same losses and gradients as in the case."""
+
+
+def frozen_config(layout: str, case: str) -> Config:
+    """Options of a frozen backbone, without those that have no effect on one."""
+    config = layout_config(layout, FROZEN_CASES[case][0])
+    parallel = replace(config.parallel, overlap_grad_reduce=False, overlap_param_gather=False)
+    parallel = replace(parallel, recompute_granularity=None, recompute_method=None, recompute_num_layers=None)
+    training = replace(config.training, freeze_backbone=True, latent_lr=1e-3)
+    return replace(config, parallel=parallel, training=training)
+
+
 START_CASES: dict[str, tuple[LatentConfig, bool]] = {
     "start-none": (LatentConfig(latent_mode="none"), False),
     "start-lpc": (LatentConfig(codebook_size=6, codebook_init_std=0.0), False),

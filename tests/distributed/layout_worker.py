@@ -2,9 +2,9 @@
 
     torchrun --nproc-per-node N layout_worker.py LAYOUT OUTPUT_DIR
 
-Every process of a parallel layout starts once and runs all cases of `layout_cases.CASES`, `START_CASES` and
-`PACKING_CASES`; rank r writes OUTPUT_DIR/LAYOUT-r.pt with, per case, the losses and log-probs of the step, and its
-pieces of every parameter's gradient by global name and offset.
+Every process of a parallel layout starts once and runs all cases of `layout_cases.CASES`, `START_CASES`,
+`PACKING_CASES` and `FROZEN_CASES`; rank r writes OUTPUT_DIR/LAYOUT-r.pt with, per case, the losses and log-probs of the
+step, and its pieces of every gradient by global name and offset.
 """
 
 from __future__ import annotations
@@ -15,16 +15,28 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from layout_cases import CASES, LAYOUTS, PACKING_CASES, PACKINGS, START_CASES, layout_config, pair_batches, start_config
+from layout_cases import (
+    CASES,
+    FROZEN_CASES,
+    LAYOUTS,
+    PACKING_CASES,
+    PACKINGS,
+    START_CASES,
+    frozen_config,
+    layout_config,
+    pair_batches,
+    start_config,
+)
 
 from megatron_lpc.config import Config, with_options
 from megatron_lpc.losses import LatentSchedule, uses_reference
-from megatron_lpc.model import build_model, wrap_data_parallel
+from megatron_lpc.model import wrap_data_parallel
 from megatron_lpc.model.initialize import sharded_tensors
 from megatron_lpc.training.collectives import MetricReducer
 from megatron_lpc.training.objective import TrainingLoss, training_query
-from megatron_lpc.training.pipeline import train_pass
-from megatron_lpc.training.reference import NoReference, OnlineReference
+from megatron_lpc.training.pipeline import train_head_pass, train_pass
+from megatron_lpc.training.policy import build_policy
+from megatron_lpc.training.reference import NoReference, OnlineReference, split_reference
 from megatron_lpc.training.setup import RunContext, seed_everything, start_distributed
 
 
@@ -32,8 +44,9 @@ def run_case(context: RunContext, packing: str = "separate") -> dict[str, object
     """One step: metrics of the global batch, log-probs by sample id, gradients by name and place."""
     config, platform, groups = context.config, context.platform, context.groups
     seed_everything(config.training.seed, groups)
-    chunks = wrap_data_parallel(config, build_model(config, platform, groups, config.latent))
-    reference = OnlineReference(context) if uses_reference(config.loss) else NoReference()
+    chunks = wrap_data_parallel(config, build_policy(context))
+    is_frozen = config.training.freeze_backbone
+    reference = OnlineReference(context) if uses_reference(config.loss) and not is_frozen else NoReference()
     batches = pair_batches(config, packing)[groups.dp_rank :: groups.dp_size]
     batches = reference.attach([batch.to(platform.device) for batch in batches])
 
@@ -43,17 +56,21 @@ def run_case(context: RunContext, packing: str = "separate") -> dict[str, object
     noise: dict[int, torch.Tensor] = {}
 
     def recorded(batch, scores):
+        loss = training_loss(batch, scores)
+        if len(scores.logps) > 1:
+            batch, scores = split_reference(batch, scores)
         for i, sample in enumerate(batch.sample_ids.tolist()):
             ref = batch.reference_logps if batch.reference_logps is not None else torch.zeros(2 * batch.num_pairs)
             pair = slice(i, None, batch.num_pairs)
             seen[sample] = torch.stack([scores.logps[0, pair], ref[pair]]).detach().cpu()
             if scores.latent is not None:
                 noise[sample] = scores.latent.z[0, i].detach().cpu()
-        return training_loss(batch, scores)
+        return loss
 
     for chunk in chunks:
         chunk.zero_grad_buffer()
-    parts = train_pass(chunks, batches, training_query(config, state), recorded)
+    run_pass = train_head_pass if is_frozen else train_pass
+    parts = run_pass(chunks, batches, training_query(config, state), recorded)
     sums = {name: sum(part[name] for part in parts) for name in parts[0]} if groups.is_last_stage else None
     totals = MetricReducer(groups, platform)(sums)()
     return {"metrics": totals, "logps": seen, "z": noise, "grads": _gradients(chunks, config)}
@@ -65,10 +82,14 @@ def _gradients(chunks, config: Config) -> dict[tuple[str, tuple[int, ...]], tupl
     for chunk in chunks:
         if config.parallel.use_distributed_optimizer:
             _gather_gradient_shards(chunk)
-        for parameter in chunk.parameters():
+        trained = [parameter for parameter in chunk.parameters() if parameter.requires_grad]
+        for parameter in trained:
             parameter.data = parameter.main_grad.clone()
+        kept = [parameter for buffer in chunk.buffers + chunk.expert_parallel_buffers for parameter in buffer.params]
+        assert {id(parameter) for parameter in kept} == {id(parameter) for parameter in trained}
         for tensor in sharded_tensors(chunk.module.sharded_state_dict()):
-            if isinstance(tensor.data, torch.Tensor) and tensor.data.is_floating_point():
+            is_trained = not config.training.freeze_backbone or tensor.key.startswith("latent_head.")
+            if isinstance(tensor.data, torch.Tensor) and tensor.data.is_floating_point() and is_trained:
                 piece = tensor.data.detach().clone().view([1] * tensor.prepend_axis_num + list(tensor.local_shape))
                 pieces[tensor.key, tuple(tensor.global_offset)] = (tuple(tensor.global_shape), piece)
     return pieces
@@ -93,6 +114,9 @@ def main() -> None:
     for name, (case, packing) in PACKING_CASES.items():
         config = with_options(configs[case], **PACKINGS[packing])
         results[name] = run_case(replace(context, config=config), packing)
+    for name, (_, packing) in FROZEN_CASES.items():
+        config = with_options(frozen_config(layout, name), **PACKINGS[packing or "separate"])
+        results[name] = run_case(replace(context, config=config), packing or "separate")
     torch.save(results, output / f"{layout}-{dist.get_rank()}.pt")
     dist.barrier()
     assert layout in LAYOUTS

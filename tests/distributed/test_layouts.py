@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from layout_cases import CASES, LAYOUTS, PACKING_CASES, START_CASES
+from layout_cases import CASES, FROZEN_CASES, LAYOUTS, PACKING_CASES, START_CASES
 
 pytestmark = pytest.mark.distributed
 Result = dict[str, dict]
@@ -35,7 +35,7 @@ def layout(request: pytest.FixtureRequest, run_layout: Callable[[str], list[Resu
 
 def _assemble_cases(ranks: list[Result]) -> Result:
     """What the processes of a parallel layout computed, case by case, their pieces put together."""
-    return {case: _assemble([rank[case] for rank in ranks]) for case in (*CASES, *PACKING_CASES)}
+    return {case: _assemble([rank[case] for rank in ranks]) for case in (*CASES, *PACKING_CASES, *FROZEN_CASES)}
 
 
 def _assemble(ranks: list[dict]) -> dict:
@@ -77,10 +77,27 @@ def test_shared_and_packed_sequences_in_every_layout(single: Result, layout: Res
     _assert_equal(single[PACKING_CASES[case][0]], layout[case], case)
 
 
+@pytest.mark.parametrize("case", FROZEN_CASES)
+def test_a_frozen_backbone_in_one_process(single: Result, case: str) -> None:
+    _assert_equal(_of_the_head(single[FROZEN_CASES[case][0]]), single[case], case)
+
+
+@pytest.mark.parametrize("case", FROZEN_CASES)
+def test_a_frozen_backbone_in_every_layout(single: Result, layout: Result, case: str) -> None:
+    _assert_equal(_of_the_head(single[FROZEN_CASES[case][0]]), layout[case], case)
+
+
+def _of_the_head(result: dict) -> dict:
+    """The same result with the gradients of the LPC head only."""
+    grads = {name: gradient for name, gradient in result["grads"].items() if name.startswith("latent_head.")}
+    assert grads
+    return result | {"grads": grads}
+
+
 def _assert_equal(one: dict, many: dict, case: str) -> None:
     assert many["metrics"].keys() == one["metrics"].keys()
     for name, value in one["metrics"].items():
-        if name == "work" and case in PACKING_CASES:
+        if name == "work" and (case in PACKING_CASES or "pack" in case):
             continue  # Less of it, which is the point.
         torch.testing.assert_close(
             many["metrics"][name], value, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"

@@ -76,7 +76,7 @@ def objective(config: Config) -> Iterator[str]:
     latent_mode = config.latent.latent_mode
     if loss.loss_type == "sft" and latent_mode != "none":
         yield f"--latent-mode {latent_mode}: --loss-type sft has no pair to compare; set --latent-mode none"
-    has_reference = loss.loss_type in OBJECTIVES_WITH_REFERENCE
+    has_reference = loss.loss_type in OBJECTIVES_WITH_REFERENCE and not config.training.freeze_backbone
     if has_reference and loss.reference == "precomputed" and loss.reference_cache is None:
         yield (
             "--reference precomputed: needs --reference-cache; "
@@ -84,12 +84,26 @@ def objective(config: Config) -> Iterator[str]:
         )
 
 
+def frozen_backbone(config: Config) -> Iterator[str]:
+    """What is left to train, and how fast."""
+    if not config.training.freeze_backbone:
+        return
+    if config.latent.latent_mode == "none":
+        yield (
+            "--freeze-backbone: trains only the LPC head, and --latent-mode none has none; set --latent-mode lpc, or "
+            "drop it"
+        )
+    elif config.training.latent_lr is None:
+        yield "--freeze-backbone: the LPC head trains with --latent-lr, which is unset; set it"
+
+
 def learning_rates(config: Config) -> Iterator[str]:
     """The LR schedule."""
     training = config.training
     if training.lr_decay_style == "constant":
         return
-    for flag, rate in (("--lr", training.lr), ("--latent-lr", training.latent_lr)):
+    lr = None if training.freeze_backbone else training.lr
+    for flag, rate in (("--lr", lr), ("--latent-lr", training.latent_lr)):
         if rate is not None and training.min_lr > rate:
             yield f"--min-lr {training.min_lr}: exceeds {flag} {rate}; a decay ends below its start"
 

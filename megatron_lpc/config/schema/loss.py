@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megatron_lpc.config.idle_rules import (
+    FROZEN_REFERENCE,
     NO_LABEL_SMOOTHING,
     NO_REFERENCE,
     NOT_DPO,
@@ -45,19 +46,21 @@ class LossConfig:
     """ipo: average log-probs over the response (TRL) instead of summing them (OpenRLHF, the paper)."""
 
     # A cache belongs to the training and validation data of its run: an evaluation always runs the reference model.
-    reference: Literal["online", "precomputed"] = option("online", role=Role.RUN, idle=NO_REFERENCE)
+    reference: Literal["online", "precomputed"] = option("online", role=Role.RUN, idle=(NO_REFERENCE, FROZEN_REFERENCE))
     """dpo and ipo: a frozen copy in the same parallel layout, or log-probs from `reference_cache`."""
 
-    reference_cache: str | None = option(None, role=Role.RUN, idle=(NO_REFERENCE, REFERENCE_NOT_PRECOMPUTED))
+    reference_cache: str | None = option(
+        None, role=Role.RUN, idle=(NO_REFERENCE, FROZEN_REFERENCE, REFERENCE_NOT_PRECOMPUTED)
+    )
     """Folder written by `python -m megatron_lpc.precompute_reference`, one file per data set."""
 
-    reference_load: str | None = option(None, role=Role.RUN, idle=NO_REFERENCE, evaluation=True)
+    reference_load: str | None = option(None, role=Role.RUN, idle=(NO_REFERENCE, FROZEN_REFERENCE), evaluation=True)
     """Checkpoint of the reference; the weights that training starts from when unset."""
 
     reference_offload: bool = option(
         False,
         role=Role.RUN,
-        idle=(NO_REFERENCE, REFERENCE_NOT_ONLINE),
+        idle=(NO_REFERENCE, FROZEN_REFERENCE, REFERENCE_NOT_ONLINE),
         evaluation=True,
     )
     """Keep the online reference in host memory between its forward passes."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megatron_lpc.config.idle_rules import (
+    FROZEN_BACKBONE,
     NO_ATTENTION_MASK,
     NO_EXPERTS,
     NO_QK_LAYERNORM,
@@ -223,10 +224,10 @@ class ModelConfig:
     init_method_std: float = option(0.02, range="(0, inf)", role=Role.RUN, evaluation=True)
     """Standard deviation of the weights of a new model."""
 
-    attention_dropout: float = option(0.0, range="[0, 1)", role=Role.RUN)
+    attention_dropout: float = option(0.0, range="[0, 1)", role=Role.RUN, idle=FROZEN_BACKBONE)
     """Dropout on attention probabilities."""
 
-    hidden_dropout: float = option(0.0, range="[0, 1)", role=Role.RUN)
+    hidden_dropout: float = option(0.0, range="[0, 1)", role=Role.RUN, idle=FROZEN_BACKBONE)
     """Dropout on the residual branches."""
 
     transformer_impl: Literal["local", "transformer_engine"] = option("local", role=Role.RUN, evaluation=True)

@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron_lpc.config.idle_rules import NO_FULL_RECOMPUTE, NO_GRADIENT_OVERLAP
+from megatron_lpc.config.idle_rules import (
+    FROZEN_BACKBONE,
+    FROZEN_GRADIENTS,
+    NO_FULL_RECOMPUTE,
+    NO_GRADIENT_OVERLAP,
+)
 from megatron_lpc.config.metadata import Role, option
 
 
@@ -36,17 +41,17 @@ class ParallelConfig:
     use_distributed_optimizer: bool = option(False, role=Role.RUN)
     """Split optimizer state over data parallel ranks."""
 
-    overlap_grad_reduce: bool = option(False, role=Role.RUN)
+    overlap_grad_reduce: bool = option(False, role=Role.RUN, idle=FROZEN_GRADIENTS)
     """Reduce gradients overlapped with the backward pass."""
 
-    overlap_param_gather: bool = option(False, role=Role.RUN)
+    overlap_param_gather: bool = option(False, role=Role.RUN, idle=FROZEN_GRADIENTS)
     """Gather updated parameters overlapped with the forward pass (distributed optimizer)."""
 
     ddp_bucket_size: int | None = option(None, range="[1, inf)", role=Role.RUN, idle=NO_GRADIENT_OVERLAP)
     """Parameters per bucket of overlapped communication; the default is megatron-core's: 40 million, or a million per
     data parallel rank if that is more. Pipeline stages after the first have one bucket, whatever it is."""
 
-    recompute_granularity: Literal["full", "selective"] | None = option(None, role=Role.RUN)
+    recompute_granularity: Literal["full", "selective"] | None = option(None, role=Role.RUN, idle=FROZEN_BACKBONE)
     """Activation recomputation: whole layers, or attention only."""
 
     recompute_method: Literal["uniform", "block"] | None = option(None, role=Role.RUN, idle=NO_FULL_RECOMPUTE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron_lpc.config.idle_rules import CONSTANT_LR, NO_FP8, NO_LATENT, PACKED, STEPS_GIVEN
+from megatron_lpc.config.idle_rules import CONSTANT_LR, FROZEN_LR, NO_FP8, NO_LATENT, PACKED, STEPS_GIVEN
 from megatron_lpc.config.metadata import Role, option
 
 
@@ -55,7 +55,11 @@ class TrainingConfig:
     """One scale per tensor, per block of 128 values (1 x 128, weights 128 x 128), or per 32 values (`mxfp8`: Blackwell
     GPUs). Scales are those of the values at hand, not of earlier steps."""
 
-    lr: float = option(5e-7, range="[0, inf)", role=Role.RUN)
+    freeze_backbone: bool = option(False, role=Role.RUN, evaluation=True)
+    """Train the LPC head only. The reference is the same model with z = 0, scored from the same hidden states: no
+    second model, no backward pass through the backbone, no gradients or optimizer state for it."""
+
+    lr: float = option(5e-7, range="[0, inf)", role=Role.RUN, idle=FROZEN_LR)
     """Peak learning rate."""
 
     min_lr: float = option(0.0, range="[0, inf)", role=Role.RUN, idle=CONSTANT_LR)
