@@ -16,7 +16,7 @@ from megatron_lpc.command_line import is_first_rank, reports_errors
 from megatron_lpc.config import Config
 from megatron_lpc.evaluation.evaluate import evaluate
 from megatron_lpc.evaluation.options import SupportOptions, has_groups, parse_command
-from megatron_lpc.evaluation.report import report_table, write_report
+from megatron_lpc.evaluation.report import report_table, verdict_lines, write_report
 from megatron_lpc.terminal import wide_console
 from megatron_lpc.training.checkpoint_folder import resolve_checkpoint
 
@@ -28,7 +28,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         reports = evaluate(config, support)
     if not is_first_rank():
         return
-    wide_console().print(report_table(reports))
+    console = wide_console()
+    console.print(report_table(reports))
+    for line in verdict_lines(reports):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if output is not None:
         write_report(output, _settings(config, support), reports)
 

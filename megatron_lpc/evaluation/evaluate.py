@@ -16,6 +16,7 @@ from megatron_lpc.evaluation.report import Report, SupportReport
 from megatron_lpc.evaluation.scoring import evaluation_sources
 from megatron_lpc.evaluation.support import GroupLatents
 from megatron_lpc.evaluation.support_report import report_support
+from megatron_lpc.losses import code_verdict
 from megatron_lpc.training.setup import start_distributed, stop_distributed
 
 
@@ -58,7 +59,8 @@ def _evaluate_data(
     metrics: dict[str, dict[str, float]] = {
         latent: table_metrics(config.loss, table, index) for index, latent in enumerate(latents)
     }
-    report = Report(pairs=len(data), metrics=metrics, information=None, support=None)
+    verdict = code_verdict(metrics[latents[0]], config.latent.codebook_size)
+    report = Report(pairs=len(data), metrics=metrics, information=None, support=None, verdict=verdict)
     if not has_groups(config):
         return report
     if group_latents is None:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from megatron_lpc.evaluation.information import Information
 from megatron_lpc.files import write_json
+from megatron_lpc.losses import CodeVerdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ class Report:
     """Of the posterior's most probable code and the group; None without codes or groups."""
     support: SupportReport | None
     """None without codes or groups."""
+    verdict: CodeVerdict | None = None
+    """Whether the codes are in use on these pairs; None without codes."""
 
 
 def report_table(reports: Mapping[str, Report]) -> Table:
@@ -71,6 +74,8 @@ def _cells(report: Report) -> dict[str, str]:
     cells = {"pairs": str(report.pairs)}
     for latent, metrics in report.metrics.items():
         cells[latent] = f"{metrics['rewards/accuracies']:.1%}"
+    if report.verdict is not None:
+        cells["codes"] = report.verdict.state
     if report.support is not None:
         cells["support"] = f"{report.support.accuracy['support']:.1%}"
         cells["query pairs"] = str(report.support.query_pairs)
@@ -79,6 +84,20 @@ def _cells(report: Report) -> dict[str, str]:
         cells["at most"] = f"{report.information.maximum:.3f}"
         cells["by chance"] = f"{report.information.bias:.3f}"
     return cells
+
+
+def verdict_lines(reports: Mapping[str, Report]) -> list[str]:
+    """Why the codes of each data set count as active or collapsed, and what support makes of them."""
+    lines = []
+    for name, report in reports.items():
+        if report.verdict is None:
+            continue
+        line = f"codes on {name}: {report.verdict.state} ({report.verdict.why})"
+        if report.support is not None:
+            accuracy = report.support.accuracy
+            line += f"; support {accuracy['support']:.1%}, prior {accuracy['prior']:.1%}"
+        lines.append(line)
+    return lines
 
 
 def write_report(path: Path, settings: Mapping[str, object], reports: Mapping[str, Report]) -> None:

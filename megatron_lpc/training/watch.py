@@ -17,6 +17,8 @@ import torch.distributed as dist
 from rich.console import Console
 
 from megatron_lpc.config import Config, ConfigError, print_config, save_resolved
+from megatron_lpc.losses import CodeVerdict, code_verdict
+from megatron_lpc.training.code_guard import CodeGuard
 from megatron_lpc.training.metrics_file import METRICS_FILE, MetricsFile
 from megatron_lpc.training.progress import ConsoleProgress
 from megatron_lpc.training.rank_log import log_step
@@ -87,6 +89,8 @@ class Watch:
     def __init__(self, config: Config, total_iters: int, start_iter: int, console: Console | None = None) -> None:
         self._log_interval = config.logging.log_interval
         self._total_iters = total_iters
+        self._code_guard = CodeGuard(config, total_iters)
+        self._num_codes = config.latent.codebook_size
         save = Path(config.checkpoint.save) if config.checkpoint.save else None
         self._metrics_file: MetricsFile | None = None
         self._tensorboard: Any = None
@@ -117,11 +121,16 @@ class Watch:
         self._progress.step(iteration, metrics)
         if iteration % self._log_interval == 0 or iteration == self._total_iters:
             self._keep(iteration, metrics)
+        told = self._code_guard.step(iteration, metrics)
+        if told is not None:
+            self.message(told)
 
     def evaluations(self, iteration: int, results: Mapping[str, Mapping[str, float]]) -> None:
         """Metrics of each validation set, by its name, after `iteration` steps."""
         for name, metrics in results.items():
             self.evaluation(iteration, name, metrics)
+        for name, verdict in _verdicts(results, self._num_codes).items():
+            self.message(f"codes on {name} at step {iteration}: {verdict.state} ({verdict.why})")
 
     def evaluation(self, iteration: int, name: str, metrics: Mapping[str, float]) -> None:
         """Metrics of an evaluation called `name` (data set and latent) after `iteration` steps.
@@ -145,6 +154,16 @@ class Watch:
                 self._tensorboard.add_scalar(name, value, iteration)
         if self._wandb:
             self._wandb.log(named, step=iteration)
+
+
+def _verdicts(results: Mapping[str, Mapping[str, float]], num_codes: int) -> dict[str, CodeVerdict]:
+    """Of each validation set where there are codes: its figures are the same under each latent.
+
+    Args:
+        results: `DATA SET/LATENT` -> metrics.
+    """
+    of_sets = {name.rpartition("/")[0]: code_verdict(metrics, num_codes) for name, metrics in results.items()}
+    return {name: verdict for name, verdict in of_sets.items() if verdict is not None}
 
 
 def _tensorboard(save: Path, start_iter: int) -> Any:

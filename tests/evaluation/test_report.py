@@ -1,12 +1,14 @@
 """The report of an evaluation, as a table and as JSON."""
 
 import json
+from dataclasses import replace
 from io import StringIO
 
 from rich.console import Console
 
 from megatron_lpc.evaluation.information import Information
-from megatron_lpc.evaluation.report import Report, SupportReport, report_table, write_report
+from megatron_lpc.evaluation.report import Report, SupportReport, report_table, verdict_lines, write_report
+from megatron_lpc.losses import CodeVerdict
 
 SUPPORT = SupportReport(query_pairs=7, accuracy={"prior": 0.4, "support": 0.75}, groups={}, left_out=["c"])
 INFORMATION = Information(bits=0.5, maximum=1.0, bias=0.01)
@@ -36,10 +38,20 @@ def test_cells_stand_under_their_heading():
     assert ["y", "9", "", "50.0%", "75.0%", "7", "0.500", "1.000", "0.010"] in lines
 
 
+def test_verdict_is_a_cell_and_a_line_that_says_why():
+    reports = {"x": BARE, "y": replace(FULL, verdict=CodeVerdict("partly collapsed", "KL 0.1 nats"))}
+    assert ["y", "9", "", "50.0%", "partly collapsed", "75.0%", "7", "0.500", "1.000", "0.010"] in _lines(reports)
+    assert verdict_lines(reports) == ["codes on y: partly collapsed (KL 0.1 nats); support 75.0%, prior 40.0%"]
+    assert verdict_lines({"z": replace(reports["y"], support=None)}) == ["codes on z: partly collapsed (KL 0.1 nats)"]
+
+
 def test_json_holds_settings_and_reports(tmp_path):
-    write_report(tmp_path / "new" / "r.json", {"checkpoint": "c"}, {"y": FULL})
+    write_report(
+        tmp_path / "new" / "r.json", {"checkpoint": "c"}, {"y": replace(FULL, verdict=CodeVerdict("active", "w"))}
+    )
     content = json.loads((tmp_path / "new" / "r.json").read_text())
     assert content["checkpoint"] == "c"
     assert content["data"]["y"]["support"]["left_out"] == ["c"]
+    assert content["data"]["y"]["verdict"] == {"state": "active", "why": "w"}
     assert content["data"]["y"]["information"] == {"bits": 0.5, "maximum": 1.0, "bias": 0.01}
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["r.json"]
