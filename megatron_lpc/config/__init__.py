@@ -37,7 +37,13 @@ from megatron_lpc.config.schema import (
     ParallelConfig,
     TrainingConfig,
 )
-from megatron_lpc.config.validate import validate, validate_data, validate_values, validate_vocab
+from megatron_lpc.config.validate import (
+    validate,
+    validate_data,
+    validate_episodes,
+    validate_values,
+    validate_vocab,
+)
 
 __all__ = [
     "CheckpointConfig",
@@ -74,6 +80,7 @@ __all__ = [
     "training_only_options",
     "validate",
     "validate_data",
+    "validate_episodes",
     "validate_values",
     "validate_vocab",
     "window_attn_skip_freq",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from megatron_lpc.config.idle import idle_options
 from megatron_lpc.config.options import ConfigError
 from megatron_lpc.config.ranges import out_of_range
-from megatron_lpc.config.rules import model, parallel, run
+from megatron_lpc.config.rules import episodes, model, parallel, run
 from megatron_lpc.config.schema import Config
 
 
@@ -49,6 +49,15 @@ def validate(config: Config, world_size: int, device_type: str | None = None) ->
             *idle_options(config),
         ]
     )
+
+
+def validate_episodes(config: Config, dp_size: int) -> None:
+    """Refuse options of a training whose posterior reads other pairs of a group.
+
+    Raises:
+        ConfigError: every broken rule, one line per rule.
+    """
+    _refuse(episodes.episodes(config, dp_size))
 
 
 def validate_data(config: Config) -> None:

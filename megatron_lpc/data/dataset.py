@@ -13,8 +13,9 @@ Opening it and reading a pair take no memory that grows with the number of pairs
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,30 @@ class PairDataset:
         """[P] group of every pair; None throughout when `group_column` is unset."""
         batches = (self._batch(number)["group"].to_pylist() for number in range(len(self._batch_ends)))
         return list(chain.from_iterable(batches))
+
+    def group_numbers(self) -> tuple[NDArray[np.int32], list[str]]:
+        """[P] number of each pair's group, in the order in which they first occur, and the groups' names.
+
+        Raises:
+            ValueError: a pair has no group.
+        """
+        column = pa.chunked_array([self._batch(number)["group"] for number in range(len(self._batch_ends))])
+        if column.null_count:
+            raise ValueError(f"{self.folder}: {column.null_count} pairs have no group")
+        encoded = column.dictionary_encode().combine_chunks()
+        return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+
+    def prompt_checksums(self) -> NDArray[np.uint32]:
+        """[P] CRC-32 of every pair's prompt as token ids: equal for equal prompts. Reads all prompts once."""
+        checksums = np.empty(len(self), np.uint32)
+        first = 0
+        for number in range(len(self._batch_ends)):
+            prompts = self._batch(number)["prompt"]
+            tokens, offsets = prompts.values.to_numpy(), prompts.offsets.to_numpy().tolist()
+            for position, (start, end) in enumerate(pairwise(offsets), first):
+                checksums[position] = zlib.crc32(tokens[start:end])
+            first += len(prompts)
+        return checksums
 
     def _batch(self, number: int) -> pa.RecordBatch:
         shard = int(np.searchsorted(self._first_batches, number, side="right")) - 1

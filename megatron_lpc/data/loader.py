@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.dataset import PairDataset
+from megatron_lpc.data.episodes import EpisodeIndex, EpisodeOrder
 from megatron_lpc.data.micro_batches import IndexedPair, MicroBatchPlanner
 from megatron_lpc.data.prefetch import DEPTH, prefetch
 from megatron_lpc.data.sampler import TrainingOrder, evaluation_batches
@@ -31,10 +32,18 @@ class PairLoader:
     global_batch_size: int
     dp_rank: int = 0
     dp_size: int = 1
+    episodes: EpisodeIndex | None = None
+    """What training takes pairs from, where those of one group share a micro-batch; evaluation goes pair by pair."""
+
+    def order(self, seed: int) -> TrainingOrder | EpisodeOrder:
+        """Which example each training sample is."""
+        if self.episodes is not None:
+            return EpisodeOrder(self.episodes, seed)
+        return TrainingOrder(len(self.dataset), seed)
 
     def training(self, seed: int, consumed_samples: int = 0) -> Iterator[list[PairBatch]]:
         """This rank's micro-batches of one step after the other, without end, from sample `consumed_samples` on."""
-        order = TrainingOrder(len(self.dataset), seed)
+        order = self.order(seed)
         first_samples = count(consumed_samples, self.global_batch_size)
         return prefetch(self._training_step(order, first) for first in first_samples)
 
@@ -48,12 +57,12 @@ class PairLoader:
         steps = evaluation_batches(len(self.dataset), self.global_batch_size, multiple)
         return prefetch(self._evaluation_step(*step) for step in islice(steps, max_steps))
 
-    def _training_step(self, order: TrainingOrder, first_sample: int) -> list[PairBatch]:
+    def _training_step(self, order: TrainingOrder | EpisodeOrder, first_sample: int) -> list[PairBatch]:
         sample_ids = range(first_sample, first_sample + self.global_batch_size)
         examples = order.example_indices(sample_ids)
         micro_batches = [
             [self._pair(sample_ids[position], int(examples[position])) for position in positions]
-            for positions in self._plan(examples)
+            for positions in self._plan(examples, 1 if self.episodes is None else self.episodes.size)
         ]
         return self.planner.collate(micro_batches)
 
@@ -66,9 +75,9 @@ class PairLoader:
         counted = [sum(position < num_counted for position in positions) for positions in plan]
         return list(zip(self.planner.collate(micro_batches), counted, strict=True))
 
-    def _plan(self, examples: NDArray[np.int64]) -> list[list[int]]:
+    def _plan(self, examples: NDArray[np.int64], episode_size: int = 1) -> list[list[int]]:
         """This rank's micro-batches of a global batch of `examples`, as positions in it."""
-        plan = self.planner.plan(self.dataset.lengths[examples].astype(np.int64), self.dp_size)
+        plan = self.planner.plan(self.dataset.lengths[examples].astype(np.int64), self.dp_size, episode_size)
         return plan[self.dp_rank :: self.dp_size]
 
     def _pair(self, sample_id: int, example_index: int) -> IndexedPair:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.collate import collate
 from megatron_lpc.data.costs import pair_tokens, query_key_pairs, sequence_tokens
 from megatron_lpc.data.encode import EncodedPair
+from megatron_lpc.data.episodes import EpisodeIndex
 from megatron_lpc.data.packing import pack
 
 _BLOCK = 1 << 20
@@ -56,7 +58,7 @@ class MicroBatchPlanner:
         smallest_micro_batch = 1 if self.pack_to else self.micro_batch_size
         return self.micro_batch_multiple * smallest_micro_batch
 
-    def plan(self, lengths: NDArray[np.int64], dp_size: int = 1) -> list[list[int]]:
+    def plan(self, lengths: NDArray[np.int64], dp_size: int = 1, episode_size: int = 1) -> list[list[int]]:
         """Which pairs of a step share a micro-batch. Micro-batch m belongs to data parallel rank m mod dp_size.
 
         Pairs of like length share a padded micro-batch, the longest first, so that little is padding and the ranks'
@@ -64,19 +66,27 @@ class MicroBatchPlanner:
 
         Args:
             lengths: [P, 3] tokens of the prompt, chosen and rejected of each pair.
+            episode_size: so many pairs in succession share a micro-batch; a divisor of `micro_batch_size` where pairs
+                are not packed.
 
         Returns:
-            Micro-batches, each as ascending positions 0 … P-1 in `lengths`.
+            Micro-batches, each as ascending positions 0 … P-1 in `lengths`: episode after episode.
 
         Raises:
             ValueError: the pairs are not made of whole micro-batches, as many for every rank, or one exceeds `pack_to`.
         """
         if self.pack_to is None:
-            return self._plan_padded(lengths, dp_size)
+            return self._plan_padded(lengths, dp_size, episode_size)
         self.check_fit(lengths)
         tokens = pair_tokens(lengths, self.share_prompt)
         costs = tokens + self.attention_cost * query_key_pairs(lengths, self.share_prompt)
-        return pack(tokens.tolist(), costs.tolist(), self.pack_to, self.micro_batch_multiple * dp_size)
+        bins = pack(
+            tokens.reshape(-1, episode_size).sum(1).tolist(),
+            costs.reshape(-1, episode_size).sum(1).tolist(),
+            self.pack_to,
+            self.micro_batch_multiple * dp_size,
+        )
+        return [_pairs_of(episodes, episode_size) for episodes in bins]
 
     def check_fit(self, lengths: NDArray[np.integer[Any]]) -> None:
         """Check that each pair fits a packed sequence.
@@ -105,15 +115,40 @@ class MicroBatchPlanner:
             batches = [batch.padded_to(seq_len, self.pad_id) for batch in batches]
         return [batch.pinned() for batch in batches] if self.pin_memory else batches
 
-    def _plan_padded(self, lengths: NDArray[np.int64], dp_size: int) -> list[list[int]]:
+    def check_episodes_fit(self, lengths: NDArray[np.int32], episodes: EpisodeIndex) -> None:
+        """Check that the longest pairs of each group fit a packed sequence as one episode. 16 bytes per pair.
+
+        Args:
+            lengths: as `plan` takes it, of the whole data set.
+
+        Raises:
+            ValueError: an episode might not.
+        """
+        if self.pack_to is None:
+            return
+        tokens = pair_tokens(lengths, self.share_prompt)[episodes.members]
+        for start, end in pairwise(episodes.group_starts.tolist()):
+            most = int(np.sort(tokens[start:end])[-episodes.size :].sum())
+            if end - start >= episodes.size and most > self.pack_to:
+                raise ValueError(
+                    f"--pack-to {self.pack_to}: an episode of {episodes.size} pairs of one group can have {most} "
+                    "tokens; raise it to that, or lower --max-length or --posterior-context"
+                )
+
+    def _plan_padded(self, lengths: NDArray[np.int64], dp_size: int, episode_size: int) -> list[list[int]]:
         size = self.micro_batch_size
         if len(lengths) % (size * dp_size):
             raise ValueError(
                 f"--global-batch-size {len(lengths)} is not a multiple of --micro-batch-size {size} "
                 f"times data parallel size {dp_size}. Change one of them."
             )
-        longest_first = np.argsort(-sequence_tokens(lengths, self.share_prompt), kind="stable").tolist()
-        return [sorted(longest_first[start : start + size]) for start in range(0, len(lengths), size)]
+        tokens = sequence_tokens(lengths, self.share_prompt).reshape(-1, episode_size).max(1)
+        longest_first = np.argsort(-tokens, kind="stable").tolist()
+        share = size // episode_size
+        return [
+            _pairs_of(sorted(longest_first[start : start + share]), episode_size)
+            for start in range(0, len(longest_first), share)
+        ]
 
     def _collate_one(self, pairs: Sequence[IndexedPair]) -> PairBatch:
         return collate(
@@ -125,3 +160,8 @@ class MicroBatchPlanner:
             share_prompt=self.share_prompt,
             pack_to=self.pack_to,
         )
+
+
+def _pairs_of(episodes: Sequence[int], size: int) -> list[int]:
+    """Positions of the pairs of some episodes."""
+    return [episode * size + place for episode in episodes for place in range(size)]

@@ -39,7 +39,8 @@ def evaluate(config: Config, support: SupportOptions) -> dict[str, Report]:
     group_latents = None
     if has_groups(config) and support.data is not None:
         data = scorer.open("support", support.data)
-        group_latents = _estimate_group_latents(data, scorer.score("support", data, ("posterior",)), support)
+        table = scorer.score("support", data, ("posterior",))
+        group_latents = _estimate_group_latents(scorer.config, data, table, support)
     reports = {
         name: _evaluate_data(scorer, name, source, support, group_latents)
         for name, source in config.data.valid_data.items()
@@ -64,7 +65,7 @@ def _evaluate_data(
     if not has_groups(config):
         return report
     if group_latents is None:
-        group_latents = _estimate_group_latents(data, table, support)
+        group_latents = _estimate_group_latents(config, data, table, support)
     return replace(
         report,
         information=mutual_information(table.posterior_logits.argmax(-1), _groups(data)),
@@ -105,9 +106,16 @@ def _support_report(
     )
 
 
-def _estimate_group_latents(data: PairDataset, table: PairTable, support: SupportOptions) -> GroupLatents:
+def _estimate_group_latents(
+    config: Config, data: PairDataset, table: PairTable, support: SupportOptions
+) -> GroupLatents:
     return GroupLatents.estimate(
-        table.posterior_logits, _groups(data), _prompts(data), pairs=support.pairs, seed=support.seed
+        table.posterior_logits,
+        _groups(data),
+        _prompts(data),
+        pairs=support.pairs,
+        seed=support.seed,
+        product=config.latent.posterior_context > 0,
     )
 
 

@@ -24,7 +24,8 @@ class SupportOptions:
     """How a group's latent is estimated."""
 
     pairs: int = 8
-    """Size of each group's support set, whose mean posterior is the group's latent."""
+    """Size of each group's support set, whose posterior is the group's latent: the mean of its pairs' posteriors, or
+    their product as experts where the model was trained with a `posterior_context`."""
     seed: int = 0
     """Seed of the draw of the support sets."""
     data: str | None = None

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from megatron_lpc.losses.experts import product_of_experts
+
 
 def draw_support(groups: Sequence[str], pairs: int, seed: int) -> dict[str, list[int]]:
     """Draw the support set of each group without replacement.
@@ -36,8 +38,21 @@ def draw_support(groups: Sequence[str], pairs: int, seed: int) -> dict[str, list
     return support
 
 
-def support_mixtures(posterior_logits: Tensor, support: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """Mean posterior over each group's support set: [P, K] logits -> [K] weights per group, in the logits' dtype."""
+def support_mixtures(
+    posterior_logits: Tensor, support: Mapping[str, Sequence[int]], product: bool = False
+) -> dict[str, Tensor]:
+    """A mixture of codes for each group, from its support set: [P, K] logits -> [K] weights per group, in the logits'
+    dtype.
+
+    Args:
+        product: the posterior of the whole support set as a product of experts, for a model that was trained so
+            (`posterior_context`); else the mean of its pairs' posteriors.
+    """
+    if product:
+        return {
+            group: product_of_experts(posterior_logits[torch.tensor(indices)]).softmax(-1)
+            for group, indices in support.items()
+        }
     posterior = posterior_logits.softmax(-1)
     return {group: posterior[torch.tensor(indices)].mean(0) for group, indices in support.items()}
 
@@ -78,16 +93,18 @@ class GroupLatents:
         *,
         pairs: int,
         seed: int,
+        product: bool = False,
     ) -> GroupLatents:
-        """Draw a support set of `pairs` pairs of each group and average its posterior.
+        """Draw a support set of `pairs` pairs of each group and pool its posterior.
 
         Args:
             posterior_logits: [P, K].
             groups, prompts: group and prompt of each of the P pairs.
+            product: as `support_mixtures` takes it.
         """
         support = draw_support(groups, pairs, seed)
         return cls(
-            mixtures=support_mixtures(posterior_logits, support),
+            mixtures=support_mixtures(posterior_logits, support, product),
             prompts={group: {prompts[index] for index in indices} for group, indices in support.items()},
         )
 

@@ -1,7 +1,7 @@
 """What is minimised and what is watched: pure functions on tensors, no model, no process group."""
 
 from megatron_lpc.losses.collapse import CodeVerdict, code_verdict
-from megatron_lpc.losses.latent_terms import kl_with_free_bits, latent_loss, usage_entropy
+from megatron_lpc.losses.latent_terms import kl_with_free_bits, latent_loss, swap_divergence, usage_entropy
 from megatron_lpc.losses.metrics import finish_metrics, pair_metrics, sum_metrics
 from megatron_lpc.losses.preference import Rewards, implicit_rewards, preference_loss, uses_reference
 from megatron_lpc.losses.schedules import LatentSchedule, LatentState
@@ -19,6 +19,7 @@ __all__ = [
     "pair_metrics",
     "preference_loss",
     "sum_metrics",
+    "swap_divergence",
     "usage_entropy",
     "uses_reference",
 ]

@@ -34,6 +34,24 @@ def usage_entropy(posterior_logits: Tensor) -> Tensor:
     return -(log_usage.exp() * log_usage).sum()
 
 
+def swap_divergence(logits: Tensor, swapped_logits: Tensor) -> Tensor:
+    """(KL(q' || s) + KL(s || q')) / 2 per pair: [B, K], [B, K] -> [B].
+
+    s is the posterior of the pair with chosen and rejected exchanged, and q' the mirror image of the posterior q of the
+    pair, in which codes 2 i and 2 i + 1 change places (k -> k xor 1). Whoever exchanges all their labels has the
+    opposite taste, and so the other code of the couple (SPL, arXiv 2603.12595, which mirrors the mean of a Gaussian).
+
+    Symmetric, because neither order of a pair is the given one. Not the Jensen-Shannon divergence, although that is
+    bounded by ln 2: it is flat where q and s are both sure of the same code, which is what the term is there to undo.
+
+    Args:
+        logits, swapped_logits: posterior logits of the pairs and of the exchanged pairs; K even.
+    """
+    mirrored = logits.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    log_q, log_s = mirrored.log_softmax(dim=-1), swapped_logits.log_softmax(dim=-1)
+    return ((log_q.exp() - log_s.exp()) * (log_q - log_s)).sum(dim=-1) / 2
+
+
 def latent_loss(config: LatentConfig, kl_weight: float, kl: Tensor, posterior_logits: Tensor) -> Tensor:
     """lambda max(KL(q || p), free bits) - usage_entropy_weight H(mean q), to be added to the preference loss: [B].
 

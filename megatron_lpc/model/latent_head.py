@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from megatron_lpc.config import LatentConfig
 from megatron_lpc.config.latent_head_sizes import latent_head_sizes
+from megatron_lpc.losses.experts import leave_one_out
 from megatron_lpc.losses.schedules import LatentState
 
 LatentSource = Literal["train", "prior", "posterior", "mixture", "none"]
@@ -32,11 +33,15 @@ class LatentOutput:
     z: Tensor
     """[L, B, H] one latent per requested source."""
     posterior_logits: Tensor | None = None
-    """[B, K] fp32."""
+    """[B, K] fp32. For source `train`, where there is a `posterior_context`, of the other pairs of an episode."""
     prior_logits: Tensor | None = None
     """[B, K] fp32."""
     kl: Tensor | None = None
     """[B] fp32 KL(q || p) in nats."""
+    own_logits: Tensor | None = None
+    """[B, K] fp32 posterior logits of each pair by itself."""
+    swapped_logits: Tensor | None = None
+    """[B, K] fp32 the same with chosen and rejected exchanged, where training guides by them."""
 
 
 class LatentHead(MegatronModule):
@@ -63,6 +68,9 @@ class LatentHead(MegatronModule):
     ) -> LatentOutput:
         """Latents of B pairs.
 
+        With source `train` and a `posterior_context` the pairs come in episodes, and the posterior of each is the
+        product of the other pairs' experts. With other sources it is the pair's own expert.
+
         Args:
             h_x: [B, H] hidden states at the last token of the prompt.
             h_w, h_l: [B, H] hidden states at the last token of the chosen and the rejected response.
@@ -76,7 +84,12 @@ class LatentHead(MegatronModule):
             ValueError: source `mixture` is requested and there are no mixture weights.
         """
         prior_logits = self.prior(h_x).float()
-        posterior_logits = self.posterior(self._posterior_input(h_w, h_l)).float()
+        experts = self.posterior(self._posterior_input(h_w, h_l)).float()
+        has_swap = "train" in sources and self.latent.swap_guidance_weight > 0
+        swapped = self.posterior(self._posterior_input(h_l, h_w)).float() if has_swap else None
+        posterior_logits = experts
+        if "train" in sources and self.latent.posterior_context:
+            posterior_logits = leave_one_out(experts, self.latent.posterior_context + 1)
         mix = gumbel_mix(
             posterior_logits,
             prior_logits,
@@ -106,6 +119,8 @@ class LatentHead(MegatronModule):
             posterior_logits=posterior_logits,
             prior_logits=prior_logits,
             kl=mix.kl,
+            own_logits=experts,
+            swapped_logits=swapped,
         )
 
     def _posterior_input(self, h_w: Tensor, h_l: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from megatron_lpc.command_line import UserError
-from megatron_lpc.data.sampler import TrainingOrder
+from megatron_lpc.data.loader import PairLoader
 from megatron_lpc.files import write_json
 from megatron_lpc.training.build import Run
 from megatron_lpc.training.state import RunState
@@ -47,7 +47,7 @@ def _pairs_of_last_step(run: Run, state: RunState) -> dict[str, list[int]]:
     training = run.config.training
     samples = range(state.consumed_samples - training.global_batch_size, state.consumed_samples)
     pairs = {"samples": list(samples)}
-    if run.train_data is not None:
-        order = TrainingOrder(len(run.train_data), training.seed)
+    if isinstance(run.train_loader, PairLoader):
+        order = run.train_loader.order(training.seed)
         pairs["example_index"] = order.example_indices(samples).tolist()
     return pairs

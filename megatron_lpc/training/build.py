@@ -7,15 +7,17 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from megatron_lpc.config import Config
+from megatron_lpc.config import Config, validate_episodes
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.cache import data_fingerprint
 from megatron_lpc.data.dataset import PairDataset
+from megatron_lpc.data.episodes import EpisodeIndex
 from megatron_lpc.data.loader import PairLoader
 from megatron_lpc.data.tokenizer import Tokenizer
 from megatron_lpc.platform import Platform
 from megatron_lpc.training.checkpoint import Checkpoints
 from megatron_lpc.training.checkpoint_folder import holds_checkpoint, resolve_checkpoint
+from megatron_lpc.training.episodes import open_episodes
 from megatron_lpc.training.inputs import open_dataset, open_inputs
 from megatron_lpc.training.loaders import (
     TrainingLoader,
@@ -104,6 +106,7 @@ def build_run(config: Config) -> Run:
 
 def assemble_run(context: RunContext) -> Run:
     """`build_run` in processes that have started; several runs of one parallel layout can share them."""
+    validate_episodes(context.config, context.groups.dp_size)
     context, tokenizer = open_inputs(context)
     config = context.config
 
@@ -113,8 +116,13 @@ def assemble_run(context: RunContext) -> Run:
     valid_data = {
         name: open_dataset(config, tokenizer, [source], name) for name, source in config.data.valid_data.items()
     }
-    train_iters = total_steps(config, None if train_data is None else len(train_data))
-    notes = [] if train_data is None else length_notes(config.training, len(train_data), train_iters)
+    episodes: EpisodeIndex | None = None
+    notes: list[str] = []
+    if train_data is not None and config.latent.posterior_context:
+        episodes, notes = open_episodes(config, train_data)
+    epoch = None if train_data is None else (episodes.pairs_per_epoch if episodes else len(train_data))
+    train_iters = total_steps(config, epoch)
+    notes += [] if epoch is None else length_notes(config.training, epoch, train_iters)
     start = RunState(train_iters=train_iters, data=training_data_fingerprint(config, tokenizer, train_data))
 
     resumed = starting_point(config)
@@ -131,7 +139,7 @@ def assemble_run(context: RunContext) -> Run:
     if train_data is None:
         train_loader: TrainingLoader = stream_loader(context, tokenizer, start)
     else:
-        train_loader = pair_loader(context, tokenizer, train_data)
+        train_loader = pair_loader(context, tokenizer, train_data, episodes)
     validation = tuple(
         ValidationSet(name=name, loader=pair_loader(context, tokenizer, data), reference=own_reference)
         for (name, data), own_reference in zip(valid_data.items(), valid_references, strict=True)

@@ -9,6 +9,7 @@ from typing import Any
 from megatron_lpc.config import Config, ConfigError, seq_len_multiple
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.dataset import PairDataset
+from megatron_lpc.data.episodes import EpisodeIndex
 from megatron_lpc.data.input_errors import input_errors
 from megatron_lpc.data.loader import PairLoader, StreamLoader, pairs_in_flight
 from megatron_lpc.data.micro_batches import MicroBatchPlanner
@@ -42,21 +43,29 @@ def micro_batch_planner(context: RunContext, tokenizer: Tokenizer) -> MicroBatch
     )
 
 
-def pair_loader(context: RunContext, tokenizer: Tokenizer, dataset: PairDataset) -> PairLoader:
+def pair_loader(
+    context: RunContext, tokenizer: Tokenizer, dataset: PairDataset, episodes: EpisodeIndex | None = None
+) -> PairLoader:
     """This rank's part of a data set. Ranks that hold parts of one copy of the model load the same pairs.
 
+    Args:
+        episodes: of training data whose pairs come in episodes.
+
     Raises:
-        ConfigError: a pair does not fit `pack_to`.
+        ConfigError: a pair or an episode does not fit `pack_to`.
     """
     planner = micro_batch_planner(context, tokenizer)
     with input_errors():
         planner.check_fit(dataset.lengths)
+        if episodes is not None:
+            planner.check_episodes_fit(dataset.lengths, episodes)
     return PairLoader(
         dataset=dataset,
         planner=planner,
         global_batch_size=context.config.training.global_batch_size,
         dp_rank=context.groups.dp_rank,
         dp_size=context.groups.dp_size,
+        episodes=episodes,
     )
 
 

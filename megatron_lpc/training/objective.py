@@ -17,6 +17,7 @@ from megatron_lpc.losses import (
     latent_loss,
     pair_metrics,
     preference_loss,
+    swap_divergence,
     uses_reference,
 )
 from megatron_lpc.model import LatentQuery, LatentSource, PairScores
@@ -62,7 +63,8 @@ class TrainingLoss:
     state: LatentState
 
     def __call__(self, batch: PairBatch, scores: PairScores) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum to minimise, and the metrics of `pair_metrics` and the `work` of `mfu.batch_work`."""
+        """The sum to minimise, and the metrics of `pair_metrics` and the `work` of `mfu.batch_work`; with swap guidance
+        also `lpc/swap_divergence`, in nats."""
         assert scores.loss is not None
         assert scores.pair_losses is not None
         logps = scores.logps[0].detach()
@@ -72,11 +74,16 @@ class TrainingLoss:
         reference = batch.reference_logps if len(scores.logps) == 1 else scores.logps[-1].detach()
         rewards = implicit_rewards(self.config.loss, logps, reference, batch.response_length)
         posterior_logits = prior_logits = None
+        extra: dict[str, Tensor] = {}
         if latent is not None and latent.kl is not None and latent.posterior_logits is not None:
             posterior_logits = latent.posterior_logits
             prior_logits = latent.prior_logits
             latent_terms = latent_loss(self.config.latent, self.state.kl_weight, latent.kl, posterior_logits)
+            if latent.swapped_logits is not None and latent.own_logits is not None:
+                divergence = swap_divergence(latent.own_logits, latent.swapped_logits)
+                latent_terms = latent_terms + self.config.latent.swap_guidance_weight * divergence
+                extra["lpc/swap_divergence"] = divergence.detach().double().sum()
             losses = losses + latent_terms
             total = total + latent_terms.sum()
         metrics = pair_metrics(losses, rewards, logps, posterior_logits, prior_logits)
-        return total, metrics | {"work": batch_work(batch, layer_windows(self.config.model))}
+        return total, metrics | extra | {"work": batch_work(batch, layer_windows(self.config.model))}

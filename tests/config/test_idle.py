@@ -27,12 +27,21 @@ from megatron_lpc.config.options import all_options
                 "--kl-warmup-iters 1",
                 "--kl-free-bits 1",
                 "--usage-entropy-weight 1",
+                "--posterior-context 1",
+                "--swap-guidance-weight 1",
                 "--latent-lr 1",
             )
         ),
         *(
             (f"--latent-mode continuous {flag}", flag.split()[0], "with --latent-mode continuous")
-            for flag in ("--relaxation straight_through", "--gumbel-tau 2", "--prior-mix-final 0", "--kl-weight 1")
+            for flag in (
+                "--relaxation straight_through",
+                "--gumbel-tau 2",
+                "--prior-mix-final 0",
+                "--kl-weight 1",
+                "--posterior-context 1",
+                "--swap-guidance-weight 1",
+            )
         ),
         ("--gumbel-tau-final 0.5", "--gumbel-tau-final", "with --gumbel-tau-schedule constant"),
         ("--shuffle-buffer-size 5", "--shuffle-buffer-size", "without --streaming"),

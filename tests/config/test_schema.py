@@ -59,6 +59,7 @@ def test_roles_of_weights_name_what_a_checkpoint_must_agree_on():
         "codebook_size",
         "latent_mlp_hidden_size",
         "posterior_input",
+        "posterior_context",
     ]
 
 

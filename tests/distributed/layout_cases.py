@@ -61,6 +61,13 @@ _LOSSES = {
 }
 _LATENTS = {
     "lpc": LatentConfig(codebook_size=6, codebook_init_std=0.3, usage_entropy_weight=0.1, posterior_input="bilinear"),
+    "context": LatentConfig(
+        codebook_size=6,
+        codebook_init_std=0.3,
+        posterior_input="bilinear",
+        posterior_context=1,
+        swap_guidance_weight=0.5,
+    ),
     "straight_through": LatentConfig(codebook_size=6, codebook_init_std=0.3, relaxation="straight_through"),
     "continuous": LatentConfig(latent_mode="continuous", codebook_size=6, codebook_init_std=0.3),
     "none": LatentConfig(latent_mode="none"),
@@ -96,6 +103,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     for latent in _LATENTS
     for model in _MODEL
     if (loss != "sft" or latent == "none") and (loss != "dpo_recomputed" or latent == "lpc")
+    if latent != "context" or (loss, model) == ("dpo", "untied")
     if model not in _FEW_LOSSES or (loss in _FEW_LOSSES[model] and latent == "lpc")
 }
 
@@ -182,7 +190,7 @@ PACKING_CASES: dict[str, tuple[str, str]] = {
     f"{case}-{packing}": (case, packing)
     for case in ("dpo-lpc-untied", "simpo-straight_through-tied", "ipo-none-untied", "dpo-lpc-varied")
     for packing in ("shared", "packed", "packed-shared")
-}
+} | {f"dpo-context-untied-{packing}": ("dpo-context-untied", packing) for packing in ("shared", "packed-shared")}
 """name -> case, packing: the same numbers as those of the case."""
 
 

@@ -34,6 +34,13 @@ def test_mixture_is_the_mean_of_probabilities_not_of_logits():
     assert mixture["a"].tolist() == pytest.approx([0.75, 0.25])
 
 
+def test_a_model_of_episodes_has_the_product_of_its_supports_experts():
+    logits = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 5.0], [0.5, 0.0]], dtype=torch.float64)
+    probabilities = logits.softmax(-1)[[0, 1, 3]].prod(0)
+    mixture = support_mixtures(logits, {"a": [0, 1, 3]}, product=True)
+    torch.testing.assert_close(mixture["a"], probabilities / probabilities.sum())
+
+
 def test_query_pairs_share_no_prompt_with_their_own_groups_support():
     groups = ["a", "a", "a", "b", "b", "c"]
     prompts = ["p", "p", "q", "p", "r", "q"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from megatron_lpc.config.schema import LatentConfig
-from megatron_lpc.losses import kl_with_free_bits, latent_loss, usage_entropy
+from megatron_lpc.losses import kl_with_free_bits, latent_loss, swap_divergence, usage_entropy
 
 
 def test_free_bits_are_bits_and_stop_the_gradient_per_pair() -> None:
@@ -42,3 +42,23 @@ def test_latent_loss_is_their_weighted_sum() -> None:
     expected = 0.05 * torch.tensor([0.5 * math.log(2), 0.5, 1.5]).mean() - 0.2 * usage_entropy(logits)
     torch.testing.assert_close(latent_loss(config, 0.05, kl, logits).mean(), expected)
     torch.testing.assert_close(latent_loss(LatentConfig(), 0.05, kl, logits), 0.05 * kl)
+
+
+def test_swap_divergence_is_the_symmetric_kl_of_mirrored_codes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, swapped = torch.randn(2, 7, 6, generator=generator, dtype=torch.float64).requires_grad_()
+    mirror = [code ^ 1 for code in range(6)]
+    q = torch.distributions.Categorical(logits=logits[:, mirror])
+    s = torch.distributions.Categorical(logits=swapped)
+    kl = torch.distributions.kl_divergence
+    torch.testing.assert_close(swap_divergence(logits, swapped), (kl(q, s) + kl(s, q)) / 2)
+    assert torch.autograd.gradcheck(swap_divergence, (logits, swapped))
+
+
+def test_swap_divergence_is_zero_for_mirrored_posteriors_and_has_a_gradient_where_both_are_sure_of_one_code() -> None:
+    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(swap_divergence(logits, logits[:, [1, 0, 3, 2]]), torch.zeros(3))
+    sure = torch.tensor([[20.0, 0.0]]).requires_grad_()
+    swap_divergence(sure, sure.detach()).sum().backward()
+    assert sure.grad is not None
+    assert sure.grad.abs().max() > 0.1

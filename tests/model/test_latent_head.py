@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -90,3 +90,47 @@ def test_a_source_without_its_mixture_weights_is_refused() -> None:
     control = build(with_mode(OPTIONS[0], "continuous"))
     with pytest.raises(ValueError, match="has no posterior latent"):
         control(hidden, hidden, hidden, torch.arange(2), state, ("posterior",), None)
+
+
+STATE = LatentState(tau=1.0, prior_mix=0.0, kl_weight=0.0)
+
+
+def summaries(pairs: int) -> torch.Tensor:
+    return torch.randn(3, pairs, HIDDEN_SIZE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("latent", OPTIONS)
+def test_in_an_episode_the_posterior_is_of_the_other_pairs(latent: LatentConfig) -> None:
+    """A pair's own label reaches neither its latent nor its KL; evaluation has each pair by itself."""
+    head = build(replace(latent, posterior_context=2))
+    torch.nn.init.normal_(head.codebook)
+    h_x, h_w, h_l = summaries(6)
+    output = head(h_x, h_w, h_l, torch.arange(6), STATE, ("train",), None)
+    own = head.posterior(head._posterior_input(h_w, h_l))
+    torch.testing.assert_close(output.posterior_logits[4], own[3] + own[5])
+    torch.testing.assert_close(output.own_logits, own)
+    log_q, log_p = output.posterior_logits.log_softmax(-1), output.prior_logits.log_softmax(-1)
+    torch.testing.assert_close(output.kl, (log_q.exp() * (log_q - log_p)).sum(-1))
+
+    changed = h_w.clone()
+    changed[4] += 1
+    other = head(h_x, changed, h_l, torch.arange(6), STATE, ("train",), None)
+    differs = (other.z[0] != output.z[0]).any(-1)
+    close = torch.isclose(other.z[0], output.z[0], atol=1e-5).all(-1)
+    assert differs[[3, 5]].all()
+    assert close[[0, 1, 2, 4]].all()
+
+    alone = head(h_x, h_w, h_l, torch.arange(6), STATE, ("prior", "posterior"), None)
+    torch.testing.assert_close(alone.posterior_logits, own)
+
+
+@pytest.mark.parametrize("latent", OPTIONS)
+def test_swapped_logits_are_of_the_exchanged_pair_in_training_only(latent: LatentConfig) -> None:
+    head = build(replace(latent, codebook_size=4, posterior_context=1, swap_guidance_weight=0.5))
+    h_x, h_w, h_l = summaries(4)
+    output = head(h_x, h_w, h_l, torch.arange(4), STATE, ("train",), None)
+    exchanged = head(h_x, h_l, h_w, torch.arange(4), STATE, ("train",), None)
+    torch.testing.assert_close(output.swapped_logits, exchanged.own_logits)
+    assert not torch.allclose(output.swapped_logits, output.own_logits)
+    assert head(h_x, h_w, h_l, torch.arange(4), STATE, ("posterior",), None).swapped_logits is None
+    assert build(latent)(h_x, h_w, h_l, torch.arange(4), STATE, ("train",), None).swapped_logits is None

@@ -76,6 +76,12 @@ def objective(config: Config) -> Iterator[str]:
     latent_mode = config.latent.latent_mode
     if loss.loss_type == "sft" and latent_mode != "none":
         yield f"--latent-mode {latent_mode}: --loss-type sft has no pair to compare; set --latent-mode none"
+    swap, codes = config.latent.swap_guidance_weight, config.latent.codebook_size
+    if swap and codes % 2:
+        yield (
+            f"--swap-guidance-weight {swap:g}: codes mirror each other in couples, and --codebook-size {codes} is odd; "
+            "make it even"
+        )
     has_reference = loss.loss_type in OBJECTIVES_WITH_REFERENCE and not config.training.freeze_backbone
     if has_reference and loss.reference == "precomputed" and loss.reference_cache is None:
         yield (

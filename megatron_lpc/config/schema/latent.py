@@ -30,6 +30,11 @@ class LatentConfig:
     posterior_input: Literal["concat", "difference", "bilinear"] = option("concat", role=Role.HEAD, idle=NO_LATENT)
     """Input of the posterior network: [h_w; h_l], h_w - h_l, or [h_w; h_l; h_w * h_l]."""
 
+    # Of the head, for `support` must pool at evaluation as training has done.
+    posterior_context: int = option(0, range="[0, inf)", role=Role.HEAD, idle=NO_SAMPLING)
+    """Other pairs M of the same group (`group_column`) from which the posterior of a pair is made in training, as a
+    product of experts; such M + 1 pairs share a micro-batch. 0: the posterior reads the pair itself."""
+
     relaxation: Literal["soft", "straight_through"] = option("soft", role=Role.RUN, idle=NO_SAMPLING)
     """Gumbel-softmax weights as they are, or one-hot in the forward pass with the gradient of the soft ones."""
 
@@ -68,3 +73,7 @@ class LatentConfig:
 
     usage_entropy_weight: float = option(0.0, range="[0, inf)", role=Role.RUN, idle=NO_SAMPLING)
     """Weight of a bonus on the entropy of the mean posterior over a micro-batch, which keeps codes in use."""
+
+    swap_guidance_weight: float = option(0.0, range="[0, inf)", role=Role.RUN, idle=NO_SAMPLING)
+    """Weight of the divergence between the posterior of a pair and the mirrored posterior of the pair with chosen and
+    rejected exchanged; codes 2 i and 2 i + 1 mirror each other."""

@@ -11,6 +11,7 @@ _LATENT_DEFAULTS = {
     "codebook_size": 64,
     "latent_mlp_hidden_size": None,
     "posterior_input": "concat",
+    "posterior_context": 0,
 }
 _TAKEN_FROM_BACKBONE = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
 
