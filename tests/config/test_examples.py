@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from megatron_lpc.config import load_yaml, validate
+from megatron_lpc.config import all_options, load_yaml, parse_args, validate
+from megatron_lpc.config.yaml_file import read_yaml
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WORLDS = {
     "llama3/8b.yaml": (8, "cuda"),
     "llama3/70b.yaml": (64, "cuda"),
+    "paper": (8, "cuda"),
     "hh": (4, "cpu"),
     "recovery": (1, "cpu"),
     "smollm2": (3, "cpu"),
@@ -23,3 +27,44 @@ def test_example_is_valid(path: Path) -> None:
     name = str(path.relative_to(EXAMPLES))
     world, device = WORLDS.get(name) or WORLDS[path.parent.name]
     validate(load_yaml(path), world, device)
+
+
+PAPER = sorted((EXAMPLES / "paper").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("loss_type", ["dpo", "ipo", "simpo"])
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_the_paper_of_each_model_and_objective_is_valid(
+    path: Path, loss_type: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commands that run.sh would run: each training, with codes and plain."""
+    command = ["bash", str(EXAMPLES / "paper" / "run.sh"), path.stem, loss_type, "org/model", "--seed", "7"]
+    environment = {"DRY_RUN": "1", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    lines = [shlex.split(line) for line in done.stdout.splitlines()]
+    ours = ("megatron_lpc.", "tools/", "examples/paper/")
+    programs = [next(part for part in line if part.startswith(ours)) for line in lines]
+    assert programs == [
+        "tools/setup_venv.sh",
+        "examples/paper/split.py",
+        "tools/convert_hf.py",
+        *(["megatron_lpc.precompute_reference"] if loss_type != "simpo" else []),
+        *(["megatron_lpc.train", "megatron_lpc.evaluate"] * 2),
+    ]
+    flags = [line[line.index("megatron_lpc.train") + 1 :] for line in lines if "megatron_lpc.train" in line]
+    with_codes, plain = map(parse_args, flags)
+    for config in (with_codes, plain):
+        validate(config, 8, "cuda")
+        assert config.loss.loss_type == loss_type
+        assert config.training.seed == 7
+    assert (with_codes.latent.codebook_size, with_codes.latent.posterior_input) == (64, "concat")
+    assert (with_codes.latent.prior_mix_initial, with_codes.latent.prior_mix_final) == (0, 1)
+    assert with_codes.loss.ipo_length_average == (loss_type != "ipo")
+    assert plain.latent.latent_mode == "none"
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_the_paper_does_not_depend_on_the_defaults_of_the_latent(path: Path) -> None:
+    """Left out are only options that say how large a network is or that have no effect on these settings."""
+    unsaid = {name for name, option in all_options().items() if option.section == "latent"} - read_yaml(path).keys()
+    assert unsaid <= {"latent_mlp_hidden_size", "gumbel_tau_final"}
