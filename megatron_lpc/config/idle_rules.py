@@ -109,6 +109,8 @@ FROZEN_GRADIENTS = IdleRule(
     lambda config: config.training.freeze_backbone,
 )
 
+NOT_FROZEN = IdleRule("without --freeze-backbone", lambda config: not config.training.freeze_backbone)
+
 NOT_LOADED = IdleRule("without --load", lambda config: config.checkpoint.load is None)
 NOT_SAVED = IdleRule("without --save", lambda config: config.checkpoint.save is None)
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.dataset import PairDataset
 from megatron_lpc.data.episodes import EpisodeIndex, EpisodeOrder
+from megatron_lpc.data.hidden_store import HiddenStore
 from megatron_lpc.data.micro_batches import IndexedPair, MicroBatchPlanner
+from megatron_lpc.data.pair_hidden import PairHidden
 from megatron_lpc.data.prefetch import DEPTH, prefetch
 from megatron_lpc.data.sampler import TrainingOrder, evaluation_batches
 from megatron_lpc.data.stream import PairStream
@@ -34,6 +37,8 @@ class PairLoader:
     dp_size: int = 1
     episodes: EpisodeIndex | None = None
     """What training takes pairs from, where those of one group share a micro-batch; evaluation goes pair by pair."""
+    hidden: HiddenStore | None = None
+    """Where each pair's hidden states are, which then come with the micro-batches."""
 
     def order(self, seed: int) -> TrainingOrder | EpisodeOrder:
         """Which example each training sample is."""
@@ -64,7 +69,7 @@ class PairLoader:
             [self._pair(sample_ids[position], int(examples[position])) for position in positions]
             for positions in self._plan(examples, 1 if self.episodes is None else self.episodes.size)
         ]
-        return self.planner.collate(micro_batches)
+        return self._collate(micro_batches)
 
     def _evaluation_step(self, examples: NDArray[np.int64], num_counted: int) -> list[tuple[PairBatch, int]]:
         plan = self._plan(examples)
@@ -73,12 +78,22 @@ class PairLoader:
             [self._pair(numbers[position], numbers[position]) for position in positions] for positions in plan
         ]
         counted = [sum(position < num_counted for position in positions) for positions in plan]
-        return list(zip(self.planner.collate(micro_batches), counted, strict=True))
+        return list(zip(self._collate(micro_batches), counted, strict=True))
 
     def _plan(self, examples: NDArray[np.int64], episode_size: int = 1) -> list[list[int]]:
         """This rank's micro-batches of a global batch of `examples`, as positions in it."""
         plan = self.planner.plan(self.dataset.lengths[examples].astype(np.int64), self.dp_size, episode_size)
         return plan[self.dp_rank :: self.dp_size]
+
+    def _collate(self, micro_batches: list[list[IndexedPair]]) -> list[PairBatch]:
+        batches = self.planner.collate(micro_batches)
+        if self.hidden is None:
+            return batches
+        return [replace(batch, hidden=self._hidden_of(self.hidden, batch)) for batch in batches]
+
+    def _hidden_of(self, store: HiddenStore, batch: PairBatch) -> PairHidden:
+        hidden = store.read(batch.example_index.tolist())
+        return hidden.map_tensors(Tensor.pin_memory) if self.planner.pin_memory else hidden
 
     def _pair(self, sample_id: int, example_index: int) -> IndexedPair:
         return IndexedPair(self.dataset[example_index], sample_id, example_index)

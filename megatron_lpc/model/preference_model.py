@@ -10,10 +10,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lpc_kernels import pair_logps
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.models.gpt import GPTModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from megatron_lpc.data.batch import PackingLayout, PairBatch
 from megatron_lpc.data.pair_hidden import PairHidden
@@ -84,9 +85,15 @@ class PreferenceModel(GPTModel):
             hidden = self.hidden_states(batch.tokens, batch.packing_layout)
             if not self.post_process:
                 return hidden
-            sequence_shards = self.pg_collection.tp if self.config.sequence_parallel else None
-            of_pairs = hidden_of_pairs(hidden, batch, sequence_shards)
+            of_pairs = hidden_of_pairs(hidden, batch, self._sequence_shards())
         return self.score(of_pairs, batch, query)
+
+    def pair_hidden(self, batch: PairBatch) -> PairHidden:
+        """What `score` needs of a micro-batch, where this stage is the only one. Collectives: as `forward`."""
+        return hidden_of_pairs(self.hidden_states(batch.tokens, batch.packing_layout), batch, self._sequence_shards())
+
+    def _sequence_shards(self) -> dist.ProcessGroup | None:
+        return self.pg_collection.tp if self.config.sequence_parallel else None
 
     def freeze_backbone(self) -> None:
         """From now on only the LPC head, where this stage has it, requires gradients."""
@@ -94,6 +101,12 @@ class PreferenceModel(GPTModel):
         if self.latent_head is not None:
             self.latent_head.requires_grad_(True)
         self.backbone_is_frozen = True
+
+    def parameters_of_layers(self) -> list[nn.Parameter]:
+        """Weights that only a forward pass reads, and `score` does not; for the last stage."""
+        scoring = [self.lm_head_weight(), *([] if self.latent_head is None else self.latent_head.parameters())]
+        known = {id(parameter) for parameter in scoring}
+        return [parameter for parameter in self.parameters() if id(parameter) not in known]
 
     def _backbone_gradients(self) -> AbstractContextManager[Any]:
         # Frozen weights alone would not do: hidden states that come from another stage require gradients.

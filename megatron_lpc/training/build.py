@@ -18,6 +18,7 @@ from megatron_lpc.platform import Platform
 from megatron_lpc.training.checkpoint import Checkpoints
 from megatron_lpc.training.checkpoint_folder import holds_checkpoint, resolve_checkpoint
 from megatron_lpc.training.episodes import open_episodes
+from megatron_lpc.training.hidden_cache import hidden_stores
 from megatron_lpc.training.inputs import open_dataset, open_inputs
 from megatron_lpc.training.loaders import (
     TrainingLoader,
@@ -136,13 +137,17 @@ def assemble_run(context: RunContext) -> Run:
     if resumed is not None:
         start = resumed_state(checkpoints.load(resumed), start)
 
+    datasets = [("train", train_data), *valid_data.items()]
+    hidden, *valid_hidden = hidden_stores(context, tokenizer, policy.chunks, datasets)
     if train_data is None:
         train_loader: TrainingLoader = stream_loader(context, tokenizer, start)
     else:
-        train_loader = pair_loader(context, tokenizer, train_data, episodes)
+        train_loader = pair_loader(context, tokenizer, train_data, hidden, episodes)
     validation = tuple(
-        ValidationSet(name=name, loader=pair_loader(context, tokenizer, data), reference=own_reference)
-        for (name, data), own_reference in zip(valid_data.items(), valid_references, strict=True)
+        ValidationSet(name=name, loader=pair_loader(context, tokenizer, data, own_hidden), reference=own_reference)
+        for (name, data), own_reference, own_hidden in zip(
+            valid_data.items(), valid_references, valid_hidden, strict=True
+        )
     )
     return Run(
         context=context,

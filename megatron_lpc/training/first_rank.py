@@ -1,4 +1,6 @@
-"""Work that rank 0 does for all ranks, however long it takes."""
+"""Waiting for other ranks, however long they take: a collective that waits fails after
+`distributed_timeout_minutes`.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,7 @@ _call_numbers = count()
 def from_first_rank(work: Callable[[], str]) -> str:
     """What `work` returns on rank 0, on all ranks, which must call this in the same order.
 
-    Collectives: none, since a collective that waits fails after `distributed_timeout_minutes`. The other ranks look
-    again and again whether the store of the process group has the result yet.
+    Collectives: none. The other ranks look again and again whether the store of the process group has the result yet.
 
     Raises:
         ConfigError: on the other ranks, with the message of whatever was raised on rank 0.
@@ -36,11 +37,24 @@ def from_first_rank(work: Callable[[], str]) -> str:
             raise
         store.set(key, json.dumps({"result": result}))
         return result
-    pause = 0.01
-    while not store.check([key]):
-        time.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
+    _wait_for([key])
     answer = json.loads(store.get(key))
     if "error" in answer:
         raise ConfigError(answer["error"])
     return answer["result"]
+
+
+def wait_for_all_ranks() -> None:
+    """Return when every rank has called this. Collectives: none; as `from_first_rank`."""
+    prefix = f"megatron_lpc/wait_for_all_ranks/{next(_call_numbers)}"
+    _get_default_store().set(f"{prefix}/{dist.get_rank()}", "here")
+    _wait_for([f"{prefix}/{rank}" for rank in range(dist.get_world_size())])
+
+
+def _wait_for(keys: list[str]) -> None:
+    """Wait until the store of the process group has these keys."""
+    store = _get_default_store()
+    pause = 0.01
+    while not store.check(keys):
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)

@@ -10,6 +10,7 @@ from megatron_lpc.config import Config, ConfigError, seq_len_multiple
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.dataset import PairDataset
 from megatron_lpc.data.episodes import EpisodeIndex
+from megatron_lpc.data.hidden_store import HiddenStore
 from megatron_lpc.data.input_errors import input_errors
 from megatron_lpc.data.loader import PairLoader, StreamLoader, pairs_in_flight
 from megatron_lpc.data.micro_batches import MicroBatchPlanner
@@ -44,11 +45,16 @@ def micro_batch_planner(context: RunContext, tokenizer: Tokenizer) -> MicroBatch
 
 
 def pair_loader(
-    context: RunContext, tokenizer: Tokenizer, dataset: PairDataset, episodes: EpisodeIndex | None = None
+    context: RunContext,
+    tokenizer: Tokenizer,
+    dataset: PairDataset,
+    hidden: HiddenStore | None = None,
+    episodes: EpisodeIndex | None = None,
 ) -> PairLoader:
     """This rank's part of a data set. Ranks that hold parts of one copy of the model load the same pairs.
 
     Args:
+        hidden: hidden states of the data set that come with its micro-batches.
         episodes: of training data whose pairs come in episodes.
 
     Raises:
@@ -66,6 +72,7 @@ def pair_loader(
         dp_rank=context.groups.dp_rank,
         dp_size=context.groups.dp_size,
         episodes=episodes,
+        hidden=hidden,
     )
 
 

@@ -77,6 +77,8 @@ def model_flops(config: Config, work: tuple[int, int, int, int]) -> float:
     if model.vocab_size is None:
         raise ValueError("model.vocab_size is unset; take the tokenizer's before FLOPs are counted")
     backbone = model.num_layers * _layer_weights(config) * (tokens + attention_cost(config) * attended)
+    if config.training.cache_hidden_states is not None:
+        backbone = 0.0
     policy = backbone + model.hidden_size * model.vocab_size * response_tokens
     if config.training.freeze_backbone:
         return _FORWARD * policy + _FORWARD_BACKWARD * _latent_weights(config.latent, model) * pairs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 
 class OffloadedWeights:
-    """Weights of model chunks in pinned host memory, copied to the device for the time of a pass.
+    """Weights in pinned host memory, copied to the device for the time of a pass.
 
     They do not change, so nothing is ever copied back.
     """
 
-    def __init__(self, chunks: Sequence[nn.Module], device: torch.device) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], device: torch.device) -> None:
         """Take the weights off `device`."""
         self._device = device
         self._on_host: list[tuple[nn.Parameter, Tensor]] = []
-        for parameter in (parameter for chunk in chunks for parameter in chunk.parameters()):
+        for parameter in parameters:
             self._on_host.append((parameter, parameter.detach().cpu().pin_memory()))
         self._drop()
 

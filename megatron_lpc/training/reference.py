@@ -84,7 +84,8 @@ class OnlineReference:
     def weights_are_final(self) -> None:
         """The chunks have their weights: with `reference_offload` they leave the device until a pass needs them."""
         if self._offloads:
-            self._offloaded = OffloadedWeights(self.chunks, self._device)
+            weights = [parameter for chunk in self.chunks for parameter in chunk.parameters()]
+            self._offloaded = OffloadedWeights(weights, self._device)
 
     def attach(self, batches: list[PairBatch]) -> list[PairBatch]:
         """Collectives: the pipeline's sends and receives over the pipeline group."""

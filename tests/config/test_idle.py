@@ -83,6 +83,7 @@ from megatron_lpc.config.options import all_options
                 "--hidden-dropout 0.1",
             )
         ),
+        ("--cache-hidden-states f", "--cache-hidden-states", "without --freeze-backbone"),
         ("--moe-router-topk 3", "--moe-router-topk", "without --num-experts"),
         ("--moe-router-pre-softmax", "--moe-router-pre-softmax", "without --num-experts"),
         (

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from megatron_lpc.config import Config, LatentConfig, LossConfig, ModelConfig
+from megatron_lpc.config import Config, LatentConfig, LossConfig, ModelConfig, TrainingConfig
 from megatron_lpc.data.collate import collate
 from megatron_lpc.data.encode import EncodedPair
 from megatron_lpc.platform import Platform
@@ -70,6 +70,21 @@ def test_a_reference_adds_a_forward_pass_where_there_is_one():
     assert model_flops(_config(loss_type="dpo"), work) == pytest.approx(alone * 4 / 3)
     precomputed = Config(model=MODEL, latent=LatentConfig(latent_mode="none"), loss=LossConfig(reference="precomputed"))
     assert model_flops(precomputed, work) == alone
+
+
+def test_a_frozen_backbone_has_a_forward_pass_or_none():
+    work = (20, 10, 100, 2)
+    latent = LatentConfig(codebook_size=8)
+
+    def flops(**training):
+        config = Config(model=MODEL, latent=latent, loss=LossConfig(), training=TrainingConfig(**training))
+        return model_flops(config, work)
+
+    plain = model_flops(_config(loss_type="simpo"), work)
+    head = model_flops(Config(model=MODEL, latent=latent, loss=LossConfig(loss_type="simpo")), work) - plain
+    assert flops(freeze_backbone=True) == pytest.approx(plain / 3 + head)
+    lm_head = 2 * MODEL.hidden_size * MODEL.vocab_size * 10
+    assert flops(freeze_backbone=True, cache_hidden_states="folder") == pytest.approx(lm_head + head)
 
 
 @pytest.mark.parametrize(("posterior_input", "posterior_width"), [("concat", 2), ("difference", 1), ("bilinear", 3)])

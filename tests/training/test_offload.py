@@ -26,7 +26,7 @@ def places(chunk: nn.Module) -> list[int]:
 def test_weights_are_on_the_device_within_a_pass_only_and_never_copied_back(chunk: nn.Linear) -> None:
     expected = {name: parameter.clone() for name, parameter in chunk.named_parameters()}
     first = places(chunk)
-    weights = OffloadedWeights([chunk], CPU)
+    weights = OffloadedWeights(chunk.parameters(), CPU)
     on_host = places(chunk)
     assert not set(on_host) & set(first)
     for _ in range(2):
@@ -39,7 +39,7 @@ def test_weights_are_on_the_device_within_a_pass_only_and_never_copied_back(chun
 
 
 def test_a_pass_that_fails_leaves_the_weights_on_the_host(chunk: nn.Linear) -> None:
-    weights = OffloadedWeights([chunk], CPU)
+    weights = OffloadedWeights(chunk.parameters(), CPU)
     on_host = places(chunk)
     with pytest.raises(RuntimeError, match="out of memory"), weights.on_device():
         raise RuntimeError("out of memory")

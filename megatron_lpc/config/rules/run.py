@@ -101,6 +101,19 @@ def frozen_backbone(config: Config) -> Iterator[str]:
         )
     elif config.training.latent_lr is None:
         yield "--freeze-backbone: the LPC head trains with --latent-lr, which is unset; set it"
+    if config.training.cache_hidden_states is None:
+        return
+    if config.data.streaming:
+        yield (
+            "--cache-hidden-states: streamed pairs have no example index under which hidden states could be kept; drop "
+            "--streaming, or train without it"
+        )
+    stages = config.parallel.pipeline_model_parallel_size
+    if stages > 1:
+        yield (
+            f"--cache-hidden-states: all but the last of --pipeline-model-parallel-size {stages} stages would have "
+            "nothing to do; set it to 1, and split the model over tensor parallel ranks"
+        )
 
 
 def learning_rates(config: Config) -> Iterator[str]:

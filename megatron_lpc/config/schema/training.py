@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron_lpc.config.idle_rules import CONSTANT_LR, FROZEN_LR, NO_FP8, NO_LATENT, PACKED, STEPS_GIVEN
+from megatron_lpc.config.idle_rules import (
+    CONSTANT_LR,
+    FROZEN_LR,
+    NO_FP8,
+    NO_LATENT,
+    NOT_FROZEN,
+    PACKED,
+    STEPS_GIVEN,
+)
 from megatron_lpc.config.metadata import Role, option
 
 
@@ -58,6 +66,10 @@ class TrainingConfig:
     freeze_backbone: bool = option(False, role=Role.RUN, evaluation=True)
     """Train the LPC head only. The reference is the same model with z = 0, scored from the same hidden states: no
     second model, no backward pass through the backbone, no gradients or optimizer state for it."""
+
+    cache_hidden_states: str | None = option(None, role=Role.RUN, idle=NOT_FROZEN)
+    """Folder for the hidden states of a frozen backbone: what it lacks of the training and validation data is computed
+    before the first step, and training then runs the LPC head alone."""
 
     lr: float = option(5e-7, range="[0, inf)", role=Role.RUN, idle=FROZEN_LR)
     """Peak learning rate."""
