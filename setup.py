@@ -74,6 +74,7 @@ setup(
         # The versions that megatron-core 0.16 names.
         "te": ["transformer-engine[pytorch]>=2.9,<2.12"],
         "wandb": ["wandb"],
+        "bench": ["trl", "peft"],
         "docs": ["mkdocs-material", "mkdocstrings[python]"],
         # Triton runs and compiles the kernels without a GPU too, and PyTorch for CPU comes without it.
         # 3.6 and 3.7 are those of torch 2.11 and 2.13; later ones compile other code than kernels/README.md tells.

@@ -11,20 +11,23 @@ Ratios to TRL are medians over the steps of all rounds, as the same step has the
 to plain DPO is smaller than what two processes differ by, so it is measured in one process that alternates between
 steps of the two.
 
-All train in the same precision with as many threads, the same global batches and micro-batches, and an online
-reference; weights are random. A step lasts from the end of the one before to its own, data included; the first only
-warms up. Memory is the peak beyond what the process held before it built its models: resident on a CPU, allocated on a
-GPU. Tokens count what the algorithm reads, prompt and response twice per pair, whatever is computed: so tokens/s can be
-compared.
+All train in the same precision with as many threads, the same global batches and micro-batches, and an online reference
+(with LoRA and with a frozen backbone, the policy without what it has learned); weights are random. A cache of hidden
+states is filled before the first step of the first round, and the table says how long that takes. A step lasts from the
+end of the one before to its own, data included; the first only warms up. Memory is the peak beyond what the process
+held before it built its models: resident on a CPU, allocated on a GPU. Tokens count what the algorithm reads, prompt
+and response twice per pair, whatever is computed: so tokens/s can be compared.
 """
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
@@ -69,13 +72,14 @@ def run(arguments: Namespace) -> str:
 def _workload(arguments: Namespace, folder: Path) -> Workload:
     """The workload, with a tokenizer that is trained on its data."""
     tokenizer = folder / "tokenizer"
-    trainer = [sys.executable, str(ROOT / "tools" / "train_tokenizer.py"), "--input", str(arguments.data)]
+    data = arguments.data.resolve() if arguments.pairs is None else _first_rows(arguments.data, arguments.pairs, folder)
+    trainer = [sys.executable, str(ROOT / "tools" / "train_tokenizer.py"), "--input", str(data)]
     flags = ["--output", str(tokenizer), "--vocab-size", str(arguments.vocab_size)]
     done = subprocess.run([*trainer, *flags], check=False)
     if done.returncode:
         raise UserError(f"--data {arguments.data}: no tokenizer can be trained on it; the message is above")
     return Workload(
-        data=str(arguments.data.resolve()),
+        data=str(data),
         tokenizer=f"{tokenizer}.model",
         cache=str(folder / "cache"),
         device=arguments.device,
@@ -88,6 +92,17 @@ def _workload(arguments: Namespace, folder: Path) -> Workload:
         max_length=arguments.max_length,
         liger=arguments.liger,
     )
+
+
+def _first_rows(data: Path, count: int, folder: Path) -> Path:
+    """A file of the first `count` lines of JSON lines, compressed by gzip or not. Raises UserError for another file."""
+    if not data.name.endswith((".jsonl", ".jsonl.gz")):
+        raise UserError(f"--pairs {count}: takes the first lines of a .jsonl or .jsonl.gz file, and --data is {data}")
+    first = folder / "first.jsonl"
+    reader = gzip.open if data.suffix == ".gz" else open
+    with reader(data, "rt", encoding="utf-8") as lines, open(first, "w", encoding="utf-8") as kept:
+        kept.writelines(islice(lines, count))
+    return first
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,6 +16,8 @@ def parse(description: str, argv: Sequence[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="preference pairs, as --train-data")
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json and table.md")
+    pairs = "first pairs of the data that are used: a cache of hidden states is filled for all of them (all)"
+    parser.add_argument("--pairs", type=int, help=pairs)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--shape", choices=SHAPES, default="small", help="of the model")
     parser.add_argument("--num-layers", type=int, help="layers of the model, where those of the shape do not fit")
@@ -34,6 +36,8 @@ def parse(description: str, argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--liger needs --device cuda: Liger's kernels run on GPUs only")
     if arguments.num_layers is not None and arguments.num_layers < 1:
         parser.error(f"--num-layers must be at least 1, got {arguments.num_layers}")
+    if arguments.pairs is not None and arguments.pairs < 1:
+        parser.error(f"--pairs must be at least 1, got {arguments.pairs}")
     return arguments
 
 
@@ -54,6 +58,8 @@ def command(arguments: argparse.Namespace) -> str:
     words += [f"{flag_of(name)} {getattr(arguments, name)}" for name in always]
     if arguments.num_layers is not None:
         words.append(f"--num-layers {arguments.num_layers}")
+    if arguments.pairs is not None:
+        words.append(f"--pairs {arguments.pairs}")
     if arguments.providers != list(PROVIDERS):
         words.append(f"--providers {' '.join(arguments.providers)}")
     if arguments.liger:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import platform
 import statistics
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
-from benchmarks.training.providers import ALTERNATING, PROVIDERS
+from benchmarks.training.providers import ALTERNATING, FULL_LPC, PROVIDERS, is_frozen
 from benchmarks.training.workload import Workload
 from megatron_lpc.data.costs import pair_tokens
 from megatron_lpc.terminal import markdown_table
@@ -25,6 +25,7 @@ _FORMATS = {
     "speed / TRL": "{:.2f}",
     "memory / TRL": "{:.2f}",
     "speed / plain": "{:.3f}",
+    "speed / LPC": "{:.2f}",
     "note": "{}",
 }
 
@@ -41,6 +42,8 @@ def table(work: Workload, results: Rounds) -> list[dict[str, Any]]:
         if _measured(results, provider):
             line |= _medians(results[provider], len(timed), tokens)
             line |= _ratios(results, provider)
+            if provider.endswith("cached"):
+                line["note"] = f"{_fill_seconds(results[provider]):.0f} s to build and fill the cache once"
         else:
             line["note"] = results[provider][-1]["skipped"]
         lines.append(line)
@@ -63,6 +66,11 @@ def _medians(rounds: list[dict[str, Any]], pairs: int, tokens: int) -> dict[str,
     }
 
 
+def _fill_seconds(rounds: list[dict[str, Any]]) -> float:
+    """Of the first round; the others find the cache filled."""
+    return float(rounds[0]["build_seconds"])
+
+
 def _peak(rounds: list[dict[str, Any]]) -> float:
     return statistics.median(one["peak_gb"] for one in rounds)
 
@@ -77,6 +85,8 @@ def _ratios(results: Rounds, provider: str) -> dict[str, float]:
     if _measured(results, alternating):
         plain = [{"seconds": one["plain"]} for one in results[alternating]]
         ratios["speed / plain"] = speedup(results[alternating], plain)
+    if is_frozen(provider) and _measured(results, FULL_LPC):
+        ratios["speed / LPC"] = speedup(rounds, results[FULL_LPC])
     return ratios
 
 
@@ -94,11 +104,18 @@ def markdown(lines: list[dict[str, Any]]) -> str:
     return markdown_table(list(_FORMATS), rows)
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
 def machine(work: Workload) -> str:
     """What it was measured with, in one line."""
     processor = f"{platform.processor() or platform.machine()} CPU"
     on_gpu = work.device == "cuda"
     name = torch.cuda.get_device_name() if on_gpu else processor
-    packages = ("torch", "transformers", "trl", "megatron-core")
-    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    packages = ("torch", "transformers", "trl", "peft", "megatron-core")
+    versions = ", ".join(f"{package} {_version(package)}" for package in packages)
     return f"{name}, {torch.get_num_threads()} threads, {versions}, {'bf16' if on_gpu else 'fp32'}"

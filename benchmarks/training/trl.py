@@ -29,10 +29,13 @@ def measure_trl(work: Workload, provider: str) -> dict[str, Any]:
     meter = Meter(work.device)
     with tempfile.TemporaryDirectory() as folder:
         options = _dpo_options(work, folder, padding_free=provider == "trl-padding-free")
-        policy, reference = (LlamaForCausalLM(shape).to(torch.float32) for _ in range(2))
+        lora = _lora() if provider == "trl-lora" else None
+        policy = LlamaForCausalLM(shape).to(torch.float32)
         trainer = _trainer_class()(
             model=policy,
-            ref_model=reference,
+            # With LoRA the policy without its adapters.
+            ref_model=LlamaForCausalLM(shape).to(torch.float32) if lora is None else None,
+            peft_config=lora,
             args=options,
             train_dataset=Dataset.from_dict(columns),
             processing_class=tokenizer,
@@ -42,6 +45,19 @@ def measure_trl(work: Workload, provider: str) -> dict[str, Any]:
             raise Skipped(f"TRL {version('trl')} has switched padding_free off")
         trainer.train()
     return meter.result()
+
+
+def _lora() -> Any:
+    """Adapters of the size that TRL's own scripts take by default.
+
+    Raises:
+        Skipped: peft is not installed.
+    """
+    try:
+        from peft import LoraConfig
+    except ModuleNotFoundError:
+        raise Skipped("peft is not installed") from None
+    return LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, task_type="CAUSAL_LM")
 
 
 def _llama_config(work: Workload) -> Any:

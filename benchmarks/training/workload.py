@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.training.providers import is_frozen
 from megatron_lpc.config import (
     Config,
     DataConfig,
@@ -26,6 +27,14 @@ SHAPES: dict[str, dict[str, Any]] = {
         "ffn_hidden_size": 688,
         "num_attention_heads": 8,
         "num_query_groups": 4,
+    },
+    "smollm2-135m": {
+        "num_layers": 30,
+        "hidden_size": 576,
+        "ffn_hidden_size": 1536,
+        "num_attention_heads": 9,
+        "num_query_groups": 3,
+        "vocab_size": 49152,
     },
     "llama-3.2-1b": {
         "num_layers": 16,
@@ -86,9 +95,13 @@ class Workload:
         }
         if not packed:
             training["micro_batch_size"] = self.micro_batch_size
+        if is_frozen(provider):
+            training |= {"freeze_backbone": True, "latent_lr": 1e-3}
+        if provider.endswith("cached"):
+            training["cache_hidden_states"] = f"{self.cache}/hidden-states"
         return Config(
             model=self._model(),
-            latent=LatentConfig() if provider.endswith("lpc") else LatentConfig(latent_mode="none"),
+            latent=LatentConfig() if "lpc" in provider else LatentConfig(latent_mode="none"),
             loss=LossConfig(loss_type="dpo"),
             data=DataConfig(
                 train_data=[self.data],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -13,9 +14,12 @@ import torch
 from launch import run
 
 from benchmarks.training import measure
-from benchmarks.training.__main__ import main
+from benchmarks.training.__main__ import _first_rows, main
 from benchmarks.training.providers import measurements
 from benchmarks.training.report import table
+from benchmarks.training.workload import Workload
+from megatron_lpc.command_line import UserError
+from megatron_lpc.config import validate
 
 
 @pytest.mark.slow
@@ -46,6 +50,47 @@ def test_this_project_and_trl_side_by_side(tiny_run, tmp_path: Path, monkeypatch
     assert plain["speed / plain"] == ""
     assert f"python -m benchmarks.training --data {Path(tiny_run.train_data).name} --device cpu --shape small" in text
     assert f"--num-layers 2 --providers {' '.join(providers)}`" in text
+
+
+def test_a_frozen_backbone_beside_full_training() -> None:
+    """Ratios to LPC with all weights, and the time that the cache took in the first round."""
+    data = SimpleNamespace(lengths=np.array([[5, 3, 4]] * 4))
+    work = SimpleNamespace(example_indices=lambda: [0, 1, 2, 3], dataset=lambda: data, global_batch_size=2)
+    results = {
+        name: [{"seconds": [seconds], "peak_gb": 1.0, "build_seconds": build} for build in (9.0, 1.0)]
+        for name, seconds in (("separate-lpc", 6.0), ("separate-lpc-frozen", 2.0), ("separate-lpc-cached", 0.5))
+    }
+    full, frozen, cached = table(work, results)
+    assert "speed / LPC" not in full
+    assert (frozen["speed / LPC"], cached["speed / LPC"]) == (3.0, 12.0)
+    assert cached["note"] == "9 s to build and fill the cache once"
+    assert "note" not in frozen
+
+
+def test_options_of_a_frozen_backbone() -> None:
+    names = ("data", "tokenizer", "cache", "device", "shape")
+    sizes = {"num_layers": 2, "steps": 1, "global_batch_size": 4, "micro_batch_size": 2, "pack_to": 8, "max_length": 8}
+    work = Workload(**dict(zip(names, ("d", "t", "c", "cpu", "smollm2-135m"), strict=True)), **sizes, liger=False)
+    for provider, frozen, cache in (
+        ("separate-lpc", False, None),
+        ("separate-lpc-frozen", True, None),
+        ("separate-lpc-cached", True, "c/hidden-states"),
+    ):
+        config = work.config(provider)
+        validate(config, 1, "cpu")
+        assert config.latent.latent_mode == "lpc"
+        assert (config.training.freeze_backbone, config.training.cache_hidden_states) == (frozen, cache)
+    assert work.config("separate").latent.latent_mode == "none"
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_first_pairs(tmp_path: Path, suffix: str) -> None:
+    data = tmp_path / f"data{suffix}"
+    text = "".join(f'{{"number": {number}}}\n' for number in range(5))
+    data.write_bytes(gzip.compress(text.encode()) if suffix.endswith("gz") else text.encode())
+    assert _first_rows(data, 2, tmp_path).read_text() == text[: len(text) // 5 * 2]
+    with pytest.raises(UserError, match=r"takes the first lines of a \.jsonl or \.jsonl\.gz file"):
+        _first_rows(tmp_path / "data.parquet", 2, tmp_path)
 
 
 def test_what_does_not_fit_gets_a_note_and_no_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +124,7 @@ def test_a_measurement_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     [
         (["--liger"], "--liger needs --device cuda"),
         (["--num-layers", "0"], "--num-layers must be at least 1"),
+        (["--pairs", "0"], "--pairs must be at least 1"),
         (["--providers", "other"], "invalid choice: 'other'"),
     ],
 )
