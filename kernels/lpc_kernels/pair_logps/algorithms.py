@@ -5,8 +5,8 @@ log-probs of the loss tokens, and, if it evaluates the pair loss itself, the los
 
 | algorithm | large products, in N V H multiplications and additions | needs |
 |---|---|---|
-| `recompute` | 8 | |
-| `pairwise` | 6 (4 without the LM head's gradient) | the pair loss |
+| `recompute` | 8 (4 for the gradient of z alone) | |
+| `pairwise` | 6 (4 without the LM head's gradient, 2 for the gradient of z alone) | the pair loss |
 | `frozen` | 2 + 2 L | an LM head without gradient |
 | `scoring` | 2 | no gradient asked for |
 """
@@ -38,6 +38,8 @@ class Circumstances:
     wants_gradient: bool
     lm_head_trained: bool
     """Whether the LM head requires a gradient."""
+    hidden_trained: bool = True
+    """Whether the hidden states require a gradient."""
     num_latents: int
     pairs_fit: bool
     """Whether there is a pair loss, and every pair has at most `chunk_size` loss tokens. Read for `auto` only."""
@@ -51,7 +53,8 @@ def choose_algorithm(requested: Algorithm, circumstances: Circumstances) -> Chos
         return requested
     if circumstances.pairs_fit:
         return "pairwise"
-    if circumstances.lm_head_trained or circumstances.num_latents > 1:
+    if circumstances.lm_head_trained or circumstances.num_latents > 1 or not circumstances.hidden_trained:
+        # For the gradient of z alone it takes 4 N V H as `frozen` does, and keeps no [N, H].
         return "recompute"
     return "frozen"
 

@@ -98,11 +98,12 @@ def pair_logps(
     - `pairwise` 6 N V H, needs `pair_loss`: gradients are made in the forward pass, in chunks of whole pairs (a pair
       of more than `chunk_size` tokens is a chunk by itself); backward scales them, once. Only `loss` is
       differentiable. With `main_grad` the gradient is in the buffer after the forward pass, so the loss must enter the
-      final loss with factor 1 (else RuntimeError). Without the LM head's gradient 4 N V H, for any L.
+      final loss with factor 1 (else RuntimeError). Without the LM head's gradient 4 N V H, and 2 N V H where only z
+      wants one (a frozen model), for any L: the logits' gradients are summed over tokens before their product.
     - `frozen` (2 + 2 L) N V H, needs an LM head without gradient: any loss; keeps [L, N, H] from forward to backward.
     - `auto`: `pairwise` where there is a pair_loss and every pair fits into a chunk; else `frozen` where the LM head
-      has no gradient and L is 1; else `recompute`. With `pair_loss`, `pairwise` and `auto` wait once for a GPU, to
-      read how long the responses are. No other call waits.
+      has no gradient, hidden has one and L is 1; else `recompute`. With `pair_loss`, `pairwise` and `auto` wait once
+      for a GPU, to read how long the responses are. No other call waits.
 
     Where no gradient is asked for, they are all the same: 2 N V H, and on Triton no logits reach memory.
 
@@ -120,6 +121,7 @@ def pair_logps(
         segment_ids: [N] int64 response of each token, ascending, in [0, num_segments).
         num_segments: S, responses.
         z: [P, H], or [L, P, H] for L latents at the price of little more than one; response s belongs to pair s % P.
+            [L, 1, H]: latents that all pairs share, such as the codes of a codebook, without a copy for each pair.
         pair_loss: from [L, 2, B] summed log-probs of B pairs (L = 1 unless z is [L, P, H]), chosen first, and the [B]
             int64 indices of the pairs, to the pairs' losses [B]; responses are then the chosen ones of all pairs and
             after them the rejected ones. It may be called several times, with some of the pairs each time, and only
@@ -179,6 +181,7 @@ def _problem(
     group = tp_group if tp_group is not None and tp_group.size() > 1 else None
     if group is None:
         check_vocabulary(vocab_local, tensors.lm_head_weight, options)
+    z = _without_copies(z)
     num_pairs = tensors.num_segments if z is None else z.size(-2)
     return Problem(
         hidden=tensors.hidden,
@@ -201,6 +204,13 @@ def _problem(
     )
 
 
+def _without_copies(z: Tensor | None) -> Tensor | None:
+    """[L, 1, H] of an expanded [L, P, H]. Not where it wants a gradient, which has a value for each pair."""
+    if z is None or z.dim() == 2 or z.stride(1) or (z.requires_grad and torch.is_grad_enabled()):
+        return z
+    return z[:, :1]
+
+
 def _choose(algorithm: Algorithm, problem: Problem) -> Chosen:
     inputs = (problem.hidden, problem.lm_head_weight, problem.z)
     wants_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
@@ -212,6 +222,7 @@ def _choose(algorithm: Algorithm, problem: Problem) -> Chosen:
         Circumstances(
             wants_gradient=wants_gradient,
             lm_head_trained=problem.lm_head_weight.requires_grad,
+            hidden_trained=problem.hidden.requires_grad,
             num_latents=problem.num_latents,
             pairs_fit=pairs_fit,
         ),

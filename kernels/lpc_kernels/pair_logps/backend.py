@@ -26,12 +26,20 @@ class LogpsGradient:
     """[L, C] gradient of the log-probs."""
     stats: Tensor
     """[2 or more, L, C] softmax statistics over the whole vocabulary."""
-    bias: Tensor | None
-    """[L, P, V] what the latents add to the logits."""
     d_bias: Tensor | None
-    """[L, P, V] gradient of `bias`, which is added to; None: not asked for."""
+    """[L, P, V] gradient of what the latents add to the logits, which is added to; None: not asked for."""
+    latent: int | None = None
+    """The only one of the problem's latents that this is about (L is then 1); None: all."""
     local_max: Tensor | None = None
-    """[1, C] running max of this shard, if `stats` was told to leave exponentials in the logits' memory; else None."""
+    """[L, C] running max of this shard, if `stats` was told to leave exponentials in the logits' memory; else None."""
+    only_bias: bool = False
+    """Only `d_bias` is asked for; the logits may hold anything afterwards."""
+
+    def bias(self, problem: Problem) -> Tensor | None:
+        """[L, P, V] what these latents add to the logits."""
+        if problem.bias is None or self.latent is None:
+            return problem.bias
+        return problem.bias[self.latent : self.latent + 1]
 
 
 class Backend(Protocol):
@@ -45,11 +53,14 @@ class Backend(Protocol):
         """
         ...
 
+    def keeps_exponentials(self, problem: Problem) -> bool:
+        """Whether `stats` may be told to keep exponentials."""
+        ...
+
     def stats(self, problem: Problem, logits: Tensor, chunk: slice, keep_exponentials: bool = False) -> Tensor:
         """[3 or 4, L, C] softmax statistics over this shard of the logits h W^T [C, V], see `softmax_stats.py`.
 
-        keep_exponentials: the logits become exp(logit - max), for `logits_gradient_`. Only for one latent, without
-        soft cap and entropy, and only if `works_in_place`.
+        The logits may be overwritten. keep_exponentials: they become exponentials, for `logits_gradient_`.
         """
         ...
 
@@ -66,7 +77,7 @@ class Backend(Protocol):
 
 
 def choose_backend(problem: Problem) -> Backend:
-    """Triton for CUDA tensors, and for all with TRITON_INTERPRET=1; else PyTorch."""
+    """Triton for CUDA tensors, and for all with TRITON_INTERPRET=1; else PyTorch. Logits outlive `stats`."""
     if runs_on_triton(problem.hidden):
         from lpc_kernels.pair_logps.triton_backend import TritonBackend
 
@@ -74,6 +85,17 @@ def choose_backend(problem: Problem) -> Backend:
     from lpc_kernels.pair_logps.pytorch_backend import PyTorchBackend
 
     return PyTorchBackend()
+
+
+def fastest_backend(problem: Problem, z_only: bool = False) -> Backend:
+    """`choose_backend`, or `FactoredBackend` where it serves. z_only: a gradient of z is wanted and no other."""
+    from lpc_kernels.pair_logps.factored import FactoredBackend, latent_factors, may_be_factored
+
+    if may_be_factored(problem, z_only):
+        factors = latent_factors(problem)
+        if factors is not None:
+            return FactoredBackend(factors)
+    return choose_backend(problem)
 
 
 def stats_of_logits(backend: Backend, problem: Problem, chunks: list[slice]) -> Callable[[slice], Tensor]:

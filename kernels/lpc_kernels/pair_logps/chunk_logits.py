@@ -18,7 +18,7 @@ from lpc_kernels.triton_support import runs_on_triton
 Chunk = TypeVar("Chunk")
 Started = TypeVar("Started")
 
-_CPU_PIECE = 4096
+CPU_PIECE = 4096
 """Vocabulary entries of one product on a CPU, whose library makes a copy of all of them."""
 
 
@@ -78,7 +78,7 @@ class ChunkLogits:
         self._weight = problem.vocab_weight
         vocab_local = self._weight.size(0)
         on_cpu = self._weight.device.type == "cpu"
-        self._pieces = token_chunks(vocab_local, _CPU_PIECE if on_cpu else max(1, vocab_local))
+        self._pieces = token_chunks(vocab_local, CPU_PIECE if on_cpu else max(1, vocab_local))
         largest = max((chunk.stop - chunk.start for chunk in chunks), default=0)
         count = min(in_flight, len(chunks))
         self._buffers = cycle([empty_logits(largest, vocab_local, like=self._hidden) for _ in range(count)])

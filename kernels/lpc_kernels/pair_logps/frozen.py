@@ -84,8 +84,8 @@ def _gradient_of_latent(problem: Problem, stats: Tensor, latent: int) -> LogpsGr
     return LogpsGradient(
         scale=stats.new_ones((1, stats.size(-1))),
         stats=stats[:2, only],
-        bias=None if problem.bias is None else problem.bias[only],
         d_bias=None,
+        latent=latent,
     )
 
 

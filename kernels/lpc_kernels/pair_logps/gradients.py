@@ -19,6 +19,11 @@ class Wanted(NamedTuple):
     lm_head_weight: bool
     z: bool
 
+    @property
+    def only_z(self) -> bool:
+        """Nothing but z has a gradient: that of the logits is summed over tokens and needed no further."""
+        return self.z and not (self.hidden or self.lm_head_weight)
+
 
 class InputGradients(NamedTuple):
     """The gradients of the inputs, None for those not asked for."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lpc_kernels.pair_logps.backend import Backend, LogpsGradient, choose_backend
+from lpc_kernels.pair_logps.backend import LogpsGradient, choose_backend, fastest_backend
 from lpc_kernels.pair_logps.chunk_logits import ChunkLogits, chunks_in_flight, overlapped
 from lpc_kernels.pair_logps.gradients import (
     Gradients,
@@ -151,11 +151,11 @@ def _compute(problem: Problem, chunks: list[PairChunk], wanted: Wanted) -> _Resu
 
     Collectives on the tensor parallel group: one all-gather of the statistics per chunk, and those of `Gradients`.
     """
-    backend = choose_backend(problem)
+    backend = fastest_backend(problem, wanted.only_z)
     gradients = Gradients(problem, wanted)
     in_flight = chunks_in_flight(problem)
     chunk_logits = ChunkLogits(problem, [chunk.tokens for chunk in chunks], in_flight)
-    keep_exponentials = _keeps_exponentials(backend, problem)
+    keep_exponentials = backend.keeps_exponentials(problem)
     stats = problem.hidden.new_empty(problem.stats_shape, dtype=problem.stats_dtype)
     loss = problem.hidden.new_zeros((), dtype=problem.stats_dtype)
     losses_of_chunks = []
@@ -170,18 +170,18 @@ def _compute(problem: Problem, chunks: list[PairChunk], wanted: Wanted) -> _Resu
         tokens = started.chunk.tokens
         stats[..., tokens] = merged = started.stats()
         losses, scale = _losses_and_derivatives(problem, started.chunk, log_prob(merged))
-        gradient = LogpsGradient(scale, merged, problem.bias, gradients.bias, started.local_max)
+        gradient = LogpsGradient(
+            scale=scale,
+            stats=merged,
+            d_bias=gradients.bias,
+            local_max=started.local_max,
+            only_bias=wanted.only_z,
+        )
         backend.logits_gradient_(problem, started.logits, tokens, gradient)
         gradients.add(tokens, started.logits)
         loss += losses.sum()
         losses_of_chunks.append(losses)
     return _Results(stats, loss, torch.cat(losses_of_chunks), gradients.finish())
-
-
-def _keeps_exponentials(backend: Backend, problem: Problem) -> bool:
-    """Whether the exponentials made for the statistics are kept for the gradient."""
-    plain = problem.num_latents == 1 and problem.shard.softcap is None and not problem.with_entropy
-    return plain and backend.works_in_place(problem.hidden.dtype)
 
 
 def _losses_and_derivatives(problem: Problem, chunk: PairChunk, token_logps: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ Letters of shapes in this folder:
 | N | loss tokens of the call |
 | C | loss tokens of a chunk |
 | S | segments: the responses, each a run of loss tokens |
-| P | pairs of the call, each with its own latents z[:, pair] |
+| P | pairs of the call, each with its own latents z[:, pair]; 1 where all pairs share the latents |
 | B | pairs in one call of the pair loss |
 | L | latents of each pair; 1 without z |
 | H | hidden size |
@@ -63,6 +63,11 @@ class Problem:
     @property
     def num_latents(self) -> int:
         return 1 if self.z is None else self.z.size(0)
+
+    @property
+    def shares_latents(self) -> bool:
+        """Whether z is the same for all loss tokens."""
+        return self.z is not None and self.z.size(1) == 1
 
     @property
     def stats_shape(self) -> tuple[int, int, int]:

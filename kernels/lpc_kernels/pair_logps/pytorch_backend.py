@@ -13,7 +13,7 @@ from lpc_kernels.pair_logps.problem import Problem
 from lpc_kernels.pair_logps.softmax_stats import stats_without_vocabulary
 from lpc_kernels.pair_logps.vocab_shard import VocabShard
 
-_CPU_BLOCK = 1 << 19
+CPU_BLOCK = 1 << 19
 """Logits at a time on a CPU."""
 
 
@@ -31,6 +31,10 @@ class PyTorchBackend:
 
     def works_in_place(self, dtype: torch.dtype) -> bool:
         return dtype in (torch.float32, torch.float64)
+
+    def keeps_exponentials(self, problem: Problem) -> bool:
+        plain = problem.num_latents == 1 and problem.shard.softcap is None and not problem.with_entropy
+        return plain and self.works_in_place(problem.hidden.dtype)
 
     def stats(self, problem: Problem, logits: Tensor, chunk: slice, keep_exponentials: bool = False) -> Tensor:
         num_stats, num_latents, _ = problem.stats_shape
@@ -83,8 +87,9 @@ def _block_stats(logits: Tensor, local: Tensor, out: Tensor) -> None:
 def _block_gradient(problem: Problem, logits: Tensor, local: Tensor, block: _Block, gradient: LogpsGradient) -> Tensor:
     """[tokens, V] gradient by h W^T of a block, summed over the latents. local: [C, 1] of the chunk."""
     total: Tensor | None = None
+    every_bias = gradient.bias(problem)
     for latent in range(gradient.scale.size(0)):
-        bias = None if gradient.bias is None else gradient.bias[latent, block.pair]
+        bias = None if every_bias is None else every_bias[latent, block.pair]
         capped = _cap_copy(logits[block.tokens], bias, problem.shard, gradient.scale.dtype)
         slope = problem.shard.slope(capped)
         scale = gradient.scale[latent, block.tokens, None]
@@ -135,7 +140,7 @@ def _cap_in_place(logits: Tensor, bias: Tensor | None, shard: VocabShard) -> Ten
 def _blocks(problem: Problem, logits: Tensor, chunk: slice) -> Iterator[_Block]:
     """The tokens of a chunk, on a CPU few at a time."""
     on_cpu = logits.device.type == "cpu"
-    size = max(1, _CPU_BLOCK // logits.size(1)) if on_cpu else logits.size(0)
+    size = max(1, CPU_BLOCK // logits.size(1)) if on_cpu else logits.size(0)
     for segment, pair in problem.segments.within(chunk):
         for start in range(segment.start, segment.stop, size):
             yield _Block(slice(start, min(start + size, segment.stop)), pair)

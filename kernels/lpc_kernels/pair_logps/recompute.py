@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lpc_kernels.pair_logps.backend import LogpsGradient, choose_backend, stats_of_logits
+from lpc_kernels.pair_logps.backend import LogpsGradient, fastest_backend, stats_of_logits
 from lpc_kernels.pair_logps.chunk_logits import ChunkLogits
 from lpc_kernels.pair_logps.gradients import (
     Gradients,
@@ -42,7 +42,7 @@ def _stats(problem: Problem) -> Tensor:
     The logits come from the same product as in the backward pass, with the same bits.
     """
     chunks = token_chunks(problem.num_tokens, problem.chunk_size)
-    return gathered_stats(problem, chunks, stats_of_logits(choose_backend(problem), problem, chunks))
+    return gathered_stats(problem, chunks, stats_of_logits(fastest_backend(problem), problem, chunks))
 
 
 def _gradients(problem: Problem, stats: Tensor, d_logps: Tensor, wanted: Wanted) -> InputGradients:
@@ -51,7 +51,7 @@ def _gradients(problem: Problem, stats: Tensor, d_logps: Tensor, wanted: Wanted)
     stats: [3 or 4, L, N] of the forward pass. d_logps: [L, N] gradient of the log-probs.
     Collectives: those of `Gradients`.
     """
-    backend = choose_backend(problem)
+    backend = fastest_backend(problem)
     gradients = Gradients(problem, wanted)
     chunks = token_chunks(problem.num_tokens, problem.chunk_size)
     chunk_logits = ChunkLogits(problem, chunks)
@@ -60,8 +60,8 @@ def _gradients(problem: Problem, stats: Tensor, d_logps: Tensor, wanted: Wanted)
         gradient = LogpsGradient(
             scale=d_logps[:, chunk],
             stats=stats[:2, :, chunk],
-            bias=problem.bias,
             d_bias=gradients.bias,
+            only_bias=wanted.only_z,
         )
         backend.logits_gradient_(problem, logits, chunk, gradient)
         gradients.add(chunk, logits)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lpc_kernels.pair_logps.backend import choose_backend
+from lpc_kernels.pair_logps.backend import fastest_backend
 from lpc_kernels.pair_logps.operator_arguments import empty_outputs, flat, problem_of
 from lpc_kernels.pair_logps.problem import Problem, Scores
 from lpc_kernels.pair_logps.segments import token_chunks
@@ -47,7 +47,7 @@ def _(hidden, lm_head_weight, z, index, sizes, scaling, group_name):  # type: ig
 def _stats(problem: Problem) -> Tensor:
     """[3 or 4, L, N] statistics over the whole vocabulary. Collective: as `gathered_stats`."""
     chunks = token_chunks(problem.num_tokens, problem.chunk_size)
-    return gathered_stats(problem, chunks, choose_backend(problem).scoring_stats(problem, chunks))
+    return gathered_stats(problem, chunks, fastest_backend(problem).scoring_stats(problem, chunks))
 
 
 def gathered_stats(problem: Problem, chunks: list[slice], local_stats: Callable[[slice], Tensor]) -> Tensor:

@@ -43,6 +43,9 @@ class TritonBackend:
     def works_in_place(self, dtype: torch.dtype) -> bool:
         return False
 
+    def keeps_exponentials(self, problem: Problem) -> bool:
+        return False
+
     def stats(self, problem: Problem, logits: Tensor, chunk: slice, keep_exponentials: bool = False) -> Tensor:
         assert not keep_exponentials
         num_tokens, vocab_local = logits.shape
@@ -77,11 +80,12 @@ class TritonBackend:
         num_latents = gradient.scale.size(0)
         segments = problem.segments
         num_segments = segments.pair_of_segment.numel()
-        num_pairs = num_segments if gradient.bias is None else gradient.bias.size(1)
+        bias = gradient.bias(problem)
+        num_pairs = num_segments if bias is None else bias.size(1)
         blocks = gradient_blocks(num_latents)
         kernels.logits_gradient[triton.cdiv(vocab_local, blocks["BLOCK_V"]), num_pairs](
             logits,
-            gradient.bias,
+            bias,
             problem.shard.locate(problem.targets[chunk]),
             segments.cu_seqlens,
             segments.pair_of_segment,

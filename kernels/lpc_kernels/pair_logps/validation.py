@@ -115,9 +115,11 @@ def _fault_of_algorithm(tensors: TensorArguments, options: Options) -> str | Non
     if options.pair_loss is None:
         return None
     num_segments, z = tensors.num_segments, tensors.z
-    if num_segments % 2 or (z is not None and z.size(-2) != num_segments // 2):
-        pairs = "" if z is None else f" and z has {z.size(-2)} pairs"
-        return f"pair_loss needs two responses per pair, but num_segments is {num_segments}{pairs}"
+    pairs = num_segments // 2
+    shared = z is not None and z.dim() == 3 and z.size(1) == 1
+    if num_segments % 2 or (z is not None and z.size(-2) != pairs and not shared):
+        of_z = "" if z is None else f" and z has {z.size(-2)} pairs"
+        return f"pair_loss needs two responses per pair, but num_segments is {num_segments}{of_z}"
     return None
 
 

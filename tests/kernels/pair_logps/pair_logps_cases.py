@@ -62,6 +62,14 @@ class Case:
     softcap: float | None = None
     entropy: bool = False
     compiled: bool = False
+    only_z: bool = False
+    """A gradient of z is wanted and no other."""
+    shared: bool = False
+    """All pairs share the latents."""
+
+    @property
+    def pairs_of_z(self) -> int:
+        return 1 if self.shared else PAIRS
 
 
 _SHAPES = {
@@ -80,10 +88,20 @@ _SHAPES = {
     "four ranks": Case((4, 4, 4, 4), latents=2),
     "four ranks, uneven": Case((1, 9, 5, 3), vocab_size=14),
 }
+_FACTORED = {
+    "z only": Case((8, 8), only_z=True),
+    "z only, latents": Case((11, 4), latents=2, only_z=True, vocab_size=13),
+    "z only, softcap": Case((8, 8), latents=2, only_z=True, softcap=2.0),
+    "z only, only padding": Case((8, 4), vocab_size=8, latents=2, only_z=True),
+    "many latents": Case((8, 8), latents=9, dtype=torch.float64),
+    "shared latents": Case((11, 4), latents=3, shared=True),
+    "shared latents, z only": Case((8, 8), latents=8, shared=True, only_z=True),
+}
 CASES = {
     f"{algorithm}, {name}": replace(case, algorithm=algorithm)
-    for name, case in _SHAPES.items()
-    for algorithm in ("recompute", "pairwise", "frozen")
+    for shapes, algorithms in ((_SHAPES, ("recompute", "pairwise", "frozen")), (_FACTORED, ("recompute", "pairwise")))
+    for name, case in shapes.items()
+    for algorithm in algorithms
 }
 PAIRS, HIDDEN_SIZE, CHUNK = 3, 8, 7
 
@@ -96,7 +114,11 @@ def run(case: Case, rank: int | None, group: ProcessGroup | None) -> dict[str, T
     corners = [min(token_id, real - 1) for edge in edges for token_id in (max(edge - 1, 0), edge)]
     targets = torch.cat((torch.tensor(corners), inputs["targets"] % real))[: case.tokens]
     start, stop = (0, edges[-1]) if rank is None else (edges[rank], edges[rank + 1])
-    weight = inputs["lm_head_weight"].detach()[start:stop].clone().requires_grad_(case.algorithm != "frozen")
+    trains_head = case.algorithm != "frozen" and not case.only_z
+    weight = inputs["lm_head_weight"].detach()[start:stop].clone().requires_grad_(trains_head)
+    inputs["hidden"].requires_grad_(not case.only_z)
+    if case.shared:
+        inputs["z"] = inputs["z"].detach()[:, :1].requires_grad_()
     whole = case.algorithm != "pairwise"
     call = torch.compile(pair_logps, fullgraph=whole, backend="aot_eager") if case.compiled else pair_logps
     result = call(
@@ -119,9 +141,8 @@ def run(case: Case, rank: int | None, group: ProcessGroup | None) -> dict[str, T
     if case.algorithm != "pairwise":
         coefficients = torch.linspace(-1, 1.5, token_logps.numel(), dtype=token_logps.dtype)
         loss = loss + (coefficients.view(token_logps.shape) * token_logps).sum()
-    wanted = {"hidden": inputs["hidden"], "z": inputs["z"]} | (
-        {} if case.algorithm == "frozen" else {"lm_head_weight": weight}
-    )
+    candidates = {"hidden": inputs["hidden"], "z": inputs["z"], "lm_head_weight": weight}
+    wanted = {name: value for name, value in candidates.items() if value.requires_grad}
     gradients = dict(zip(wanted, torch.autograd.grad(loss, list(wanted.values())), strict=True))
     outputs = {"sums": result.logps, "token_logps": token_logps, "loss": result.loss, "entropy": result.entropy}
     outputs["pair_losses"] = result.pair_losses

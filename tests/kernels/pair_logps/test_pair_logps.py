@@ -144,7 +144,7 @@ def test_chunks_change_nothing_but_rounding():
 
 
 def test_a_larger_vocabulary_than_one_product_takes_on_a_cpu():
-    inputs = draw(23, 2 * chunk_logits._CPU_PIECE + 5, 8, 2, 2, 4, torch.float32)
+    inputs = draw(23, 2 * chunk_logits.CPU_PIECE + 5, 8, 2, 2, 4, torch.float32)
     got = call(inputs, chunk_size=9)
     exact = double(inputs)
     expected = reference(

@@ -412,6 +412,10 @@ def test_pair_losses_are_those_of_the_loss(algorithm):
         ({"pairs_fit": False}, "recompute"),
         ({"pairs_fit": False, "lm_head_trained": False}, "recompute"),
         ({"pairs_fit": False, "lm_head_trained": False, "num_latents": 1}, "frozen"),
+        (
+            {"pairs_fit": False, "lm_head_trained": False, "num_latents": 1, "hidden_trained": False},
+            "recompute",
+        ),
         ({"wants_gradient": False}, "scoring"),
     ],
 )

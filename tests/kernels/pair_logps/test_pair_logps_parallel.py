@@ -8,7 +8,7 @@ import pytest
 import torch
 from launch import torchrun
 
-from .pair_logps_cases import CASES, CHUNK, HIDDEN_SIZE, PAIRS, run
+from .pair_logps_cases import CASES, CHUNK, HIDDEN_SIZE, run
 
 pytestmark = pytest.mark.distributed
 
@@ -55,12 +55,13 @@ def _numbers(calls, kind):
 def test_collectives_are_those_of_the_docstring(ranks, name):
     case = CASES[name]
     latents = case.latents or 1
-    hidden, z = case.tokens * HIDDEN_SIZE, latents * PAIRS * HIDDEN_SIZE
+    hidden = 0 if case.only_z else case.tokens * HIDDEN_SIZE
+    z = latents * case.pairs_of_z * HIDDEN_SIZE
     for rank in ranks[name]:
         calls = rank["collectives"]
         assert all(call.endswith("!") for call in calls), "a collective is waited for on the spot"
         assert _numbers(calls, "gather") == (4 if case.entropy else 3) * latents * case.tokens
-        added_to_hidden = case.algorithm == "pairwise" and latents == 1
+        added_to_hidden = case.algorithm == "pairwise" and latents == 1 and not case.only_z
         assert _numbers(calls, "reduce") == (
             latents * hidden if case.algorithm == "frozen" else hidden + z * (not added_to_hidden)
         )
