@@ -72,12 +72,12 @@ def run(arguments: Namespace) -> str:
 def _workload(arguments: Namespace, folder: Path) -> Workload:
     """The workload, with a tokenizer that is trained on its data."""
     tokenizer = folder / "tokenizer"
-    data = arguments.data.resolve() if arguments.pairs is None else _first_rows(arguments.data, arguments.pairs, folder)
-    trainer = [sys.executable, str(ROOT / "tools" / "train_tokenizer.py"), "--input", str(data)]
+    trainer = [sys.executable, str(ROOT / "tools" / "train_tokenizer.py"), "--input", str(arguments.data)]
     flags = ["--output", str(tokenizer), "--vocab-size", str(arguments.vocab_size)]
     done = subprocess.run([*trainer, *flags], check=False)
     if done.returncode:
         raise UserError(f"--data {arguments.data}: no tokenizer can be trained on it; the message is above")
+    data = arguments.data.resolve() if arguments.pairs is None else _first_rows(arguments.data, arguments.pairs, folder)
     return Workload(
         data=str(data),
         tokenizer=f"{tokenizer}.model",
