@@ -20,9 +20,9 @@ from megatron_lpc.convert.hf_writer import TensorGroup, write_safetensors
 from megatron_lpc.convert.megatron_folder import MegatronFolder
 from megatron_lpc.convert.output import new_folder
 from megatron_lpc.convert.tensor_files import TensorInfo
-from megatron_lpc.convert.weights import Place, Weight
+from megatron_lpc.convert.weights import SAME, Place, Weight
 from megatron_lpc.files import write_json
-from megatron_lpc.terminal import counted, transfer_bar
+from megatron_lpc.terminal import transfer_bar
 
 
 def export_hf(
@@ -73,8 +73,7 @@ def export_hf(
         if described.latent:
             for file in CODE_FILES:
                 shutil.copy(file, folder / file.name)
-        groups = [replace(group, make=counted(group.make, group.nbytes, advance)) for group in groups]
-        write_safetensors(folder, groups, max_shard_bytes)
+        write_safetensors(folder, groups, max_shard_bytes, advance)
     return described
 
 
@@ -120,7 +119,7 @@ def tensor_groups(
         for place in weight.places(described.model):
             tensors = dict(zip(weight.hf_names(place), infos, strict=True))
             read = _PartReader(source, described, weight, place, kept)
-            groups.append(TensorGroup(tensors, read))
+            groups.append(TensorGroup(tensors, read, read.rows if weight.transform is SAME else None))
     return groups
 
 
@@ -138,10 +137,17 @@ class _PartReader:
         model = self.described.model
         # Without padding of the vocabulary: rows beyond this shape are not read.
         shape = self.weight.shape(model)
-        offsets = self.place + (0,) * len(shape)
-        sizes = (1,) * len(self.place) + shape
-        tensor = self.source.read(self.weight.name, offsets, sizes).view(shape)
+        tensor = self._read((0,) * len(shape), shape)
         return [part.to(self.dtype) for part in self.weight.transform.split(model, tensor)]
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows of the tensor, where it is the same on both sides."""
+        rest = self.weight.shape(self.described.model)[1:]
+        return self._read((start,) + (0,) * len(rest), (stop - start, *rest)).to(self.dtype)
+
+    def _read(self, offsets: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
+        sizes = (1,) * len(self.place) + shape
+        return self.source.read(self.weight.name, self.place + offsets, sizes).view(shape)
 
 
 def _with_code_names(described: ModelDescription, code_names: list[str]) -> ModelDescription:
