@@ -11,6 +11,8 @@ all finished runs of the chosen sets of data and seeds.
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,6 +79,8 @@ def _bounds(runs: Sequence[PlannedRun], sweep: Sweep, data: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line. Exits with 2 when the sweep cannot work, with 1 when runs failed."""
+    # As an exception, so that it ends the runs as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with reports_errors():
         arguments = parse(argv)
         sweep, output = read_sweep(arguments.sweep), arguments.output

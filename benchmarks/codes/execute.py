@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from datetime import timedelta
 from pathlib import Path
+from threading import Lock
+from typing import IO
 
 from benchmarks.codes.plan import LOG, PlannedRun, data_folder
 from benchmarks.codes.sweep import Sweep
@@ -42,11 +44,16 @@ def execute(runs: Sequence[PlannedRun], jobs: int) -> Iterator[PlannedRun]:
 
     What a run that was cut off has left is removed first. Ending this process ends the runs.
     """
-    left = list({run.folder: run for run in runs if not run.is_finished()}.values())
+    by_folder: dict[Path, PlannedRun] = {}
+    for run in runs:
+        if not run.is_finished():
+            by_folder.setdefault(run.folder, run)
+    left = list(by_folder.values())
     print(f"{len(left)} runs to do, {jobs} at a time", flush=True)
     began = time.monotonic()
+    running = _Running()
     with ThreadPoolExecutor(jobs) as pool:
-        futures: dict[Future[float], PlannedRun] = {pool.submit(_run, run): run for run in left}
+        futures: dict[Future[float], PlannedRun] = {pool.submit(_run, run, running): run for run in left}
         try:
             for number, future in enumerate(as_completed(futures), start=1):
                 run, seconds = futures[future], future.result()
@@ -55,10 +62,39 @@ def execute(runs: Sequence[PlannedRun], jobs: int) -> Iterator[PlannedRun]:
                 print(f"[{number}/{len(left)}] {run.name}: {result} in {seconds:.0f} s, {to_go} left", flush=True)
                 yield run
         finally:
-            pool.shutdown(cancel_futures=True)
+            # Nothing is left here unless this process is being ended.
+            pool.shutdown(wait=False, cancel_futures=True)
+            running.stop()
 
 
-def _run(run: PlannedRun) -> float:
+class _Running:
+    """The processes that run, of several threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+
+    def wait_for(self, command: list[str], log: IO[bytes], environment: dict[str, str]) -> None:
+        """Start a process and wait for its end; none once all are stopped."""
+        with self._lock:
+            if self._stopped:
+                return
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            self._processes.add(process)
+        process.wait()
+        with self._lock:
+            self._processes.remove(process)
+
+    def stop(self) -> None:
+        """End all processes, and start no more."""
+        with self._lock:
+            self._stopped = True
+            for process in self._processes:
+                process.terminate()
+
+
+def _run(run: PlannedRun, running: _Running) -> float:
     """Seconds that it took; whether it worked is seen by what it left."""
     began = time.monotonic()
     if run.folder.exists():
@@ -66,8 +102,6 @@ def _run(run: PlannedRun) -> float:
     run.folder.mkdir(parents=True)
     run.keep_options()
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    with (run.folder / LOG).open("w", encoding="utf-8") as log:
-        subprocess.run(
-            [sys.executable, *run.command()], stdout=log, stderr=subprocess.STDOUT, env=environment, check=False
-        )
+    with (run.folder / LOG).open("wb") as log:
+        running.wait_for([sys.executable, *run.command()], log, environment)
     return time.monotonic() - began

@@ -20,6 +20,7 @@ import yaml
 from benchmarks.codes.sweep import Options, Sweep, filled
 from megatron_lpc.command_line import flag_of
 from megatron_lpc.config import Config, ConfigError, all_options, parse_args, with_options
+from megatron_lpc.config.flags import DEFAULT
 from megatron_lpc.config.yaml_file import read_yaml
 from megatron_lpc.files import write_json, write_text
 
@@ -92,21 +93,28 @@ def plan_runs(sweep: Sweep, output: Path, *, data: Sequence[str], seeds: Sequenc
         ConfigError: an option of the sweep is unknown or ill-typed.
     """
     runs = []
-    for seed in seeds:
-        for name in data:
-            places = {"data": data_folder(output, name), "output": output}
-            file = _write_config(sweep, output / "configs" / f"{name}.yaml", places)
-            folders: dict[str, Path] = {}
-            for row, changed in sweep.all_rows().items():
-                flags = ("--config", str(file), *_flags(filled(changed, places)))
-                config = with_options(_parse(flags), seed=seed)
-                folder = folders.setdefault(json.dumps(asdict(config)), output / "runs" / name / row / f"seed{seed}")
-                support = filled(sweep.support, places) | {"seed": seed} if _has_codes(config) else {}
+    for name in data:
+        places = {"data": data_folder(output, name), "output": output}
+        file = _write_config(sweep, output / "configs" / f"{name}.yaml", places)
+        firsts: dict[str, str] = {}
+        for row, changed in sweep.all_rows().items():
+            flags = ("--config", str(file), *_flags(filled(changed, places)))
+            config = _parse(flags)
+            first = firsts.setdefault(json.dumps(asdict(config)), row)
+            support = filled(sweep.support, places) if _has_codes(config) else {}
+            for seed in seeds:
                 run = PlannedRun(
-                    row=row, data=name, seed=seed, folder=folder, flags=flags, config=config, support=support
+                    row=row,
+                    data=name,
+                    seed=seed,
+                    folder=output / "runs" / name / first / f"seed{seed}",
+                    flags=flags,
+                    config=with_options(config, seed=seed),
+                    support=support | {"seed": seed} if support else {},
                 )
                 runs.append(run)
-    return runs
+    # The first seed of all sets of data before the second of any.
+    return sorted(runs, key=lambda run: seeds.index(run.seed))
 
 
 def _fits(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -128,6 +136,8 @@ def _write_config(sweep: Sweep, path: Path, places: dict[str, Path]) -> Path:
     for name, value in values.items():
         if name not in all_options():
             raise ConfigError(f"the sweep sets the unknown option '{name}'")
+        if value == DEFAULT:
+            continue
         sections.setdefault(all_options()[name].section, {})[name] = value
     write_text(path, yaml.safe_dump(sections, sort_keys=False))
     return path

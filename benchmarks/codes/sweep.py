@@ -4,7 +4,7 @@
     seeds: [1, 2, 3]
     data:                                   # set of data -> commands that make it in the folder {data}
       2-annotators: [tools/make_preferences.py --output {data}]
-    options: {latent_mode: lpc}             # of every run, over those of `config`
+    options: {latent_mode: lpc}             # of every run, over those of `config`; `default` unsets one of those
     support: {data: '{data}/valid.jsonl', pairs: 8}     # those of `megatron_lpc.evaluate --support-...`
     report: {disagree: test_disagree, agree: test_agree}    # validation sets: taste, and what all agree on (or null)
     base: {codebook_size: 8}                # of every run, too: the point about which the options are swept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from benchmarks.codes.execute import execute
 from benchmarks.codes.plan import PlannedRun, plan_runs
 from benchmarks.codes.sweep import read_sweep
 from megatron_lpc.command_line import UserError
-from megatron_lpc.config import validate
+from megatron_lpc.config import Config, validate, validate_episodes
 
 FILES = sorted((Path(program.__file__).parent).glob("*.yaml"))
 SWEEP = {
@@ -54,6 +55,7 @@ def test_each_row_of_our_sweeps_is_a_valid_run(file: Path, tmp_path: Path) -> No
     sweep = read_sweep(file)
     for run in plan_runs(sweep, tmp_path, data=list(sweep.data), seeds=[1]):
         validate(run.config, 1, "cpu")
+        validate_episodes(run.config, 1)
 
 
 def test_runs_of_equal_options_are_one(tmp_path: Path) -> None:
@@ -130,6 +132,23 @@ def test_what_is_cut_off_or_failed_is_run_again(
     assert [run.row for run in execute(runs, jobs=1)] == ["both"]
 
 
+def test_ending_the_sweep_ends_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(float(sys.argv[2]))"
+
+    def command(run: PlannedRun) -> list[str]:
+        return ["-c", waits, str(run.folder / "pid"), "0" if run.row == "base" else "500"]
+
+    monkeypatch.setattr(PlannedRun, "command", command)
+    sweep = execute(planned(tmp_path), jobs=2)
+    assert next(sweep).row == "base"
+    sweep.close()
+    pids = [int(file.read_text()) for file in tmp_path.glob("runs/two/*/seed1/pid") if file.read_text()]
+    assert pids
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
 def test_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = planned(tmp_path, seeds=(1, 2))
     for run in runs[:-1]:
@@ -164,6 +183,7 @@ def test_bounds_of_annotators_who_disagree_in_part() -> None:
 def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown option 'codebok'"):
         planned(tmp_path, base={"codebok": 1})
+    assert planned(tmp_path, base={"lr": "default"})[0].config.training.lr == Config().training.lr != 2e-3
     with pytest.raises(UserError, match="must have the keys base, config"):
         planned(tmp_path, other=1)
     with pytest.raises(UserError, match="--rows: none of base, plain"):
