@@ -9,9 +9,12 @@ import pytest
 import torch
 from frozen_runs import CLOCK, FROZEN, SAME_PRODUCTS, UNFROZEN, Trained, config_of, train_run
 
-from megatron_lpc.config import ConfigError
+from megatron_lpc.config import ConfigError, with_options
+from megatron_lpc.evaluation.checkpoint_scorer import CheckpointScorer
+from megatron_lpc.evaluation.pair_table import table_metrics
 from megatron_lpc.model import unwrapped
 from megatron_lpc.training.build import assemble_run
+from megatron_lpc.training.checkpoint_folder import read_tensor_index
 from megatron_lpc.training.optimizer_state import stateful_parts
 from megatron_lpc.training.setup import RunContext, resolve_device_defaults
 from megatron_lpc.training.step import TrainStep
@@ -106,3 +109,23 @@ def test_resumes_exactly_and_only_as_it_was(tiny_run, context: RunContext, tmp_p
     unfrozen = config_of(tiny_run, *UNFROZEN, "--save", str(tmp_path), "--load", "auto")
     with pytest.raises(ConfigError, match="--no-freeze-backbone: the checkpoint's run does not train its backbone"):
         assemble_run(replace(context, config=resolve_device_defaults(unfrozen, context.platform)))
+
+
+def test_a_checkpoint_is_whole_and_is_evaluated_with_the_same_reference(
+    tiny_run, context: RunContext, tmp_path: Path
+) -> None:
+    config = config_of(tiny_run, *FROZEN, "--save", str(tmp_path))
+    trained = train_run(context, config)
+    trained.run.save_checkpoint(replace(trained.run.start, iteration=3))
+    stored = read_tensor_index(tmp_path / "iter_0000003").state_dict_metadata
+    assert any(name.startswith("decoder.layers") for name in stored)
+    of_optimizer = [name for name in stored if name.startswith("optimizer.")]
+    assert of_optimizer
+    assert all(".latent_head." in name for name in of_optimizer)
+    own = resolve_device_defaults(with_options(config, load=str(tmp_path)), context.platform)
+    scorer = CheckpointScorer(replace(context, config=own))
+    for name, source in config.data.valid_data.items():
+        table = scorer.score(name, scorer.open(name, source), ("prior", "posterior"))
+        for number, latent in enumerate(("prior", "posterior")):
+            metrics = table_metrics(config.loss, table, number)
+            assert metrics == {key: trained.evaluations[f"{name}/{latent}"][key] for key in metrics}
