@@ -82,7 +82,6 @@ class Checkpoints:
             async_sharded_save=self._context.config.checkpoint.async_save,
         )
         save_random_state(partial, self._context.platform)
-        # Not every pipeline stage of a frozen backbone has state that could tell.
         updates = largest_on_any_rank(optimizer_updates(self._policy.optimizer), self._context.groups)
         if is_first:
             write_description(partial, self._description(state, updates))
@@ -143,11 +142,10 @@ class Checkpoints:
         policy = self._policy
         vocab_size = self._context.config.model.vocab_size
         assert vocab_size is not None
-        wanted = self._tensors()
-        loaded = read_tensors(folder, wanted, groups=self._context.groups, vocab_size=vocab_size)
+        loaded = read_tensors(folder, self._tensors(), groups=self._context.groups, vocab_size=vocab_size)
         copy_weights(policy.chunks, loaded["model"])
         weights = sharded_weights(policy.chunks)
-        restore_optimizer_state(policy.optimizer, weights, loaded["optimizer"], optimizer_updates)
+        restore_optimizer_state(policy.optimizer, weights, loaded.get("optimizer", {}), optimizer_updates)
 
     def _restore_scheduler(self, num_steps: int) -> None:
         self._policy.scheduler.num_steps = 0
@@ -165,7 +163,9 @@ class Checkpoints:
     def _tensors(self) -> dict[str, Any]:
         """What the checkpoint holds as sharded tensors, under `model` and `optimizer`."""
         weights = sharded_weights(self._policy.chunks)
-        return {"model": weights, "optimizer": sharded_optimizer_state(self._policy.optimizer, weights)}
+        state = sharded_optimizer_state(self._policy.optimizer, weights)
+        # Empty on a pipeline stage without trainable weights: megatron-core would take it for data that ranks share.
+        return {"model": weights} | ({"optimizer": state} if state else {})
 
     def _gather_weights(self) -> None:
         """Wait for the weights of the last update, which otherwise only the next forward pass gathers.

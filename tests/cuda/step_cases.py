@@ -46,6 +46,7 @@ _PACKED: dict[str, Any] = {"pack_to": 256, "micro_batch_size": 4, "usage_entropy
 _SHARED: dict[str, Any] = {"share_prompt": True}
 _FULL_RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 _OVERLAPPED = {"use_distributed_optimizer": True, "overlap_grad_reduce": True, "overlap_param_gather": True}
+_FROZEN = {"freeze_backbone": True, "latent_lr": 1e-3}
 
 CASES: dict[str, Case] = {
     "padded": Case(options=_FULL_WIDTH),
@@ -64,11 +65,13 @@ CASES: dict[str, Case] = {
     "cached-reference": Case("dpo-lpc-tied", options={"reference": "precomputed", "reference_cache": "unused"}),
     "offloaded-reference": Case("dpo-lpc-tied", options={"reference_offload": True}),
     "experts": Case("dpo-lpc-experts"),
+    "frozen": Case("dpo-lpc-tied", options=_FROZEN),
     "scaled-embeddings": Case("dpo-lpc-tied", options={"scale_embeddings": True}),
     "overlapped": Case("dpo-lpc-tied", options=_OVERLAPPED, world_size=4),
     "pipeline": Case("dpo-lpc-tied", **_PIPELINE),
     "pipeline-none": Case("dpo-none-untied", **_PIPELINE, options=_FULL_WIDTH),
     "pipeline-packed": Case("dpo-lpc-tied", **_PIPELINE, options=_PACKED),
+    "pipeline-frozen": Case("dpo-lpc-tied", **_PIPELINE, options=_FROZEN),
     "pipeline-recompute": Case("dpo-lpc-tied", **_PIPELINE, options=_FULL_RECOMPUTE),
 }
 

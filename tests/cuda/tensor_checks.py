@@ -70,7 +70,8 @@ def wrong_state(policy: TrainablePolicy) -> list[str]:
     for chunk in policy.chunks:
         for name, weight in chunk.named_parameters():
             found[f"weight {name}"] = (weight, torch.bfloat16)
-            found[f"gradient of {name}"] = (weight.main_grad, torch.float32)
+            if weight.requires_grad:
+                found[f"gradient of {name}"] = (weight.main_grad, torch.float32)
     for part in stateful_parts(policy.optimizer):
         adam = part.optimizer
         for group in adam.param_groups:
