@@ -56,6 +56,9 @@ def _add_pair_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--latents", nargs="+", type=int, default=[1], help="L (default: 1)")
     parser.add_argument("--tp", nargs="+", type=int, default=[1], help="measure one shard of this many (default: 1)")
     parser.add_argument("--direction", nargs="+", choices=directions, default=["training"], help="default: training")
+    trained = ("all", "z")
+    parser.add_argument("--trained", nargs="+", choices=trained, default=["all"], help="gradients of z alone (all)")
+    parser.add_argument("--shared-latents", action="store_true", help="all pairs share the latents: z is [L, 1, H]")
     parser.add_argument("--chunk-size", type=int, help="of our algorithms (default: theirs, 4096 on a GPU)")
     parser.add_argument("--providers", nargs="+", choices=providers, default=list(providers), help="default: all")
 
@@ -95,7 +98,7 @@ def _mix_cases(arguments: argparse.Namespace) -> list[Case]:
 
 
 def _pair_cases(arguments: argparse.Namespace) -> list[Case]:
-    lists = ("direction", "model", "tokens", "masked", "latents", "tp")
+    lists = ("direction", "trained", "model", "tokens", "masked", "latents", "tp")
     crossed = itertools.product(*(getattr(arguments, name) for name in lists))
     return [
         PairCase(
@@ -103,6 +106,7 @@ def _pair_cases(arguments: argparse.Namespace) -> list[Case]:
             dtype=DTYPES[arguments.dtype],
             response=arguments.response,
             chunk_size=arguments.chunk_size,
+            shared=arguments.shared_latents,
             **dict(zip(lists, values, strict=True)),
         )
         for values in crossed

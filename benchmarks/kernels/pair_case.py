@@ -38,7 +38,11 @@ class PairCase:
     chunk_size: int | None
     """Of our algorithms; None: as `pair_logps` chooses."""
     direction: Literal["training", "scoring"]
-    """training: forward, and gradients of hidden states, head and latents. scoring: forward without gradients."""
+    """training: forward, and the gradients of `trained`. scoring: forward without gradients."""
+    trained: Literal["all", "z"] = "all"
+    """all: hidden states, head and latents. z: the latents alone, as with a frozen model."""
+    shared: bool = False
+    """All pairs share the latents, as in exact inference over the codes."""
 
     @property
     def hidden_size(self) -> int:
@@ -81,6 +85,8 @@ class PairCase:
             "tp": self.tp,
             "masked": self.masked,
             "L": self.latents,
+            "trained": self.trained,
+            "shared": self.shared,
         }
 
     def check(self) -> None:

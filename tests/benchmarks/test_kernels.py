@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,9 +77,10 @@ def test_gumbel_mix(tmp_path: Path) -> None:
     assert lines[1]["note"] == "gumbel_mix on CPU is the chain of PyTorch operations"
 
 
+@pytest.mark.parametrize("change", [{}, {"trained": "z"}, {"shared": True, "latents": 9}])
 @pytest.mark.parametrize("direction", ["training", "scoring"])
-def test_all_providers_do_the_same_job(direction: str) -> None:
-    case = small_case(direction)
+def test_all_providers_do_the_same_job(direction: str, change: dict[str, Any]) -> None:
+    case = replace(small_case(direction), **change)
     names = ["pytorch", "recompute", "pairwise", "frozen"]
     if hasattr(torch.nn.functional, "linear_cross_entropy"):
         names.append("linear_cross_entropy")

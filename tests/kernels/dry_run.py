@@ -32,6 +32,7 @@ from triton.runtime.jit import JITFunction
 KERNELS: tuple[JITFunction, ...] = (
     *(mix_kernels.forward, mix_kernels.backward_weights, mix_kernels.backward_inputs),
     *(pair_kernels.token_stats, pair_kernels.logits_gradient, pair_kernels.fused_stats),
+    pair_kernels.many_latents_gradient,
 )
 """Every kernel that the project launches."""
 _H100 = {"max_shared_mem": 232448, "multiprocessor_count": 132, "warpSize": 32, "max_num_regs": 65536}

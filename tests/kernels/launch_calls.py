@@ -45,18 +45,21 @@ def score(
     dtype: torch.dtype = torch.bfloat16,
     trains: bool = True,
     offset: int = 0,
+    trained: tuple[str, ...] = ("hidden", "lm_head_weight", "z"),
     **options: Any,
 ) -> None:
     """One call on responses of these lengths, chosen ones first, and its backward pass where it `trains`.
 
     latents: None for z of [P, H], 0 for no z.
     offset: elements before the first of hidden and of the LM head.
+    trained: what wants a gradient; the LM head does not with algorithm `frozen`.
     """
     num_pairs = len(lengths) // 2
     segment_ids = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     width = hidden_size + offset
-    weight = torch.zeros(vocab, width, dtype=dtype)[:, offset:].requires_grad_(options.get("algorithm") != "frozen")
-    hidden = torch.zeros(segment_ids.numel(), width, dtype=dtype)[:, offset:].requires_grad_()
+    trains_head = "lm_head_weight" in trained and options.get("algorithm") != "frozen"
+    weight = torch.zeros(vocab, width, dtype=dtype)[:, offset:].requires_grad_(trains_head)
+    hidden = torch.zeros(segment_ids.numel(), width, dtype=dtype)[:, offset:].requires_grad_("hidden" in trained)
     shape = (num_pairs, hidden_size) if latents is None else (latents, num_pairs, hidden_size)
     z = None if latents == 0 else torch.zeros(shape, dtype=dtype, requires_grad=True)
     with torch.set_grad_enabled(trains):

@@ -74,7 +74,7 @@ def test_an_odd_vocabulary_has_aligned_logits(launched: DryRun) -> None:
 
 
 def test_the_kernels_of_training_compile_and_fit(launched: DryRun) -> None:
-    for latents in (0, None, 2):
+    for latents in (0, None, 2, 64):
         calls.train_and_score([32] * 8, "pairwise", latents, vocab=1024, hidden_size=128)
     calls.mix(16, 64, 128)
     calls.mix(16, 256, 128, straight_through=True)
@@ -121,6 +121,10 @@ UNUSUAL: dict[str, dict[str, Any]] = {
     "unaligned": {"lengths": [3, 4, 9, 2], "vocab": 131, "hidden_size": 67, "offset": 1},
     "3 latents, entropy": {"lengths": [20, 20], "with_entropy": True, "latents": 3},
     "16 latents": {"lengths": [20, 20], "latents": 16},
+    "64 latents, entropy": {"lengths": [20, 20], "latents": 64, "with_entropy": True},
+    "17 latents, soft cap": {"lengths": [20, 20], "latents": 17, "logit_softcap": 30.0},
+    "z only": {"lengths": [20, 20], "latents": 2, "trained": ("z",)},
+    "64 latents, z only": {"lengths": [20, 20], "latents": 64, "trained": ("z",)},
     "soft cap": {"lengths": [20, 20], "logit_softcap": 30.0, "temperature": 0.7},
     "fp32": {"lengths": [20, 20], "dtype": torch.float32},
     "fp16": {"lengths": [20, 20], "dtype": torch.float16, "latents": 0},
@@ -133,9 +137,12 @@ SPILLS = {"fp64": 8}
 
 @pytest.mark.parametrize("case", UNUSUAL)
 def test_unusual_calls_compile(launched: DryRun, case: str) -> None:
-    calls.score(algorithm="pairwise", **UNUSUAL[case])
-    calls.score(trains=False, **UNUSUAL[case])
-    assert {launch.kernel for launch in launched.launches} >= {"token_stats", "logits_gradient"}
+    options = UNUSUAL[case]
+    calls.score(algorithm="pairwise", **options)
+    calls.score(trains=False, **options)
+    kernels = {launch.kernel for launch in launched.launches}
+    assert {"token_stats", "fused_stats" if options.get("dtype") != torch.float64 else "token_stats"} <= kernels
+    assert kernels & {"logits_gradient", "many_latents_gradient"}
     assert_fits(launched, SPILLS.get(case, 0))
 
 

@@ -51,7 +51,7 @@ class Gradients:
         self.problem = problem
         self.wanted = wanted
         self.hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format) if wanted.hidden else None
-        self.weight = problem.main_grad
+        self.weight = problem.main_grad if wanted.lm_head_weight else None
         if wanted.lm_head_weight and self.weight is None:
             self.weight = in_huge_pages(torch.zeros, weight.shape, dtype, weight.device)
         self.bias: Tensor | None = None

@@ -8,7 +8,7 @@ import torch
 import triton.language as tl
 
 from lpc_kernels.pair_logps import triton_kernels as kernels
-from lpc_kernels.pair_logps.triton_backend import fused_blocks, gradient_blocks, stats_blocks
+from lpc_kernels.pair_logps.triton_backend import LATENTS_AT_A_TIME, fused_blocks, gradient_blocks, stats_blocks
 from lpc_kernels.shipped import Shipped, aligned_arguments
 
 _SIZES = ("C", "V", "H", "L", "P", "S", "stride", "hidden_stride", "weight_stride", "first_token")
@@ -28,9 +28,10 @@ def _shipped(num_latents: int) -> tuple[Shipped, ...]:
     """The three kernels for a number of latents; 0: without."""
     count = max(num_latents, 1)
     bf16 = torch.bfloat16
+    gradient = kernels.many_latents_gradient if count > LATENTS_AT_A_TIME else kernels.logits_gradient
     return (
         _configuration(kernels.token_stats, num_latents, stats_blocks(count), ENTROPY=False, DTYPE=tl.float32),
-        _configuration(kernels.logits_gradient, num_latents, gradient_blocks(count), DTYPE=tl.float32),
+        _configuration(gradient, num_latents, gradient_blocks(count), STORE=True, DTYPE=tl.float32),
         _configuration(kernels.fused_stats, num_latents, fused_blocks(bf16), ENTROPY=False, EVEN_H=True),
     )
 
@@ -56,4 +57,4 @@ def _configuration(kernel: Any, num_latents: int, blocks: dict[str, int], **cons
     )
 
 
-SHIPPED = tuple(configuration for num_latents in (0, 1, 2) for configuration in _shipped(num_latents))
+SHIPPED = tuple(configuration for num_latents in (0, 1, 2, 64) for configuration in _shipped(num_latents))

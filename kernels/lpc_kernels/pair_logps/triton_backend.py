@@ -20,14 +20,22 @@ _FUSED_16_BIT = {"BLOCK_C": 128, "BLOCK_V": 128, "BLOCK_H": 64, "STAGES": 3, "nu
 _FUSED_32_BIT = {"BLOCK_C": 64, "BLOCK_V": 64, "BLOCK_H": 32, "STAGES": 2, "num_warps": 4}
 
 
+LATENTS_AT_A_TIME = 16
+"""Of a program that keeps a row or a tile for each of them in registers."""
+_FUSED_TOKENS = 16384
+"""Latents times tokens of one launch of `fused_stats`, whose statistics of tiles grow with both: 4096 under 4."""
+
+
 def stats_blocks(num_latents: int) -> dict[str, int]:
     """Blocks of `token_stats` for L latents."""
-    latents = triton.next_power_of_2(num_latents)
+    latents = min(triton.next_power_of_2(num_latents), LATENTS_AT_A_TIME)
     return {"LATENTS": latents, "BLOCK_V": max(256, 4096 // latents), "num_warps": 8}
 
 
 def gradient_blocks(num_latents: int) -> dict[str, int]:
-    """Blocks of `logits_gradient` for L latents."""
+    """Blocks of `logits_gradient`, or of `many_latents_gradient`, for L latents."""
+    if num_latents > LATENTS_AT_A_TIME:
+        return {"BLOCK_C": 8, "BLOCK_V": 256, "num_warps": 8}
     latents = triton.next_power_of_2(num_latents)
     return {"LATENTS": latents, "BLOCK_C": max(1, 8 // latents), "BLOCK_V": 256, "num_warps": 8}
 
@@ -53,7 +61,8 @@ class TritonBackend:
         stats = logits.new_empty((num_stats, num_latents, num_tokens), dtype=problem.stats_dtype)
         if logits.numel() == 0:
             return stats_without_vocabulary(stats)
-        kernels.token_stats[(num_tokens,)](
+        blocks = stats_blocks(num_latents)
+        kernels.token_stats[num_tokens, triton.cdiv(num_latents, blocks["LATENTS"])](
             logits,
             problem.bias,
             problem.shard.locate(problem.targets[chunk]),
@@ -69,7 +78,7 @@ class TritonBackend:
             ENTROPY=problem.with_entropy,
             CAPPED=problem.shard.softcap is not None,
             DTYPE=_TRITON_TYPES[stats.dtype],
-            **stats_blocks(num_latents),
+            **blocks,
         )
         return stats
 
@@ -83,7 +92,9 @@ class TritonBackend:
         bias = gradient.bias(problem)
         num_pairs = num_segments if bias is None else bias.size(1)
         blocks = gradient_blocks(num_latents)
-        kernels.logits_gradient[triton.cdiv(vocab_local, blocks["BLOCK_V"]), num_pairs](
+        many = num_latents > LATENTS_AT_A_TIME
+        kernel = kernels.many_latents_gradient if many else kernels.logits_gradient
+        kernel[triton.cdiv(vocab_local, blocks["BLOCK_V"]), num_pairs](
             logits,
             bias,
             problem.shard.locate(problem.targets[chunk]),
@@ -102,6 +113,7 @@ class TritonBackend:
             chunk.start,
             *_softcap_and_rate(problem.shard),
             CAPPED=problem.shard.softcap is not None,
+            STORE=not gradient.only_bias,
             DTYPE=_TRITON_TYPES[gradient.scale.dtype],
             **blocks,
         )
@@ -110,7 +122,12 @@ class TritonBackend:
         """Without logits in memory, except in fp64, which `fused_stats` does not support."""
         if problem.hidden.dtype == torch.float64 or problem.shard.vocab_local == 0:
             return stats_of_logits(self, problem, chunks)
-        return lambda chunk: fused_stats(problem, chunk)
+        size = max(fused_blocks(problem.hidden.dtype)["BLOCK_C"], _FUSED_TOKENS // problem.num_latents)
+        return lambda chunk: torch.cat([fused_stats(problem, part) for part in _parts(chunk, size)], dim=-1)
+
+
+def _parts(chunk: slice, size: int) -> list[slice]:
+    return [slice(start, min(start + size, chunk.stop)) for start in range(chunk.start, chunk.stop, size)]
 
 
 def fused_stats(problem: Problem, chunk: slice) -> Tensor:

@@ -2,7 +2,8 @@
 """Triton kernels of `pair_logps`: statistics and gradient of logits in memory, and statistics of logits that never are.
 
 The letters of shapes are those of `problem.py`, and also the names of the arguments with these sizes. LATENTS is the
-next power of two of L. `product` is h W^T, [C, V], with `stride` from token to token. `rate` is 1 / temperature.
+next power of two of L, or of as many latents as a program takes at a time. `product` is h W^T, [C, V], with `stride`
+from token to token. `rate` is 1 / temperature.
 
 Triton compiles a kernel for each combination of arguments that are 1, divisible by 16 or neither. Sizes and pointers
 that differ from chunk to chunk are exempt (`_VARYING`, `_VARYING_POINTERS`), or training would stop to compile for
@@ -56,9 +57,9 @@ def token_stats(
     LATENTS: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    """One program per token: the online softmax over tiles of the vocabulary, for all latents at once."""
+    """Program (c, g): token c under latents of group g, the online softmax over tiles of the vocabulary."""
     token = tl.program_id(0).to(tl.int64)
-    latent = tl.arange(0, LATENTS).to(tl.int64)
+    latent = (tl.program_id(1) * LATENTS + tl.arange(0, LATENTS)).to(tl.int64)
     is_latent = latent < L
     softcap = tl.full((), softcap, DTYPE)
     rate = tl.full((), rate, DTYPE)
@@ -126,6 +127,7 @@ def logits_gradient(
     softcap: tl.float64,
     rate: tl.float64,
     CAPPED: tl.constexpr,
+    STORE: tl.constexpr,
     DTYPE: tl.constexpr,
     LATENTS: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -133,7 +135,8 @@ def logits_gradient(
 ):
     """Program (t, p): tile t of the vocabulary for all tokens of pair p in the chunk, in place.
 
-    The chunk starts at loss token `first_token`.
+    The chunk starts at loss token `first_token`. STORE: the gradient of the product is written, not that of the bias
+    alone.
     """
     vocab = tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)
     pair = tl.program_id(1)
@@ -177,10 +180,82 @@ def logits_gradient(
                 # Masked elements have a logit of 0, whose exponential may be infinite.
                 gradient = tl.where(known[:, :, None] & in_vocab[None, None, :], gradient * rate, 0.0)
                 summed += tl.sum(gradient, 1)
-                tl.store(place, tl.sum(gradient, 0).to(product.dtype.element_ty), mask=mask)
+                if STORE:
+                    tl.store(place, tl.sum(gradient, 0).to(product.dtype.element_ty), mask=mask)
     if d_bias is not None:
         before = tl.load(d_bias + bias_offset, mask=bias_mask, other=0.0)
         tl.store(d_bias + bias_offset, before + summed, mask=bias_mask)
+
+
+@triton.jit(do_not_specialize=_VARYING, do_not_specialize_on_alignment=_VARYING_POINTERS)
+def many_latents_gradient(
+    product,  # [C, V] in and out
+    bias,  # [L, P, V]
+    targets,  # [C] int64 index in the shard, or -1
+    cu_seqlens,  # [S + 1] int64
+    pair_of_segment,  # [S] int64
+    running_max,  # [L, C]
+    running_sum,  # [L, C]
+    scale,  # [L, C]
+    d_bias,  # [L, P, V] added to, or None
+    C,
+    V,
+    L,
+    P,
+    S,
+    stride,
+    first_token,
+    softcap: tl.float64,
+    rate: tl.float64,
+    CAPPED: tl.constexpr,
+    STORE: tl.constexpr,
+    DTYPE: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+):
+    """`logits_gradient` latent by latent, for more of them than registers hold."""
+    vocab = tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)
+    pair = tl.program_id(1)
+    in_vocab = vocab < V
+    softcap = tl.full((), softcap, DTYPE)
+    rate = tl.full((), rate, DTYPE)
+    for segment in range(S):
+        if tl.load(pair_of_segment + segment) == pair:
+            start = tl.maximum(tl.load(cu_seqlens + segment) - first_token, 0).to(tl.int32)
+            stop = tl.minimum(tl.load(cu_seqlens + segment + 1) - first_token, C).to(tl.int32)
+            for first in range(start, stop, BLOCK_C):
+                token = first + tl.arange(0, BLOCK_C)
+                in_segment = token < stop
+                offset = tl.arange(0, BLOCK_C)[:, None] * stride + vocab[None, :]
+                place = product + tl.cast(first, tl.int64) * stride + offset
+                mask = in_segment[:, None] & in_vocab[None, :]
+                tile = tl.load(place, mask=mask, other=0.0).to(DTYPE)
+                target = tl.load(targets + token, mask=in_segment, other=-1)
+                is_target = target[:, None] == vocab[None, :]
+                total = tl.zeros((BLOCK_C, BLOCK_V), DTYPE)
+                for latent in range(L):
+                    at = tl.cast(latent, tl.int64) * C + token
+                    of_bias = (tl.cast(latent, tl.int64) * P + pair) * V + vocab
+                    m = tl.load(running_max + at, mask=in_segment, other=0.0)
+                    factor = tl.load(scale + at, mask=in_segment, other=0.0)
+                    normalised = factor / tl.load(running_sum + at, mask=in_segment, other=1.0)
+                    logits = tile + tl.load(bias + of_bias, mask=in_vocab, other=0.0)[None, :]
+                    logits = _cap(logits, softcap, rate, CAPPED)
+                    probability = normalised[:, None] * tl.exp(logits - m[:, None])
+                    gradient = tl.where(is_target, factor[:, None], 0.0) - probability
+                    if CAPPED:
+                        tanh = logits * (1.0 / (rate * softcap))
+                        gradient *= 1.0 - tanh * tanh
+                    gradient = tl.where(mask, gradient * rate, 0.0)
+                    total += gradient
+                    if d_bias is not None:
+                        before = tl.load(d_bias + of_bias, mask=in_vocab, other=0.0)
+                        tl.store(d_bias + of_bias, before + tl.sum(gradient, 0), mask=in_vocab)
+                if d_bias is not None:
+                    # The next block of tokens adds to what this one has written, perhaps in other threads.
+                    tl.debug_barrier()
+                if STORE:
+                    tl.store(place, total.to(product.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=_VARYING, do_not_specialize_on_alignment=_VARYING_POINTERS)

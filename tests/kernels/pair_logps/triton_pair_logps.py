@@ -125,6 +125,58 @@ def test_other_dtypes(algorithm, dtype):
         assert (ours.double() - truth).norm() <= (theirs.double() - truth).norm() + 1e-12 * truth.norm()
 
 
+@pytest.mark.parametrize("only_z", [False, True])
+@pytest.mark.parametrize(
+    ("latents", "shared", "options"),
+    [
+        (2, False, {}),
+        (2, True, {}),
+        (triton_backend.LATENTS_AT_A_TIME + 2, False, {"logit_softcap": 2.0}),
+        (triton_backend.LATENTS_AT_A_TIME + 2, True, {"temperature": 0.7}),
+    ],
+)
+@pytest.mark.parametrize("algorithm", ["recompute", "pairwise"])
+def test_many_latents_and_the_gradient_of_z_alone(algorithm, latents, shared, options, only_z):
+    inputs = draw(21, 300, 8, 2, latents, 3, torch.float32)
+    if shared:
+        inputs["z"] = inputs["z"].detach()[:, :1].requires_grad_()
+    for name in ("hidden", "lm_head_weight"):
+        inputs[name].requires_grad_(not only_z)
+    copied = inputs | {"z": inputs["z"].detach().expand(latents, 2, 8).requires_grad_()}
+    names = {"softcap" if name == "logit_softcap" else name: value for name, value in options.items()}
+    sums, token_logps, gradients = expect(copied, 2, **names)
+    result, got = run(inputs, 2, algorithm=algorithm, chunk_size=30, **options)
+    with torch.no_grad():
+        fused, _ = run(inputs, 2, **options)
+    for outputs in (result, fused):
+        assert_close(outputs.logps, sums)
+        assert_close(outputs.token_logps, token_logps)
+    *others, of_z = gradients
+    for a, b in zip(got, (*others, of_z.sum(1, keepdim=True) if shared else of_z), strict=True):
+        assert_close(a, b)
+
+
+def test_statistics_of_tiles_do_not_grow_with_the_latents(monkeypatch):
+    """A call is made in launches of fewer tokens, whose results are those of one launch."""
+    inputs = {name: x.detach() for name, x in draw(150, 40, 8, 2, 2, 1, torch.float32).items()}
+    whole, _ = run_without_gradient(inputs)
+    monkeypatch.setattr(triton_backend, "_FUSED_TOKENS", 2)
+    parts, launches = run_without_gradient(inputs)
+    assert launches == 3
+    assert torch.equal(whole.token_logps, parts.token_logps)
+
+
+def run_without_gradient(inputs):
+    """The result, and how often `fused_stats` was launched."""
+    launches = []
+    kernels.fused_stats.add_pre_run_hook(lambda *_, **__: launches.append(1))
+    try:
+        with torch.no_grad():
+            return run(inputs, 2)[0], len(launches)
+    finally:
+        kernels.fused_stats.pre_run_hooks.clear()
+
+
 @pytest.mark.parametrize("shift", [-100.0, 100.0])
 def test_common_offset_of_the_logits(shift):
     inputs = draw(20, 31, 8, 2, None, 2, torch.float32)
