@@ -35,9 +35,11 @@ _PADDED_PIPELINE = {"P2PCommunicator._communicate_shapes": 11}
 _OF_CORE: dict[str, dict[str, int]] = {
     "experts": {"permute": 16},
     **dict.fromkeys(("pipeline", "pipeline-none", "pipeline-recompute"), _PADDED_PIPELINE),
+    "pipeline-frozen": {"P2PCommunicator._communicate_shapes": 4},
 }
 """Waits within megatron-core. Experts: two in each layer of each pass, where TransformerEngine's fused permutation is
-not there. Pipeline stages that send padded micro-batches tell each other the shape of each."""
+not there. Pipeline stages that send padded micro-batches tell each other the shape of each; those of a frozen backbone
+in a forward pass only."""
 
 
 @pytest.fixture(scope="session")
