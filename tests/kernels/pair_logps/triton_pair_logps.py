@@ -127,15 +127,14 @@ def test_other_dtypes(algorithm, dtype):
 
 @pytest.mark.parametrize("only_z", [False, True])
 @pytest.mark.parametrize(
-    ("latents", "shared", "options"),
+    ("algorithm", "latents", "shared", "options"),
     [
-        (2, False, {}),
-        (2, True, {}),
-        (triton_backend.LATENTS_AT_A_TIME + 2, False, {"logit_softcap": 2.0}),
-        (triton_backend.LATENTS_AT_A_TIME + 2, True, {"temperature": 0.7}),
+        ("pairwise", 2, False, {}),
+        ("recompute", 2, True, {}),
+        ("recompute", triton_backend.LATENTS_AT_A_TIME + 2, False, {"logit_softcap": 2.0}),
+        ("pairwise", triton_backend.LATENTS_AT_A_TIME + 2, True, {"temperature": 0.7}),
     ],
 )
-@pytest.mark.parametrize("algorithm", ["recompute", "pairwise"])
 def test_many_latents_and_the_gradient_of_z_alone(algorithm, latents, shared, options, only_z):
     inputs = draw(21, 300, 8, 2, latents, 3, torch.float32)
     if shared:
