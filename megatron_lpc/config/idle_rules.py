@@ -42,7 +42,16 @@ CONTINUOUS_LATENT = IdleRule(
     "with --latent-mode continuous: no noise, no KL",
     lambda config: config.latent.latent_mode == "continuous",
 )
-NO_SAMPLING = (NO_LATENT, CONTINUOUS_LATENT)
+NO_CODES = (NO_LATENT, CONTINUOUS_LATENT)
+EXACT_INFERENCE = IdleRule(
+    "with --latent-inference exact: no posterior network, no sample, no KL",
+    lambda config: config.latent.latent_inference == "exact",
+)
+AMORTIZED_INFERENCE = IdleRule(
+    "without --latent-inference exact",
+    lambda config: config.latent.latent_inference != "exact",
+)
+NO_SAMPLING = (*NO_CODES, EXACT_INFERENCE)
 CONSTANT_TAU = IdleRule(
     "with --gumbel-tau-schedule constant",
     lambda config: config.latent.gumbel_tau_schedule == "constant",

@@ -24,23 +24,32 @@ class LatentHeadSizes:
     codebook_size: int
     """K."""
     posterior_input_size: int
-    """Size of what the posterior network reads."""
+    """Size of what the posterior network reads; 0 where there is no such network."""
+
+    @property
+    def has_posterior(self) -> bool:
+        """Whether there is a posterior network; exact inference needs none."""
+        return self.posterior_input_size > 0
 
     @property
     def num_parameters(self) -> int:
         """Parameters of prior, posterior and codebook, biases included."""
-        first_layers = (self.hidden_size + 1) + (self.posterior_input_size + 1)
-        last_layers = 2 * (self.mlp_hidden_size + 1) * self.codebook_size
-        codebook = self.codebook_size * self.hidden_size
-        return first_layers * self.mlp_hidden_size + last_layers + codebook
+        prior = self._mlp_parameters(self.hidden_size)
+        posterior = self._mlp_parameters(self.posterior_input_size) if self.has_posterior else 0
+        return prior + posterior + self.codebook_size * self.hidden_size
 
     @property
     def num_matrix_elements(self) -> int:
-        """Elements of the matrices that one pair is multiplied with: `num_parameters` without the biases."""
-        first_layers = (self.hidden_size + self.posterior_input_size) * self.mlp_hidden_size
-        last_layers = 2 * self.mlp_hidden_size * self.codebook_size
-        codebook = self.codebook_size * self.hidden_size
-        return first_layers + last_layers + codebook
+        """Elements of the matrices that one pair is multiplied with.
+
+        `num_parameters` without the biases, and for exact inference without the codebook, whose codes are added as
+        they are.
+        """
+        prior = (self.hidden_size + self.codebook_size) * self.mlp_hidden_size
+        if not self.has_posterior:
+            return prior
+        posterior = (self.posterior_input_size + self.codebook_size) * self.mlp_hidden_size
+        return prior + posterior + self.codebook_size * self.hidden_size
 
     @property
     def control_mlp_hidden_size(self) -> int:
@@ -51,12 +60,17 @@ class LatentHeadSizes:
         per_unit = 2 * self.hidden_size + 1
         return max(1, round((self.num_parameters - self.hidden_size) / per_unit))
 
+    def _mlp_parameters(self, input_size: int) -> int:
+        """Parameters of an MLP to K logits."""
+        return (input_size + 1) * self.mlp_hidden_size + (self.mlp_hidden_size + 1) * self.codebook_size
+
 
 def latent_head_sizes(latent: LatentConfig, hidden_size: int) -> LatentHeadSizes:
     """Sizes of the head of a model with this hidden size."""
+    vectors = 0 if latent.latent_inference == "exact" else POSTERIOR_INPUT_VECTORS[latent.posterior_input]
     return LatentHeadSizes(
         hidden_size=hidden_size,
         mlp_hidden_size=latent.latent_mlp_hidden_size or hidden_size,
         codebook_size=latent.codebook_size,
-        posterior_input_size=POSTERIOR_INPUT_VECTORS[latent.posterior_input] * hidden_size,
+        posterior_input_size=vectors * hidden_size,
     )

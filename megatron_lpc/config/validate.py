@@ -42,6 +42,7 @@ def validate(config: Config, world_size: int, device_type: str | None = None) ->
             *run.packing(config),
             *run.objective(config),
             *run.frozen_backbone(config),
+            *run.exact_inference(config),
             *run.learning_rates(config),
             *run.device_support(config, device_type or config.parallel.device),
             *run.flex_attention(config, device_type or config.parallel.device),

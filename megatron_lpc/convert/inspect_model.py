@@ -80,7 +80,10 @@ def _head(described: ModelDescription) -> str:
     if latent["latent_mode"] == "continuous":
         return "continuous control"
     names = "with names" if described.code_names else "without names"
-    return f"{latent['codebook_size']} codes {names}, posterior reads {latent['posterior_input']}"
+    # Heads written before there was a choice are amortized.
+    is_exact = latent.get("latent_inference") == "exact"
+    posterior = "exact inference, no posterior network" if is_exact else f"posterior reads {latent['posterior_input']}"
+    return f"{latent['codebook_size']} codes {names}, {posterior}"
 
 
 def _run_rows(description: dict[str, Any]) -> Iterator[Row]:

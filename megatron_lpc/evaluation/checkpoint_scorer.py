@@ -10,7 +10,7 @@ from torch import Tensor
 
 from megatron_lpc.data.dataset import PairDataset
 from megatron_lpc.evaluation.pair_table import PairTable
-from megatron_lpc.evaluation.scoring import EvaluationStep, number_of_codes, score_pairs
+from megatron_lpc.evaluation.scoring import EvaluationStep, score_pairs
 from megatron_lpc.losses import uses_reference
 from megatron_lpc.model import LatentSource
 from megatron_lpc.terminal import progress
@@ -70,7 +70,7 @@ class CheckpointScorer:
             progress(steps, f"Scoring {name} under {' and '.join(sources)}", total=num_steps),
             self._reference,
             sources,
-            num_codes=number_of_codes(self.config.latent),
+            latent=self.config.latent,
         )
 
 

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
+from torch import Tensor
 
 from megatron_lpc.config import Config, ConfigError, training_only_options, with_defaults, with_options
 from megatron_lpc.data.dataset import PairDataset
 from megatron_lpc.evaluation.checkpoint_scorer import CheckpointScorer
 from megatron_lpc.evaluation.information import mutual_information
+from megatron_lpc.evaluation.marginal import (
+    MARGINAL,
+    log_likelihoods,
+    log_prior,
+    metrics_by_latent,
+    mixture_is_correct,
+)
 from megatron_lpc.evaluation.options import SupportOptions, has_groups
-from megatron_lpc.evaluation.pair_table import PairTable, table_metrics
+from megatron_lpc.evaluation.pair_table import PairTable, is_correct
 from megatron_lpc.evaluation.report import Report, SupportReport
-from megatron_lpc.evaluation.scoring import evaluation_sources
+from megatron_lpc.evaluation.scoring import report_sources
 from megatron_lpc.evaluation.support import GroupLatents
-from megatron_lpc.evaluation.support_report import report_support
+from megatron_lpc.evaluation.support_report import SUPPORT, SUPPORT_EXACT, report_support
 from megatron_lpc.losses import code_verdict
 from megatron_lpc.training.setup import start_distributed, stop_distributed
 
@@ -39,7 +46,7 @@ def evaluate(config: Config, support: SupportOptions) -> dict[str, Report]:
     group_latents = None
     if has_groups(config) and support.data is not None:
         data = scorer.open("support", support.data)
-        table = scorer.score("support", data, ("posterior",))
+        table = scorer.score("support", data, ("codes",))
         group_latents = _estimate_group_latents(scorer.config, data, table, support)
     reports = {
         name: _evaluate_data(scorer, name, source, support, group_latents)
@@ -55,12 +62,10 @@ def _evaluate_data(
     """`group_latents`: from other data; None to estimate them from this data set."""
     config = scorer.config
     data = scorer.open(name, source)
-    latents = evaluation_sources(config.latent)
-    table = scorer.score(name, data, latents)
-    metrics: dict[str, dict[str, float]] = {
-        latent: table_metrics(config.loss, table, index) for index, latent in enumerate(latents)
-    }
-    verdict = code_verdict(metrics[latents[0]], config.latent.codebook_size)
+    sources = report_sources(config.latent)
+    table = scorer.score(name, data, sources)
+    metrics = metrics_by_latent(config.loss, table, sources)
+    verdict = code_verdict(metrics[sources[0]], config.latent.codebook_size)
     report = Report(pairs=len(data), metrics=metrics, information=None, support=None, verdict=verdict)
     if not has_groups(config):
         return report
@@ -94,23 +99,25 @@ def _support_report(
             "lower --support-pairs, or draw them from other data with --support-data"
         )
     mixture = group_latents.mixture_of_each(groups, table.num_codes)
-    under_group_latent = scorer.score(name, data, ("mixture",), mixture)
-    logps = torch.cat([table.logps, under_group_latent.logps], dim=1)
-    return report_support(
-        scorer.config.loss,
-        replace(table, logps=logps),
-        (*evaluation_sources(scorer.config.latent), "support"),
-        groups=groups,
-        is_query=is_query,
-        mixtures=group_latents.mixtures,
-    )
+    under_mixture = scorer.score(name, data, ("mixture",), mixture)
+    loss, own = scorer.config.loss, log_prior(table)
+    latents = [source for source in report_sources(scorer.config.latent) if source != "codes"]
+    correct: dict[str, Tensor] = {latent: is_correct(loss, table, index) for index, latent in enumerate(latents)}
+    correct |= {
+        MARGINAL: mixture_is_correct(loss, table, own),
+        SUPPORT: is_correct(loss, under_mixture, 0),
+        SUPPORT_EXACT: mixture_is_correct(loss, table, group_latents.exact_log_weights(groups, own)),
+    }
+    return report_support(correct, groups=groups, is_query=is_query, latents=group_latents)
 
 
 def _estimate_group_latents(
     config: Config, data: PairDataset, table: PairTable, support: SupportOptions
 ) -> GroupLatents:
+    """`table`: scored under the codes."""
     return GroupLatents.estimate(
         table.posterior_logits,
+        log_likelihoods(config.loss, table),
         _groups(data),
         _prompts(data),
         pairs=support.pairs,

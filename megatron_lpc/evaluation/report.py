@@ -18,10 +18,14 @@ class GroupReport:
     """The query pairs of one group, under the latent from its support set."""
 
     mixture: list[float]
-    """[K] weight of each code."""
+    """[K] weight of each code: the mean posterior over the support set."""
+    posterior: list[float]
+    """[K] the exact posterior over codes by the labels of the support set, under a uniform prior."""
     query_pairs: int
     accuracy: float | None
-    """None where there is no query pair."""
+    """Under `mixture`; None where there is no query pair."""
+    accuracy_exact: float | None
+    """By the exact posterior; None where there is no query pair."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,8 @@ class SupportReport:
     query_pairs: int
     """Pairs of a group with a support set, with a prompt that is not in it."""
     accuracy: dict[str, float]
-    """On the same query pairs, under `support` and under each of the model's own latents."""
+    """On the same query pairs, under each of the model's own latents, under `support` (the group's mean posterior), and
+    by `support_exact` (the exact posterior of the group and the prompt)."""
     groups: dict[str, GroupReport]
     left_out: list[str]
     """Groups with too few pairs for a support set."""
@@ -43,7 +48,7 @@ class Report:
 
     pairs: int
     metrics: dict[str, dict[str, float]]
-    """Latent -> metrics over all pairs, named as in training."""
+    """Latent -> metrics over all pairs, named as in training; `marginal`: all codes, weighted by the prior."""
     information: Information | None
     """Of the posterior's most probable code and the group; None without codes or groups."""
     support: SupportReport | None
@@ -55,7 +60,8 @@ class Report:
 def report_table(reports: Mapping[str, Report]) -> Table:
     """One line per data set.
 
-    Accuracies under the model's own latents are over all pairs; the one under `support` is over the query pairs.
+    Accuracies under the model's own latents are over all pairs; those under `support` and by the exact posterior are
+    over the query pairs.
     """
     title = "Preference accuracy under each latent, and what the codes tell about the groups"
     table = Table(title=title, title_justify="left")
@@ -78,6 +84,7 @@ def _cells(report: Report) -> dict[str, str]:
         cells["codes"] = report.verdict.state
     if report.support is not None:
         cells["support"] = f"{report.support.accuracy['support']:.1%}"
+        cells["support, exact"] = f"{report.support.accuracy['support_exact']:.1%}"
         cells["query pairs"] = str(report.support.query_pairs)
     if report.information is not None:
         cells["bits"] = f"{report.information.bits:.3f}"

@@ -11,8 +11,9 @@ from torch.nn.functional import pad
 
 from megatron_lpc.config import LatentConfig
 from megatron_lpc.data.batch import PairBatch
+from megatron_lpc.evaluation.marginal import metrics_by_latent, with_exact_posterior
 from megatron_lpc.evaluation.pair_fields import PairFields
-from megatron_lpc.evaluation.pair_table import PairTable, table_metrics
+from megatron_lpc.evaluation.pair_table import PairTable
 from megatron_lpc.losses import LatentState
 from megatron_lpc.model import LatentQuery, LatentSource, PairScores
 from megatron_lpc.training.collectives import from_last_stage
@@ -26,33 +27,37 @@ EvaluationStep = list[tuple[PairBatch, int]]
 _NO_NOISE = LatentState(tau=1.0, prior_mix=0.0, kl_weight=0.0)
 """The latents of an evaluation are mixtures by probability; the settings of the relaxed sample have no effect."""
 
+WITHOUT_HEAD = LatentConfig(latent_mode="none")
+"""Options of a model without a head."""
+
 
 def evaluation_sources(latent: LatentConfig) -> tuple[LatentSource, ...]:
-    """The latents under which a model of this mode is evaluated."""
+    """The latents under which a model of this mode is evaluated while it trains."""
     sources: dict[str, tuple[LatentSource, ...]] = {
-        "lpc": ("prior", "posterior"),
+        "lpc": ("prior", "codes") if latent.latent_inference == "exact" else ("prior", "posterior"),
         "continuous": ("prior",),
         "none": ("none",),
     }
     return sources[latent.latent_mode]
 
 
-def number_of_codes(latent: LatentConfig) -> int:
-    """K of the logits that a model of this mode gives; 0 where it has no codes."""
-    return latent.codebook_size if latent.latent_mode == "lpc" else 0
+def report_sources(latent: LatentConfig) -> tuple[LatentSource, ...]:
+    """The latents under which a checkpoint is evaluated: those of training, and every code by itself."""
+    sources = evaluation_sources(latent)
+    return sources if latent.latent_mode != "lpc" or "codes" in sources else (*sources, "codes")
 
 
 def evaluate_pairs(
     context: RunContext, chunks: Sequence[nn.Module], steps: Iterable[EvaluationStep], reference: Reference
-) -> dict[LatentSource, dict[str, float]]:
-    """Metrics of a data set under each latent of the model's mode, on every rank.
+) -> dict[str, dict[str, float]]:
+    """Metrics of a data set under each latent of the model's mode, on every rank; the codes as their marginal.
 
     Arguments and collectives are those of `score_pairs`.
     """
     config = context.config
     sources = evaluation_sources(config.latent)
-    table = score_pairs(context, chunks, steps, reference, sources, num_codes=number_of_codes(config.latent))
-    return {source: table_metrics(config.loss, table, latent) for latent, source in enumerate(sources)}
+    table = score_pairs(context, chunks, steps, reference, sources, latent=config.latent)
+    return metrics_by_latent(config.loss, table, sources)
 
 
 def score_pairs(
@@ -62,7 +67,7 @@ def score_pairs(
     reference: Reference,
     sources: tuple[LatentSource, ...],
     *,
-    num_codes: int = 0,
+    latent: LatentConfig = WITHOUT_HEAD,
 ) -> PairTable:
     """Score every pair once; the table is whole on every rank.
 
@@ -74,14 +79,14 @@ def score_pairs(
         chunks: this rank's model chunks.
         steps: those of `PairLoader.evaluation`; at least one.
         reference: gives each pair its reference log-probs.
-        sources: the latents, axis L of `PairTable.logps`.
-        num_codes: K of the model's logits; 0 for a model without codes. All pipeline stages must know it, and only the
-            last one sees logits.
+        sources: the latents, axis L of `PairTable.logps`; `codes`, where it is among them, comes last and is no part
+            of that axis.
+        latent: options of the head, from which all pipeline stages know what only the last one sees.
 
     Raises:
-        ValueError: the model's logits are not of `num_codes` codes.
+        ValueError: the model's logits are not those of such a head.
     """
-    fields = _pair_fields(len(sources), num_codes)
+    fields = _pair_fields(sources, latent)
     device, groups = context.platform.device, context.groups
     is_policy = isinstance(reference, ZeroLatentReference)
     query = LatentQuery(sources=(*sources, "none") if is_policy else sources, state=_NO_NOISE)
@@ -95,30 +100,35 @@ def score_pairs(
         if is_policy:
             scored = [split_reference(batch, score) for batch, score in scored]
         counted = zip(scored, step, strict=True)
-        local = [fields.pack(_pair_values(batch, score))[:valid] for (batch, score), (_, valid) in counted]
+        local = [fields.pack(_pair_values(batch, score, fields))[:valid] for (batch, score), (_, valid) in counted]
         parts += _gather_pairs(torch.cat(local), groups.dp)
     whole = from_last_stage(torch.cat(parts) if groups.is_last_stage else None, groups, device)
     values = fields.unpack(whole.cpu())
     values["example_index"] = values["example_index"].long()
     table = PairTable(**values)
-    return table.select(table.example_index.argsort())
+    table = table.select(table.example_index.argsort())
+    if latent.latent_inference == "exact" and "codes" in sources:
+        return with_exact_posterior(latent, context.config.loss, table)
+    return table
 
 
-def _pair_fields(num_latents: int, num_codes: int) -> PairFields:
+def _pair_fields(sources: Sequence[LatentSource], latent: LatentConfig) -> PairFields:
     """What is gathered of each pair: the fields of `PairTable`."""
+    num_codes = latent.codebook_size if latent.latent_mode == "lpc" else 0
     return PairFields(
         {
             "example_index": (),
             "reference_logps": (2,),
             "response_length": (2,),
-            "logps": (num_latents, 2),
-            "posterior_logits": (num_codes,),
+            "logps": (sum(source != "codes" for source in sources), 2),
+            "code_logps": (num_codes if "codes" in sources else 0, 2),
+            "posterior_logits": (num_codes if latent.latent_inference == "amortized" else 0,),
             "prior_logits": (num_codes,),
         }
     )
 
 
-def _pair_values(batch: PairBatch, scores: PairScores) -> dict[str, Tensor]:
+def _pair_values(batch: PairBatch, scores: PairScores, fields: PairFields) -> dict[str, Tensor]:
     """The fields of the B pairs of a micro-batch, each [B, ...].
 
     Without a reference its log-probs are NaN, without codes the logits are [B, 0].
@@ -127,17 +137,20 @@ def _pair_values(batch: PairBatch, scores: PairScores) -> dict[str, Tensor]:
     reference_logps = batch.reference_logps
     if reference_logps is None:
         reference_logps = scores.logps.new_full((2 * pairs,), torch.nan)
-    posterior_logits = prior_logits = scores.logps.new_empty(pairs, 0)
-    if scores.latent is not None and scores.latent.posterior_logits is not None:
-        assert scores.latent.prior_logits is not None
+    posterior_logits = prior_logits = None
+    if scores.latent is not None:
         posterior_logits, prior_logits = scores.latent.posterior_logits, scores.latent.prior_logits
+    no_logits = scores.logps.new_empty(pairs, 0)
+    logps = scores.logps.view(-1, 2, pairs).permute(2, 0, 1)
+    num_latents = fields.shapes["logps"][0]
     return {
         "example_index": batch.example_index.to(scores.logps.device),
         "reference_logps": reference_logps.view(2, pairs).T,
         "response_length": batch.response_length.view(2, pairs).T,
-        "logps": scores.logps.view(-1, 2, pairs).permute(2, 0, 1),
-        "posterior_logits": posterior_logits,
-        "prior_logits": prior_logits,
+        "logps": logps[:, :num_latents],
+        "code_logps": logps[:, num_latents:],
+        "posterior_logits": no_logits if posterior_logits is None else posterior_logits,
+        "prior_logits": no_logits if prior_logits is None else prior_logits,
     }
 
 

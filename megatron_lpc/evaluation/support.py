@@ -80,7 +80,9 @@ class GroupLatents:
     """The latent of each group, and the prompts that it was estimated from."""
 
     mixtures: dict[str, Tensor]
-    """Group -> [K] mixture weights."""
+    """Group -> [K] mixture weights: the mean posterior over its support set."""
+    log_likelihoods: dict[str, Tensor]
+    """Group -> [K] log-likelihood of all labels of its support set under each code."""
     prompts: dict[str, set[Hashable]]
     """Group -> prompts of its support set."""
 
@@ -88,6 +90,7 @@ class GroupLatents:
     def estimate(
         cls,
         posterior_logits: Tensor,
+        log_likelihoods: Tensor,
         groups: Sequence[str],
         prompts: Sequence[Hashable],
         *,
@@ -95,16 +98,18 @@ class GroupLatents:
         seed: int,
         product: bool = False,
     ) -> GroupLatents:
-        """Draw a support set of `pairs` pairs of each group and pool its posterior.
+        """Draw a support set of `pairs` pairs of each group; pool its posterior and add up its log-likelihoods.
 
         Args:
             posterior_logits: [P, K].
+            log_likelihoods: [P, K] of each pair's label under each code.
             groups, prompts: group and prompt of each of the P pairs.
             product: as `support_mixtures` takes it.
         """
         support = draw_support(groups, pairs, seed)
         return cls(
             mixtures=support_mixtures(posterior_logits, support, product),
+            log_likelihoods={group: log_likelihoods[indices].sum(0) for group, indices in support.items()},
             prompts={group: {prompts[index] for index in indices} for group, indices in support.items()},
         )
 
@@ -119,3 +124,16 @@ class GroupLatents:
         """
         zero = torch.zeros(num_codes, dtype=torch.float64)
         return torch.stack([self.mixtures.get(group, zero) for group in groups])
+
+    def exact_log_weights(self, groups: Sequence[str], log_prior: Tensor) -> Tensor:
+        """[P, K] log of the exact posterior over codes for each pair, up to a constant per pair.
+
+        log p(k|x) of the pair itself, plus the log-likelihoods of its group's support set; nothing of the pair's own
+        label.
+
+        Args:
+            groups: group of each pair; one without a support set adds nothing.
+            log_prior: [P, K] log p(k|x).
+        """
+        zero = torch.zeros(log_prior.size(1), dtype=log_prior.dtype)
+        return log_prior + torch.stack([self.log_likelihoods.get(group, zero) for group in groups])

@@ -7,46 +7,46 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from megatron_lpc.config import LossConfig
-from megatron_lpc.evaluation.pair_table import PairTable, table_metrics
 from megatron_lpc.evaluation.report import GroupReport, SupportReport
+from megatron_lpc.evaluation.support import GroupLatents
+
+SUPPORT = "support"
+"""Name of the mixture of codes by a group's mean posterior, among the latents of a report."""
+SUPPORT_EXACT = "support_exact"
+"""Name of the prediction by a group's exact posterior."""
 
 
 def report_support(
-    loss: LossConfig,
-    table: PairTable,
-    latents: Sequence[str],
-    *,
-    groups: Sequence[str],
-    is_query: Tensor,
-    mixtures: Mapping[str, Tensor],
+    correct: Mapping[str, Tensor], *, groups: Sequence[str], is_query: Tensor, latents: GroupLatents
 ) -> SupportReport:
     """Accuracies on the query pairs of a scored data set.
 
     Args:
-        table: P pairs under L latents, of which the last is that of each pair's group.
-        latents: names of the L latents.
+        correct: name of a latent -> [P] bool, the pairs that it orders as labelled; `SUPPORT` and `SUPPORT_EXACT` are
+            among them.
         groups: group of each pair.
         is_query: [P] bool, the query pairs; at least one.
-        mixtures: group -> [K] mixture weights from its support set.
+        latents: what the support sets say of each group.
     """
-    group_latent = len(latents) - 1
     of_groups = {}
-    for group, mixture in mixtures.items():
+    for group, mixture in latents.mixtures.items():
         selected = is_query & torch.tensor([other == group for other in groups])
+        has_queries = bool(selected.any())
         of_groups[group] = GroupReport(
             mixture=mixture.tolist(),
+            posterior=latents.log_likelihoods[group].softmax(-1).tolist(),
             query_pairs=int(selected.sum()),
-            accuracy=_accuracy(loss, table, group_latent, selected) if selected.any() else None,
+            accuracy=_share(correct[SUPPORT], selected) if has_queries else None,
+            accuracy_exact=_share(correct[SUPPORT_EXACT], selected) if has_queries else None,
         )
     return SupportReport(
         query_pairs=int(is_query.sum()),
-        accuracy={name: _accuracy(loss, table, latent, is_query) for latent, name in enumerate(latents)},
+        accuracy={name: _share(of_latent, is_query) for name, of_latent in correct.items()},
         groups=of_groups,
-        left_out=sorted(set(groups) - mixtures.keys()),
+        left_out=sorted(set(groups) - latents.mixtures.keys()),
     )
 
 
-def _accuracy(loss: LossConfig, table: PairTable, latent: int, selected: Tensor) -> float:
-    """Of the selected pairs under the `latent`-th latent."""
-    return table_metrics(loss, table.select(selected), latent)["rewards/accuracies"]
+def _share(correct: Tensor, selected: Tensor) -> float:
+    """Of the selected pairs."""
+    return float(correct[selected].double().mean())

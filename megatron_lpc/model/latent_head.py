@@ -23,7 +23,8 @@ from megatron_lpc.config.latent_head_sizes import latent_head_sizes
 from megatron_lpc.losses.experts import leave_one_out
 from megatron_lpc.losses.schedules import LatentState
 
-LatentSource = Literal["train", "prior", "posterior", "mixture", "none"]
+LatentSource = Literal["train", "prior", "posterior", "mixture", "codes", "none"]
+"""`codes` stands for K latents, one per code; every other source for one latent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +32,10 @@ class LatentOutput:
     """What the head gives for B pairs. All fields but z are None for the continuous control."""
 
     z: Tensor
-    """[L, B, H] one latent per requested source."""
+    """[L, B, H] the latents of the requested sources."""
     posterior_logits: Tensor | None = None
-    """[B, K] fp32. For source `train`, where there is a `posterior_context`, of the other pairs of an episode."""
+    """[B, K] fp32. For source `train`, where there is a `posterior_context`, of the other pairs of an episode. None
+    without a posterior network (exact inference), as all that follows from it."""
     prior_logits: Tensor | None = None
     """[B, K] fp32."""
     kl: Tensor | None = None
@@ -45,7 +47,10 @@ class LatentOutput:
 
 
 class LatentHead(MegatronModule):
-    """Discrete codes: z is a mixture of the codebook's vectors, weighted by the prior or the posterior."""
+    """Discrete codes: z is a mixture of the codebook's vectors, weighted by the prior or the posterior.
+
+    For exact inference there is no posterior network, and no source that needs one.
+    """
 
     def __init__(self, config: TransformerConfig, latent: LatentConfig, seed: int) -> None:
         super().__init__(config)
@@ -53,7 +58,8 @@ class LatentHead(MegatronModule):
         self.seed = seed
         sizes = latent_head_sizes(latent, config.hidden_size)
         self.prior = _mlp(sizes.hidden_size, sizes.mlp_hidden_size, sizes.codebook_size)
-        self.posterior = _mlp(sizes.posterior_input_size, sizes.mlp_hidden_size, sizes.codebook_size)
+        if sizes.has_posterior:
+            self.posterior = _mlp(sizes.posterior_input_size, sizes.mlp_hidden_size, sizes.codebook_size)
         self.codebook = nn.Parameter(torch.zeros(sizes.codebook_size, sizes.hidden_size))
 
     def forward(
@@ -77,48 +83,54 @@ class LatentHead(MegatronModule):
             sample_ids: [B] int64 counters of the noise.
             state: temperature and prior mix of this step, for source `train`.
             sources: which latents to return, in this order. `train`: the relaxed sample. `prior` and `posterior`: the
-                mixture by the probabilities, without noise. `mixture`: by the argument of this name. `none`: zero.
+                mixture by the probabilities, without noise. `mixture`: by the argument of this name. `codes`: each
+                code by itself, K latents. `none`: zero.
             mixture: [B, K] fp32 mixture weights, needed by the source of this name.
 
         Raises:
-            ValueError: source `mixture` is requested and there are no mixture weights.
+            ValueError: source `mixture` is requested and there are no mixture weights; a source is requested that needs
+                a posterior network, and there is none.
         """
         prior_logits = self.prior(h_x).float()
-        experts = self.posterior(self._posterior_input(h_w, h_l)).float()
-        has_swap = "train" in sources and self.latent.swap_guidance_weight > 0
-        swapped = self.posterior(self._posterior_input(h_l, h_w)).float() if has_swap else None
-        posterior_logits = experts
-        if "train" in sources and self.latent.posterior_context:
-            posterior_logits = leave_one_out(experts, self.latent.posterior_context + 1)
-        mix = gumbel_mix(
-            posterior_logits,
-            prior_logits,
-            self.codebook,
-            sample_ids,
-            seed=self.seed,
-            tau=state.tau,
-            prior_mix=state.prior_mix,
-            straight_through=self.latent.relaxation == "straight_through",
-        )
+        experts = swapped = posterior_logits = mix = None
+        if self.latent.latent_inference == "amortized":
+            posterior_logits = experts = self.posterior(self._posterior_input(h_w, h_l)).float()
+            if "train" in sources and self.latent.swap_guidance_weight > 0:
+                swapped = self.posterior(self._posterior_input(h_l, h_w)).float()
+            if "train" in sources and self.latent.posterior_context:
+                posterior_logits = leave_one_out(experts, self.latent.posterior_context + 1)
+            mix = gumbel_mix(
+                posterior_logits,
+                prior_logits,
+                self.codebook,
+                sample_ids,
+                seed=self.seed,
+                tau=state.tau,
+                prior_mix=state.prior_mix,
+                straight_through=self.latent.relaxation == "straight_through",
+            )
 
-        def latent_from(source: LatentSource) -> Tensor:
-            if source == "train":
-                return mix.z
+        def latents_from(source: LatentSource) -> Tensor:
+            """[1, B, H], or [K, B, H] of the codes."""
+            if source == "codes":
+                return self.codebook[:, None].expand(-1, len(h_x), -1)
             if source == "none":
-                return torch.zeros_like(mix.z)
+                return torch.zeros_like(h_x, dtype=self.codebook.dtype)[None]
             if source == "prior":
-                return self._mixture_of_codes(prior_logits.softmax(-1))
-            if source == "posterior":
-                return self._mixture_of_codes(posterior_logits.softmax(-1))
-            if mixture is None:
-                raise ValueError("latent source `mixture` needs PairBatch.mixture")
-            return self._mixture_of_codes(mixture)
+                return self._mixture_of_codes(prior_logits.softmax(-1))[None]
+            if source == "mixture":
+                if mixture is None:
+                    raise ValueError("latent source `mixture` needs PairBatch.mixture")
+                return self._mixture_of_codes(mixture)[None]
+            if mix is None or posterior_logits is None:
+                raise ValueError(f"latent source `{source}` needs a posterior network; exact inference has none")
+            return mix.z[None] if source == "train" else self._mixture_of_codes(posterior_logits.softmax(-1))[None]
 
         return LatentOutput(
-            z=torch.stack([latent_from(source) for source in sources]),
+            z=torch.cat([latents_from(source) for source in sources]),
             posterior_logits=posterior_logits,
             prior_logits=prior_logits,
-            kl=mix.kl,
+            kl=None if mix is None else mix.kl,
             own_logits=experts,
             swapped_logits=swapped,
         )

@@ -22,12 +22,12 @@ class LatentQuery:
     """Under which latents a micro-batch is scored, and which loss of its pairs is computed at the same time."""
 
     sources: tuple[LatentSource, ...]
-    """One latent each, in this order."""
+    """One latent each, `codes` K of them, in this order."""
     state: LatentState
     """Temperature and prior mix of this step."""
-    make_pair_loss: Callable[[PairBatch], PairLoss] | None = None
-    """Makes the loss of a micro-batch's pairs. A loss that is known while the logits are there saves computing them a
-    second time for the gradients. None: only log-probs are wanted."""
+    make_pair_loss: Callable[[PairBatch, LatentOutput | None], PairLoss] | None = None
+    """Makes the loss of a micro-batch's pairs, from what the head gives for them. A loss that is known while the logits
+    are there saves computing them a second time for the gradients. None: only log-probs are wanted."""
     algorithm: Algorithm = "auto"
     """How `pair_logps` computes."""
 

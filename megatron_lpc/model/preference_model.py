@@ -183,7 +183,7 @@ class PreferenceModel(GPTModel):
             batch.segment_ids,
             2 * batch.num_pairs,
             z=None if latent is None else latent.z,
-            pair_loss=None if query.make_pair_loss is None else query.make_pair_loss(batch),
+            pair_loss=None if query.make_pair_loss is None else query.make_pair_loss(batch, latent),
             algorithm=query.algorithm,
             vocab_start=weight.size(0) * self.pg_collection.tp.rank(),
             vocab_size=self.real_vocab_size,

@@ -110,6 +110,7 @@ def _advice(state: State, config: Config) -> str:
     of_collapse = {
         "posterior_input": (latent.posterior_input in ("concat", "bilinear"), "difference"),
         "kl_weight": (latent.kl_weight > 0.1, f"below {latent.kl_weight:g}"),
+        "exact_temperature": (latent.exact_temperature > 0.1, f"below {latent.exact_temperature:g}"),
         "latent_lr": (slow_head, f"above {training.lr:g}, the rate of the backbone"),
         "codebook_init_std": (latent.codebook_init_std < 0.1, f"above {latent.codebook_init_std:g}"),
     }

@@ -20,27 +20,32 @@ from megatron_lpc.losses import (
     swap_divergence,
     uses_reference,
 )
-from megatron_lpc.model import LatentQuery, LatentSource, PairScores
+from megatron_lpc.model import LatentOutput, LatentQuery, LatentSource, PairScores
+from megatron_lpc.training.exact_objective import exact_loss, make_marginal_pair_loss
 from megatron_lpc.training.mfu import batch_work
 
 
 def training_query(config: Config, state: LatentState) -> LatentQuery:
-    """The latent that training uses at a step, and the preference loss.
+    """The latents that training uses at a step, and the preference loss.
 
     With a frozen backbone the reference is one more latent, z = 0, and comes last.
     """
+    make_pair_loss = partial(_make_pair_loss, config.loss)
     sources: tuple[LatentSource, ...] = ("none" if config.latent.latent_mode == "none" else "train",)
+    if config.latent.latent_inference == "exact":
+        make_pair_loss = partial(make_marginal_pair_loss, config)
+        sources = ("codes",)
     if config.training.freeze_backbone and uses_reference(config.loss):
         sources = (*sources, "none")
     return LatentQuery(
         sources=sources,
         state=state,
-        make_pair_loss=partial(_make_pair_loss, config.loss),
+        make_pair_loss=make_pair_loss,
         algorithm=config.loss.logps_algorithm,
     )
 
 
-def _make_pair_loss(config: LossConfig, batch: PairBatch) -> PairLoss:
+def _make_pair_loss(config: LossConfig, batch: PairBatch, latent: LatentOutput | None) -> PairLoss:
     """`preference_loss` of some pairs of a micro-batch, by their log-probs under the one training latent; where there
     is a second latent, it is the reference.
     """
@@ -57,7 +62,10 @@ def _make_pair_loss(config: LossConfig, batch: PairBatch) -> PairLoss:
 
 @dataclass(frozen=True)
 class TrainingLoss:
-    """Preference loss + lambda KL(q || p), summed over the pairs of a micro-batch scored by `training_query`."""
+    """Preference loss + lambda KL(q || p), summed over the pairs of a micro-batch scored by `training_query`.
+
+    Under exact inference the marginal over codes instead: `exact_loss`.
+    """
 
     config: Config
     state: LatentState
@@ -65,6 +73,10 @@ class TrainingLoss:
     def __call__(self, batch: PairBatch, scores: PairScores) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum to minimise, and the metrics of `pair_metrics` and the `work` of `mfu.batch_work`; with swap guidance
         also `lpc/swap_divergence`, in nats."""
+        work = batch_work(batch, layer_windows(self.config.model))
+        if self.config.latent.latent_inference == "exact":
+            total, metrics = exact_loss(self.config, batch, scores)
+            return total, metrics | {"work": work}
         assert scores.loss is not None
         assert scores.pair_losses is not None
         logps = scores.logps[0].detach()
@@ -86,4 +98,4 @@ class TrainingLoss:
             losses = losses + latent_terms
             total = total + latent_terms.sum()
         metrics = pair_metrics(losses, rewards, logps, posterior_logits, prior_logits)
-        return total, metrics | extra | {"work": batch_work(batch, layer_windows(self.config.model))}
+        return total, metrics | extra | {"work": work}

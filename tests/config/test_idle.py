@@ -43,6 +43,27 @@ from megatron_lpc.config.options import all_options
                 "--swap-guidance-weight 1",
             )
         ),
+        *(
+            (f"--latent-mode {mode} --latent-inference exact", "--latent-inference", f"with --latent-mode {mode}")
+            for mode in ("none", "continuous")
+        ),
+        *(
+            (f"--latent-inference exact {flag}", flag.split()[0], "with --latent-inference exact")
+            for flag in (
+                "--posterior-input bilinear",
+                "--relaxation straight_through",
+                "--gumbel-tau 2",
+                "--gumbel-tau-final 2",
+                "--gumbel-tau-schedule linear",
+                "--prior-mix-initial 1",
+                "--prior-mix-final 0.5",
+                "--kl-weight 1",
+                "--kl-warmup-iters 1",
+                "--kl-free-bits 1",
+                "--usage-entropy-weight 1",
+            )
+        ),
+        ("--exact-temperature 0.5", "--exact-temperature", "without --latent-inference exact"),
         ("--gumbel-tau-final 0.5", "--gumbel-tau-final", "with --gumbel-tau-schedule constant"),
         ("--shuffle-buffer-size 5", "--shuffle-buffer-size", "without --streaming"),
         ("--pack-to 1000 --micro-batch-size 2", "--micro-batch-size", "with --pack-to, which decides"),

@@ -22,6 +22,7 @@ from megatron_lpc.config import ConfigError, seq_len_multiple, validate, validat
         ("--loss-type ipo --no-ipo-length-average --rpo-alpha 0.1 --reference-load r --reference-offload", 1),
         ("--loss-type dpo --label-smoothing 0.1 --robust --reference precomputed --reference-cache f", 1),
         ("--latent-mode continuous --codebook-size 8 --posterior-input bilinear --latent-lr 1e-4", 1),
+        ("--latent-inference exact --exact-temperature 0.5 --loss-type ipo --codebook-size 8", 1),
         (
             "--gumbel-tau 2 --gumbel-tau-final 0.5 --gumbel-tau-schedule exponential "
             "--kl-warmup-iters 5 --kl-free-bits 1",
@@ -178,6 +179,15 @@ def test_what_fits_together_passes(config_of, flags, world_size):
             "--global-batch-size 12",
             2,
             "--global-batch-size 12: must be a multiple of --micro-batch-size 4 x 2 data parallel copies = 8",
+        ),
+        *(
+            (f"--latent-inference exact {flags}", 1, message)
+            for flags, message in (
+                ("--label-smoothing 0.1", "--label-smoothing 0.1: with it the loss is not the likelihood of a label"),
+                ("--rpo-alpha 0.5", "--rpo-alpha 0.5: with it the loss is not the likelihood of a label"),
+                ("--label-smoothing 0.1 --robust", "--robust: has no likelihood"),
+                ("--loss-type sft", "--loss-type sft has no pair to compare"),
+            )
         ),
         ("--train-data", 1, "--train-data: is empty"),
         ("--tokenizer-model=", 1, "--tokenizer-model: is empty"),

@@ -56,6 +56,7 @@ def test_roles_of_weights_name_what_a_checkpoint_must_agree_on():
     assert {f.name for f in fields(ModelConfig)} - set(backbone) == not_of_the_weights
     assert options_with_role(Role.HEAD) == [
         "latent_mode",
+        "latent_inference",
         "codebook_size",
         "latent_mlp_hidden_size",
         "posterior_input",

@@ -43,6 +43,7 @@ HEADS = {
     ],
     "qwen3_moe": ["--num-experts", "4", "--moe-router-pre-softmax", "--qk-layernorm"],
     "continuous": ["--latent-mode", "continuous"],
+    "exact": ["--latent-inference", "exact"],
 }
 """Name -> flags of a run, which decide the family. Codes are large and learn fast, so that z changes the tokens."""
 
@@ -241,7 +242,7 @@ def test_scores_of_pairs(megatron: Megatron) -> None:
 def test_backbone_only_is_a_plain_model(name: str, runs: dict[str, Path], tmp_path: Path, megatron: Megatron) -> None:
     export_hf(runs[name], tmp_path / "hf", backbone_only=True)
     config = AutoConfig.from_pretrained(tmp_path / "hf")
-    assert config.model_type == {"continuous": "llama"}.get(name, name)
+    assert config.model_type == {"continuous": "llama", "exact": "llama"}.get(name, name)
     assert not list((tmp_path / "hf").glob("*.py"))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
     for prompt in prompts():
@@ -360,5 +361,6 @@ def test_family_follows_from_the_options(runs: dict[str, Path]) -> None:
         "gemma2": "gemma2",
         "qwen3_moe": "qwen3_moe",
         "continuous": "llama",
+        "exact": "llama",
     }
     assert isinstance(describe_megatron(runs["llama"]).model, ModelConfig)

@@ -55,6 +55,7 @@ _DPO = LossConfig(loss_type="dpo", label_smoothing=0.1, rpo_alpha=0.2, logps_chu
 _LOSSES = {
     "dpo": replace(_DPO, logps_algorithm="pairwise"),
     "dpo_recomputed": replace(_DPO, logps_algorithm="recompute"),
+    "dpo_exact": LossConfig(loss_type="dpo", logps_chunk_size=8),
     "ipo": LossConfig(loss_type="ipo"),
     "simpo": LossConfig(loss_type="simpo", beta=2.0),
     "sft": LossConfig(loss_type="sft"),
@@ -69,6 +70,7 @@ _LATENTS = {
         swap_guidance_weight=0.5,
     ),
     "straight_through": LatentConfig(codebook_size=6, codebook_init_std=0.3, relaxation="straight_through"),
+    "exact": LatentConfig(latent_inference="exact", codebook_size=6, codebook_init_std=0.3),
     "continuous": LatentConfig(latent_mode="continuous", codebook_size=6, codebook_init_std=0.3),
     "none": LatentConfig(latent_mode="none"),
 }
@@ -96,6 +98,8 @@ _MODEL = {
 }
 _FEW_LOSSES = {"experts": ("dpo", "simpo"), "varied": ("dpo",)}
 """Models that are compared under these losses only."""
+_EXACT = (("dpo_exact", "tied"), ("dpo_exact", "untied"), ("simpo", "tied"))
+"""Losses and models under which exact inference is compared."""
 
 CASES: dict[str, tuple[str, str, str]] = {
     f"{loss}-{latent}-{model}": (loss, latent, model)
@@ -105,6 +109,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     if (loss != "sft" or latent == "none") and (loss != "dpo_recomputed" or latent == "lpc")
     if latent != "context" or (loss, model) == ("dpo", "untied")
     if model not in _FEW_LOSSES or (loss in _FEW_LOSSES[model] and latent == "lpc")
+    if ((loss, model) in _EXACT if latent == "exact" else loss != "dpo_exact")
 }
 
 
@@ -188,7 +193,13 @@ PACKINGS: dict[str, dict[str, object]] = {
 
 PACKING_CASES: dict[str, tuple[str, str]] = {
     f"{case}-{packing}": (case, packing)
-    for case in ("dpo-lpc-untied", "simpo-straight_through-tied", "ipo-none-untied", "dpo-lpc-varied")
+    for case in (
+        "dpo-lpc-untied",
+        "simpo-straight_through-tied",
+        "ipo-none-untied",
+        "dpo-lpc-varied",
+        "dpo_exact-exact-untied",
+    )
     for packing in ("shared", "packed", "packed-shared")
 } | {f"dpo-context-untied-{packing}": ("dpo-context-untied", packing) for packing in ("shared", "packed-shared")}
 """name -> case, packing: the same numbers as those of the case."""

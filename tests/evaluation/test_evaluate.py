@@ -10,9 +10,9 @@ import yaml
 from launch import torchrun
 
 from megatron_lpc.config import ConfigError, parse_args
+from megatron_lpc.evaluation.checkpoint_scorer import CheckpointScorer
 from megatron_lpc.evaluation.evaluate import evaluate
 from megatron_lpc.evaluation.options import SupportOptions, parse_command
-from megatron_lpc.evaluation.support_report import report_support
 from megatron_lpc.training.setup import stop_distributed
 
 SHAPE = (
@@ -46,19 +46,20 @@ def test_report_of_each_data_set(report):
     for name, pairs in (("agree", 12), ("disagree", 36)):
         found = report["data"][name]
         assert found["pairs"] == pairs
-        assert set(found["metrics"]) == {"prior", "posterior"}
+        assert set(found["metrics"]) == {"prior", "posterior", "marginal"}
         assert found["information"]["maximum"] == pytest.approx(1.0)
         support = found["support"]
         assert support["query_pairs"] == pairs - 4  # Each annotator sees a prompt once.
-        assert set(support["accuracy"]) == {"prior", "posterior", "support"}
+        assert set(support["accuracy"]) == {"prior", "posterior", "marginal", "support", "support_exact"}
         assert support["left_out"] == []
         groups = support["groups"]
         assert set(groups) == {"ada", "ben"}
         correct = sum(group["accuracy"] * group["query_pairs"] for group in groups.values())
         assert correct / support["query_pairs"] == pytest.approx(support["accuracy"]["support"])
         for group in groups.values():
-            assert sum(group["mixture"]) == pytest.approx(1.0)
-            assert len(group["mixture"]) == 4
+            for weights in (group["mixture"], group["posterior"]):
+                assert sum(weights) == pytest.approx(1.0)
+                assert len(weights) == 4
 
 
 def test_evaluation_is_that_of_training(run, report):
@@ -92,6 +93,23 @@ def test_every_layout_reports_the_same(run, report, layout, tmp_path):
         for group, of_group in expected["support"]["groups"].items():
             mixture = found["support"]["groups"][group]["mixture"]
             assert mixture == pytest.approx(of_group["mixture"], abs=1e-6)
+            posterior = found["support"]["groups"][group]["posterior"]
+            assert posterior == pytest.approx(of_group["posterior"], abs=1e-5)
+
+
+def test_exact_inference_is_evaluated_without_a_posterior_network(make_world, evaluation, tmp_path):
+    from megatron_lpc.train import train
+
+    world = make_world("--num-pairs", "48", "--num-eval-pairs", "48")
+    exact = [*HEAD.split(), "--latent-inference", "exact", "--group-column", "annotator"]
+    trained = train(parse_args([*world, *RUN, *exact, "--save", str(tmp_path)]))
+    assert set(trained) == {f"{name}/{latent}" for name in ("agree", "disagree") for latent in ("prior", "marginal")}
+    found = evaluation("--config", str(tmp_path / "config.yaml"), "--support-pairs", "2")["data"]
+    for name, one in found.items():
+        assert set(one["metrics"]) == {"prior", "marginal"}
+        assert one["metrics"]["marginal"] == pytest.approx(trained[f"{name}/marginal"], abs=1e-9)
+        assert one["metrics"]["marginal"]["lpc/kl"] > 0
+        assert set(one["support"]["accuracy"]) == {"prior", "marginal", "support", "support_exact"}
 
 
 def test_with_support_from_other_data_all_pairs_are_query_pairs(run, evaluation):
@@ -106,25 +124,28 @@ def test_with_support_from_other_data_all_pairs_are_query_pairs(run, evaluation)
 def test_pairs_are_scored_under_the_latent_of_their_group(run):
     """A support set of one pair gives that pair's own posterior, so the pair has the same score under both latents."""
     config, _, _ = parse_command(run)
-    calls = []
+    scored = []
 
-    def spy(loss, table, latents, *, groups, is_query, mixtures):
-        calls.append((table, groups, mixtures))
-        return report_support(loss, table, latents, groups=groups, is_query=is_query, mixtures=mixtures)
+    def spy(self, name, data, sources, mixture=None):
+        table = score(self, name, data, sources, mixture)
+        scored.append((data, table, mixture))
+        return table
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("megatron_lpc.evaluation.evaluate.report_support", spy)
+        score = CheckpointScorer.score
+        patch.setattr(CheckpointScorer, "score", spy)
         evaluate(config, SupportOptions(pairs=1))
-    assert len(calls) == 2
-    for table, groups, mixtures in calls:
-        prior, posterior, support = table.logps.unbind(dim=1)
-        for group, mixture in mixtures.items():
-            distance = (table.posterior_logits.softmax(-1) - mixture).abs().sum(1)
-            of_group = [pair for pair, other in enumerate(groups) if other == group]
+    assert len(scored) == 4
+    for (data, table, _), (_, under_mixture, mixture) in zip(scored[::2], scored[1::2], strict=True):
+        prior, posterior = table.logps.unbind(dim=1)
+        support = under_mixture.logps[:, 0]
+        distance = (table.posterior_logits.softmax(-1) - mixture).abs().sum(1)
+        for group in ("ada", "ben"):
+            of_group = [pair for pair, other in enumerate(data.groups) if str(other) == group]
             pair = min(of_group, key=lambda pair: float(distance[pair]))
             assert distance[pair] < 1e-12
             assert support[pair].tolist() == pytest.approx(posterior[pair].tolist(), abs=1e-4)
-            assert abs(support[:, 0] - prior[:, 0]).max() > 1e-4, "support and prior differ"
+            assert abs(support[of_group, 0] - prior[of_group, 0]).max() > 1e-4, "support and prior differ"
 
 
 def test_options_of_training_in_the_file_change_nothing(run, evaluation, report, tmp_path):

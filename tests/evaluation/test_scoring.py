@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from megatron_lpc.config import LatentConfig
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.evaluation import scoring
 from megatron_lpc.model import LatentOutput, PairScores
@@ -72,20 +73,21 @@ def score(monkeypatch):
     )
     steps = [[(_batch(4, 1), 2), (_batch(0), 1)], [(_batch(3, 2), 2), (_batch(0, 1), 0)]]
 
-    def run(reference, sources, *, has_codes, num_codes):
+    def run(reference, sources, *, has_codes, latent):
         def score_pass(chunks, batches, query):
             assert query.sources == sources
-            return [_scores(batch, len(sources), has_codes) for batch in batches]
+            num_latents = sum(NUM_CODES if source == "codes" else 1 for source in sources)
+            return [_scores(batch, num_latents, has_codes) for batch in batches]
 
         monkeypatch.setattr(scoring, "score_pass", score_pass)
-        return scoring.score_pairs(context, [], steps, reference, sources, num_codes=num_codes)
+        return scoring.score_pairs(context, [], steps, reference, sources, latent=latent)
 
     return run
 
 
 def test_every_number_is_found_under_its_name(score):
-    sources = ("prior", "posterior", "none")
-    table = score(_MadeUpReference(), sources, has_codes=True, num_codes=NUM_CODES)
+    sources = ("prior", "posterior", "none", "codes")
+    table = score(_MadeUpReference(), sources, has_codes=True, latent=LatentConfig(codebook_size=NUM_CODES))
     index = torch.arange(5)
     responses = torch.tensor([CHOSEN, REJECTED], dtype=torch.float64)
     latents = 100 * torch.arange(3)
@@ -93,6 +95,8 @@ def test_every_number_is_found_under_its_name(score):
     assert len(table) == 5
     assert table.num_codes == NUM_CODES
     assert table.example_index.tolist() == index.tolist()
+    code_latents = 100 * torch.arange(3, 3 + NUM_CODES)
+    assert torch.equal(table.code_logps, code_latents[None, :, None] + index[:, None, None] + responses)
     assert torch.equal(table.logps, latents[None, :, None] + index[:, None, None] + responses)
     assert torch.equal(table.reference_logps, -(index[:, None] + responses))
     assert torch.equal(table.response_length, index[:, None] + torch.tensor([10.0, 20.0]).double())
@@ -101,7 +105,8 @@ def test_every_number_is_found_under_its_name(score):
 
 
 def test_without_codes_and_reference(score):
-    table = score(NoReference(), ("none",), has_codes=False, num_codes=0)
+    table = score(NoReference(), ("none",), has_codes=False, latent=scoring.WITHOUT_HEAD)
+    assert table.code_logps.shape == (5, 0, 2)
     assert table.logps.shape == (5, 1, 2)
     assert table.logps[:, 0, 0].tolist() == [example + CHOSEN for example in range(5)]
     assert table.reference_logps.shape == (5, 2)
@@ -110,10 +115,18 @@ def test_without_codes_and_reference(score):
     assert table.num_codes == 0
 
 
-@pytest.mark.parametrize(("has_codes", "num_codes"), [(True, 0), (False, NUM_CODES), (True, NUM_CODES + 1)])
-def test_another_number_of_codes_is_refused(score, has_codes, num_codes):
+@pytest.mark.parametrize(
+    ("has_codes", "latent"),
+    [
+        (True, scoring.WITHOUT_HEAD),
+        (False, LatentConfig(codebook_size=NUM_CODES)),
+        (True, LatentConfig(codebook_size=NUM_CODES + 1)),
+        (True, LatentConfig(codebook_size=NUM_CODES, latent_inference="exact")),
+    ],
+)
+def test_another_head_is_refused(score, has_codes, latent):
     with pytest.raises(ValueError, match="posterior_logits must be"):
-        score(NoReference(), ("prior",), has_codes=has_codes, num_codes=num_codes)
+        score(NoReference(), ("prior",), has_codes=has_codes, latent=latent)
 
 
 def test_ranks_with_different_numbers_of_pairs_gather_twice(monkeypatch):

@@ -21,6 +21,8 @@ OPTIONS = [
     LatentConfig(codebook_size=5, latent_mlp_hidden_size=7, posterior_input="difference"),
     LatentConfig(codebook_size=3, latent_mlp_hidden_size=20, posterior_input="bilinear"),
 ]
+EXACT = LatentConfig(codebook_size=5, latent_mlp_hidden_size=7, latent_inference="exact")
+STATE = LatentState(tau=1.0, prior_mix=0.0, kl_weight=0.0)
 
 
 def build(latent: LatentConfig):
@@ -45,6 +47,28 @@ def test_number_of_parameters(latent: LatentConfig) -> None:
     assert sum(matrix.numel() for matrix in matrices) == sizes.num_matrix_elements
 
 
+def test_exact_inference_has_no_posterior_network() -> None:
+    head = build(EXACT)
+    assert not [name for name, _ in head.named_parameters() if name.startswith("posterior")]
+    sizes = latent_head_sizes(EXACT, HIDDEN_SIZE)
+    assert count(head) == sizes.num_parameters
+    multiplied = [parameter for parameter in head.prior.parameters() if parameter.ndim == 2]
+    assert sum(matrix.numel() for matrix in multiplied) == sizes.num_matrix_elements
+
+
+@pytest.mark.parametrize("latent", [*OPTIONS, EXACT])
+def test_source_codes_gives_every_code_by_itself(latent: LatentConfig) -> None:
+    head = build(latent)
+    torch.nn.init.normal_(head.codebook, generator=torch.Generator().manual_seed(1))
+    hidden = torch.ones(2, HIDDEN_SIZE)
+    output = head(hidden, hidden, hidden, torch.arange(2), STATE, ("prior", "codes", "none"), None)
+    assert output.z.shape == (latent.codebook_size + 2, 2, HIDDEN_SIZE)
+    for code, z in zip(head.codebook, output.z[1:-1], strict=True):
+        assert torch.equal(z, code.expand(2, -1))
+    assert not output.z[-1].any()
+    assert (output.posterior_logits is None) == (output.kl is None) == (latent is EXACT)
+
+
 @pytest.mark.parametrize("latent", OPTIONS)
 def test_the_control_has_as_many_parameters(latent: LatentConfig) -> None:
     head, control = build(latent), build(with_mode(latent, "continuous"))
@@ -52,10 +76,8 @@ def test_the_control_has_as_many_parameters(latent: LatentConfig) -> None:
     assert abs(count(head) - count(control)) <= per_hidden_unit / 2
 
 
-@pytest.mark.parametrize("mode", ["lpc", "continuous"])
-@pytest.mark.parametrize("latent", OPTIONS)
-def test_the_shipped_head_has_the_same_tensors(latent: LatentConfig, mode: str) -> None:
-    latent = with_mode(latent, mode)
+@pytest.mark.parametrize("latent", [*OPTIONS, *(with_mode(latent, "continuous") for latent in OPTIONS), EXACT])
+def test_the_shipped_head_has_the_same_tensors(latent: LatentConfig) -> None:
     backbone = {"model_type": "llama", "hidden_size": HIDDEN_SIZE, "num_attention_heads": 1}
     shipped = ShippedHead(LPCConfig(text_config=backbone, latent=asdict(latent)))
     shapes = {name: tensor.shape for name, tensor in build(latent).state_dict().items() if tensor is not None}
@@ -83,8 +105,11 @@ def test_the_posterior_reads_what_its_option_says(latent: LatentConfig) -> None:
 
 
 def test_a_source_without_its_mixture_weights_is_refused() -> None:
-    state = LatentState(tau=1.0, prior_mix=0.0, kl_weight=0.0)
+    state = STATE
     hidden = torch.zeros(2, HIDDEN_SIZE)
+    for source in ("train", "posterior"):
+        with pytest.raises(ValueError, match=f"`{source}` needs a posterior network"):
+            build(EXACT)(hidden, hidden, hidden, torch.arange(2), state, (source,), None)
     with pytest.raises(ValueError, match=r"needs PairBatch\.mixture"):
         build(OPTIONS[0])(hidden, hidden, hidden, torch.arange(2), state, ("mixture",), None)
     control = build(with_mode(OPTIONS[0], "continuous"))

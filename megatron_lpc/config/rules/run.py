@@ -116,6 +116,24 @@ def frozen_backbone(config: Config) -> Iterator[str]:
         )
 
 
+def exact_inference(config: Config) -> Iterator[str]:
+    """Exact inference sums likelihoods over codes; a term that is no likelihood of the pair's label has no place there.
+
+    sft, which has none either, takes no latent at all: `objective`.
+    """
+    loss = config.loss
+    if config.latent.latent_inference != "exact":
+        return
+    for flag, value in (("--label-smoothing", loss.label_smoothing), ("--rpo-alpha", loss.rpo_alpha)):
+        if value:
+            yield (
+                f"{flag} {value}: with it the loss is not the likelihood of a label, which --latent-inference exact "
+                "sums over codes; set it to 0"
+            )
+    if loss.robust:
+        yield "--robust: has no likelihood, which --latent-inference exact sums over codes; drop it"
+
+
 def learning_rates(config: Config) -> Iterator[str]:
     """The LR schedule."""
     training = config.training

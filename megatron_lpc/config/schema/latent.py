@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron_lpc.config.idle_rules import CONSTANT_TAU, NO_FINAL_TAU, NO_KL, NO_LATENT, NO_SAMPLING
+from megatron_lpc.config.idle_rules import (
+    AMORTIZED_INFERENCE,
+    CONSTANT_TAU,
+    EXACT_INFERENCE,
+    NO_CODES,
+    NO_FINAL_TAU,
+    NO_KL,
+    NO_LATENT,
+    NO_SAMPLING,
+)
 from megatron_lpc.config.metadata import Role, option
 
 
@@ -17,6 +26,16 @@ class LatentConfig:
     """`lpc`: discrete codes. `none`: the objective without a latent. `continuous`: parameter-matched control, an MLP of
     the prompt."""
 
+    latent_inference: Literal["amortized", "exact"] = option("amortized", role=Role.HEAD, idle=NO_CODES)
+    """`amortized`: a posterior network and a relaxed sample (the paper). `exact`: no posterior network and no noise;
+    all codes are enumerated, and the loss is that of their marginal."""
+
+    exact_temperature: float = option(
+        1.0, range="(0, inf)", role=Role.RUN, idle=(*NO_CODES, AMORTIZED_INFERENCE), evaluation=True
+    )
+    """Temperature T of exact inference: -T log sum_k p(k given x) exp(-loss_k / T). At 1 it is the marginal likelihood;
+    towards 0 the best code of each pair alone counts."""
+
     # One code would be a constant: there is nothing to choose, and its KL is always 0.
     codebook_size: int = option(64, range="[2, inf)", role=Role.HEAD, idle=NO_LATENT)
     """Number K of codes."""
@@ -27,7 +46,9 @@ class LatentConfig:
     latent_mlp_hidden_size: int | None = option(None, range="[1, inf)", role=Role.HEAD, idle=NO_LATENT)
     """Hidden size of the prior and posterior networks; the model's `hidden_size` when unset."""
 
-    posterior_input: Literal["concat", "difference", "bilinear"] = option("concat", role=Role.HEAD, idle=NO_LATENT)
+    posterior_input: Literal["concat", "difference", "bilinear"] = option(
+        "concat", role=Role.HEAD, idle=(NO_LATENT, EXACT_INFERENCE)
+    )
     """Input of the posterior network: [h_w; h_l], h_w - h_l, or [h_w; h_l; h_w * h_l]."""
 
     # Of the head, for `support` must pool at evaluation as training has done.

@@ -8,6 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 _LATENT_DEFAULTS = {
     "latent_mode": "lpc",
+    "latent_inference": "amortized",
     "codebook_size": 64,
     "latent_mlp_hidden_size": None,
     "posterior_input": "concat",

@@ -50,7 +50,7 @@ class LPCOutput(CausalLMOutputWithPast):
 
 
 class LatentHead(nn.Module):
-    """Prior, posterior and codebook; for the `continuous` control one network of the prompt.
+    """Prior, posterior (where there is one) and codebook; for the `continuous` control one network of the prompt.
 
     Tensors have the same names as in training.
     """
@@ -68,8 +68,9 @@ class LatentHead(nn.Module):
             self.network = _mlp(hidden, mlp_hidden_size, hidden)
         else:
             self.prior = _mlp(hidden, mlp_hidden_size, codes)
-            # Not used here, for it reads a labelled pair. It is kept so that training can continue.
-            self.posterior = _mlp(posterior_inputs, mlp_hidden_size, codes)
+            if latent["latent_inference"] == "amortized":
+                # Not used here, for it reads a labelled pair. It is kept so that training can continue.
+                self.posterior = _mlp(posterior_inputs, mlp_hidden_size, codes)
             self.codebook = nn.Parameter(torch.zeros(codes, hidden))
 
     def forward(self, h_x: Tensor, latent: Latent) -> tuple[Tensor, Tensor | None]:
