@@ -9,7 +9,10 @@ in turn, so that a machine that becomes slower affects all alike; the table has 
 
 Ratios to TRL are medians over the steps of all rounds, as the same step has the same pairs everywhere. The ratio of LPC
 to plain DPO is smaller than what two processes differ by, so it is measured in one process that alternates between
-steps of the two.
+steps of the two. So is that of exact to amortized inference with as many codes:
+
+    python -m benchmarks.training --data hh-harmless.jsonl.gz --output benchmarks/results/exact-cpu \\
+        --providers shared-packed-lpc-exact-2 shared-packed-lpc-exact-8 shared-packed-lpc-exact-64
 
 All train in the same precision with as many threads, the same global batches and micro-batches, and an online reference
 (with LoRA and with a frozen backbone, the policy without what it has learned); weights are random. A cache of hidden

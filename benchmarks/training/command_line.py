@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.training.providers import PROVIDERS
+from benchmarks.training.providers import DEFAULT_PROVIDERS, PROVIDERS
 from benchmarks.training.workload import SHAPES
 from megatron_lpc.command_line import ArgumentParser, flag_of
 
@@ -28,7 +28,7 @@ def parse(description: str, argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pack-to", type=int, default=2048, help="tokens of a packed sequence")
     parser.add_argument("--max-length", type=int, default=1024, help="tokens of a prompt and response")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--providers", nargs="+", choices=PROVIDERS, default=list(PROVIDERS))
+    parser.add_argument("--providers", nargs="+", choices=PROVIDERS, default=DEFAULT_PROVIDERS)
     liger = "TRL's use_liger_kernel (GPU): TRL 1.16 takes only layers of Liger-Kernel"
     parser.add_argument("--liger", action="store_true", help=liger)
     arguments = parser.parse_args(argv)
@@ -60,7 +60,7 @@ def command(arguments: argparse.Namespace) -> str:
         words.append(f"--num-layers {arguments.num_layers}")
     if arguments.pairs is not None:
         words.append(f"--pairs {arguments.pairs}")
-    if arguments.providers != list(PROVIDERS):
+    if arguments.providers != DEFAULT_PROVIDERS:
         words.append(f"--providers {' '.join(arguments.providers)}")
     if arguments.liger:
         words.append("--liger")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.training.meter import Meter
-from benchmarks.training.providers import without_lpc
+from benchmarks.training.providers import counterpart
 from benchmarks.training.workload import Workload
 from megatron_lpc.training.build import assemble_run
 from megatron_lpc.training.setup import RunContext, start_distributed, stop_distributed
@@ -43,10 +43,10 @@ def measure_ours(work: Workload, provider: str) -> dict[str, Any]:
 
 
 def measure_alternating(work: Workload, provider: str) -> dict[str, Any]:
-    """Seconds of the steps of a provider with LPC, and of those without LPC with which they alternate."""
+    """Seconds of the steps of a provider with LPC, and of those of its counterpart with which they alternate."""
     context = start_distributed(work.config(provider))
     lpc = Steps(context)
-    plain = Steps(replace(context, config=work.config(without_lpc(provider))))
+    plain = Steps(replace(context, config=work.config(counterpart(provider))))
     lpc_seconds, plain_seconds = [], []
     for iteration in range(work.steps + 1):
         # Which of them goes first alternates too.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.training.providers import is_frozen
+from benchmarks.training.providers import is_exact, is_frozen, num_codes
 from megatron_lpc.config import (
     Config,
     DataConfig,
@@ -58,6 +58,14 @@ SHAPES: dict[str, dict[str, Any]] = {
 SEED = 1234
 
 
+def _latent(provider: str) -> LatentConfig:
+    if "lpc" not in provider:
+        return LatentConfig(latent_mode="none")
+    options: dict[str, Any] = {"latent_inference": "exact"} if is_exact(provider) else {}
+    codes = num_codes(provider)
+    return LatentConfig(**options) if codes is None else LatentConfig(codebook_size=codes, **options)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """What every provider trains on."""
@@ -101,7 +109,7 @@ class Workload:
             training["cache_hidden_states"] = f"{self.cache}/hidden-states"
         return Config(
             model=self._model(),
-            latent=LatentConfig() if "lpc" in provider else LatentConfig(latent_mode="none"),
+            latent=_latent(provider),
             loss=LossConfig(loss_type="dpo"),
             data=DataConfig(
                 train_data=[self.data],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from launch import run
 
 from benchmarks.training import measure
 from benchmarks.training.__main__ import _first_rows, main
-from benchmarks.training.providers import measurements
+from benchmarks.training.providers import DEFAULT_PROVIDERS, counterpart, measurements
 from benchmarks.training.report import table
 from benchmarks.training.workload import Workload
 from megatron_lpc.command_line import UserError
@@ -67,10 +68,14 @@ def test_a_frozen_backbone_beside_full_training() -> None:
     assert "note" not in frozen
 
 
-def test_options_of_a_frozen_backbone() -> None:
+def _small_workload() -> Workload:
     names = ("data", "tokenizer", "cache", "device", "shape")
     sizes = {"num_layers": 2, "steps": 1, "global_batch_size": 4, "micro_batch_size": 2, "pack_to": 8, "max_length": 8}
-    work = Workload(**dict(zip(names, ("d", "t", "c", "cpu", "smollm2-135m"), strict=True)), **sizes, liger=False)
+    return Workload(**dict(zip(names, ("d", "t", "c", "cpu", "smollm2-135m"), strict=True)), **sizes, liger=False)
+
+
+def test_options_of_a_frozen_backbone() -> None:
+    work = _small_workload()
     for provider, frozen, cache in (
         ("separate-lpc", False, None),
         ("separate-lpc-frozen", True, None),
@@ -111,6 +116,20 @@ def test_what_does_not_fit_gets_a_note_and_no_ratio(monkeypatch: pytest.MonkeyPa
 def test_lpc_alternates_with_what_it_is_compared_with() -> None:
     assert measurements(["separate", "separate-lpc"]) == ["separate", "separate-lpc", "separate-lpc/plain"]
     assert measurements(["separate-lpc", "packed"]) == ["separate-lpc", "packed"]
+    exact = "shared-packed-lpc-exact-8"
+    assert measurements([exact]) == [exact, f"{exact}/plain"]
+    assert counterpart(exact) == "shared-packed-lpc-amortized-8"
+    assert exact not in DEFAULT_PROVIDERS
+
+
+def test_exact_inference_has_as_many_codes_as_what_it_is_compared_with() -> None:
+    work = _small_workload()
+    exact = work.config("shared-packed-lpc-exact-8")
+    amortized = work.config(counterpart("shared-packed-lpc-exact-8"))
+    assert (exact.latent.latent_inference, amortized.latent.latent_inference) == ("exact", "amortized")
+    validate(exact, 1, "cpu")
+    assert exact.latent.codebook_size == amortized.latent.codebook_size == 8
+    assert replace(exact, latent=amortized.latent) == amortized
 
 
 def test_a_measurement_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
