@@ -115,14 +115,18 @@ def _estimate_group_latents(
     config: Config, data: PairDataset, table: PairTable, support: SupportOptions
 ) -> GroupLatents:
     """`table`: scored under the codes."""
+    likelihoods = log_likelihoods(config.loss, table)
+    product = config.latent.posterior_context > 0
+    # The prior is no factor of a product of experts: `losses.experts`.
+    is_product_of_exact = product and config.latent.latent_inference == "exact"
     return GroupLatents.estimate(
-        table.posterior_logits,
-        log_likelihoods(config.loss, table),
+        likelihoods if is_product_of_exact else table.posterior_logits,
+        likelihoods,
         _groups(data),
         _prompts(data),
         pairs=support.pairs,
         seed=support.seed,
-        product=config.latent.posterior_context > 0,
+        product=product,
     )
 
 

@@ -5,6 +5,7 @@ from megatron_lpc.losses.exact import (
     code_losses,
     exact_posterior_logits,
     marginal_loss,
+    pool_episodes,
     prefers_chosen,
     prior_gradient_term,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "marginal_loss",
     "marginal_metrics",
     "pair_metrics",
+    "pool_episodes",
     "preference_loss",
     "prefers_chosen",
     "prior_gradient_term",

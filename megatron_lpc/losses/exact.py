@@ -11,6 +11,8 @@ At T = 1 this is the negative log of the marginal likelihood: what EM for a mixt
 any T it is the minimum over all posteriors q of E_q[loss_k] + T KL(q || p), reached at the exact posterior
 q_k = r_k, proportional to p(k|x) exp(-loss_k / T): what the amortised loss with KL weight T bounds from above.
 
+Pairs of one annotator may share their code (`pool_episodes`): their losses add, and the rest is the same.
+
 The gradient is d loss / d loss_k = r_k and d loss / d log p(k|x) = -T r_k.
 
 Shape legend: B pairs, K codes.
@@ -41,6 +43,27 @@ def code_losses(config: LossConfig, logps: Tensor, reference_logps: Tensor | Non
     policy = logps.view(num_codes, 2, -1).transpose(0, 1).reshape(-1)
     reference = None if reference_logps is None else of_every_code(reference_logps)
     return preference_loss(config, policy, reference, of_every_code(response_length)).view(num_codes, -1)
+
+
+def pool_episodes(losses: Tensor, log_prior: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Losses [K, E] and log prior [E, K] of E episodes of `size` pairs, where the pairs of an episode share one code.
+
+    Their labels are independent given the code, so likelihoods multiply. The prior of an episode is the geometric mean
+    of its pairs' priors, normalised. (One comparison per annotator does not identify types, several do: EM-DPO.)
+
+    Args:
+        losses: [K, B] of `code_losses`, episode after episode.
+        log_prior: [B, K] log p(k|x).
+
+    Raises:
+        ValueError: the pairs are not whole episodes.
+    """
+    if size == 1:
+        return losses, log_prior
+    if len(log_prior) % size:
+        raise ValueError(f"{len(log_prior)} pairs are not whole episodes of {size}")
+    of_episodes = losses.unflatten(1, (-1, size)).sum(dim=-1)
+    return of_episodes, log_prior.unflatten(0, (-1, size)).mean(dim=1).log_softmax(dim=-1)
 
 
 def marginal_loss(losses: Tensor, log_prior: Tensor, temperature: float) -> Tensor:

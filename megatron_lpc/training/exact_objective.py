@@ -16,6 +16,7 @@ from megatron_lpc.losses import (
     exact_posterior_logits,
     marginal_loss,
     marginal_metrics,
+    pool_episodes,
     prior_gradient_term,
 )
 from megatron_lpc.model import LatentOutput, PairScores
@@ -25,16 +26,20 @@ def make_marginal_pair_loss(config: Config, batch: PairBatch, latent: LatentOutp
     """`marginal_loss` of some pairs of a micro-batch, by their log-probs under the K codes.
 
     The prior is a constant here, for `pair_logps` gives no gradient to what a pair loss encloses; `exact_loss` adds
-    its gradient.
+    its gradient. Where the pairs of an episode share one code, each has an equal part of the episode's loss, and the
+    pairs must be all those of the micro-batch (algorithm `recompute`).
     """
     log_prior = _log_prior(latent).detach()
+    size = config.latent.posterior_context + 1
 
     def loss(logps: Tensor, pairs: Tensor) -> Tensor:
         responses = torch.cat([pairs, pairs + batch.num_pairs])
         reference = None if batch.reference_logps is None else batch.reference_logps[responses]
         logps, reference = _of_codes(config, logps.flatten(1), reference)
         losses = code_losses(config.loss, logps, reference, batch.response_length[responses])
-        return marginal_loss(losses, log_prior[pairs], config.latent.exact_temperature)
+        pooled, prior = pool_episodes(losses, log_prior[pairs], size)
+        of_episodes = marginal_loss(pooled, prior, config.latent.exact_temperature)
+        return of_episodes.repeat_interleave(size) / size
 
     return loss
 
@@ -51,9 +56,10 @@ def exact_loss(config: Config, batch: PairBatch, scores: PairScores) -> tuple[Te
     temperature = config.latent.exact_temperature
     log_prior = _log_prior(scores.latent)
     logps, reference = _of_codes(config, scores.logps.detach(), batch.reference_logps)
-    with torch.no_grad():
-        losses = code_losses(config.loss, logps, reference, batch.response_length)
-        posterior_logits = exact_posterior_logits(losses, log_prior, temperature)
+    losses = code_losses(config.loss, logps, reference, batch.response_length)
+    size = config.latent.posterior_context + 1
+    losses, log_prior = pool_episodes(losses, log_prior, size)
+    posterior_logits = exact_posterior_logits(losses, log_prior, temperature).detach()
     metrics = marginal_metrics(
         config.loss,
         scores.pair_losses,
@@ -61,7 +67,7 @@ def exact_loss(config: Config, batch: PairBatch, scores: PairScores) -> tuple[Te
         reference,
         batch.response_length,
         scores.latent.prior_logits,
-        posterior_logits,
+        posterior_logits.repeat_interleave(size, dim=0),
     )
     return scores.loss + prior_gradient_term(posterior_logits, log_prior, temperature), metrics
 

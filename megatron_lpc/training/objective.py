@@ -31,17 +31,20 @@ def training_query(config: Config, state: LatentState) -> LatentQuery:
     With a frozen backbone the reference is one more latent, z = 0, and comes last.
     """
     make_pair_loss = partial(_make_pair_loss, config.loss)
+    algorithm = config.loss.logps_algorithm
     sources: tuple[LatentSource, ...] = ("none" if config.latent.latent_mode == "none" else "train",)
     if config.latent.latent_inference == "exact":
         make_pair_loss = partial(make_marginal_pair_loss, config)
         sources = ("codes",)
+        if config.latent.posterior_context:
+            algorithm = "recompute"  # The loss of an episode needs all its pairs at once.
     if config.training.freeze_backbone and uses_reference(config.loss):
         sources = (*sources, "none")
     return LatentQuery(
         sources=sources,
         state=state,
         make_pair_loss=make_pair_loss,
-        algorithm=config.loss.logps_algorithm,
+        algorithm=algorithm,
     )
 
 

@@ -186,6 +186,10 @@ def test_what_fits_together_passes(config_of, flags, world_size):
                 ("--label-smoothing 0.1", "--label-smoothing 0.1: with it the loss is not the likelihood of a label"),
                 ("--rpo-alpha 0.5", "--rpo-alpha 0.5: with it the loss is not the likelihood of a label"),
                 ("--label-smoothing 0.1 --robust", "--robust: has no likelihood"),
+                (
+                    "--posterior-context 1 --group-column g --logps-algorithm pairwise",
+                    "--logps-algorithm pairwise: sees a chunk of pairs at a time",
+                ),
                 ("--loss-type sft", "--loss-type sft has no pair to compare"),
             )
         ),

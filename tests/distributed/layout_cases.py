@@ -71,6 +71,9 @@ _LATENTS = {
     ),
     "straight_through": LatentConfig(codebook_size=6, codebook_init_std=0.3, relaxation="straight_through"),
     "exact": LatentConfig(latent_inference="exact", codebook_size=6, codebook_init_std=0.3),
+    "exact_episodes": LatentConfig(
+        latent_inference="exact", codebook_size=6, codebook_init_std=0.3, posterior_context=1
+    ),
     "continuous": LatentConfig(latent_mode="continuous", codebook_size=6, codebook_init_std=0.3),
     "none": LatentConfig(latent_mode="none"),
 }
@@ -98,7 +101,10 @@ _MODEL = {
 }
 _FEW_LOSSES = {"experts": ("dpo", "simpo"), "varied": ("dpo",)}
 """Models that are compared under these losses only."""
-_EXACT = (("dpo_exact", "tied"), ("dpo_exact", "untied"), ("simpo", "tied"))
+_EXACT = {
+    "exact": (("dpo_exact", "tied"), ("dpo_exact", "untied"), ("simpo", "tied")),
+    "exact_episodes": (("dpo_exact", "tied"),),
+}
 """Losses and models under which exact inference is compared."""
 
 CASES: dict[str, tuple[str, str, str]] = {
@@ -109,7 +115,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     if (loss != "sft" or latent == "none") and (loss != "dpo_recomputed" or latent == "lpc")
     if latent != "context" or (loss, model) == ("dpo", "untied")
     if model not in _FEW_LOSSES or (loss in _FEW_LOSSES[model] and latent == "lpc")
-    if ((loss, model) in _EXACT if latent == "exact" else loss != "dpo_exact")
+    if ((loss, model) in _EXACT[latent] if latent in _EXACT else loss != "dpo_exact")
 }
 
 

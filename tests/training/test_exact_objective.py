@@ -147,6 +147,34 @@ def test_loss_and_all_gradients(
     assert [float(metrics["logps/chosen"]), float(metrics["logps/rejected"])] == pytest.approx(logps.tolist())
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+def test_pairs_of_an_episode_share_one_code(inputs: Inputs, temperature: float) -> None:
+    latent = LatentConfig(
+        latent_inference="exact", codebook_size=CODES, exact_temperature=temperature, posterior_context=2
+    )
+    config = Config(latent=latent, loss=LOSSES["dpo"])
+    total, scores, metrics = ours(config, inputs)
+    found = torch.autograd.grad(total, inputs.trained)
+
+    likelihood, _ = likelihoods(config.loss, inputs)
+    prior = inputs.prior_logits.softmax(-1).prod(0) ** (1 / 3)
+    weighted = prior / prior.sum() * likelihood.prod(0) ** (1 / temperature)
+    loss = -temperature * weighted.sum().log()
+    expected = torch.autograd.grad(loss, inputs.trained)
+    assert scores.pair_losses is not None
+    torch.testing.assert_close(scores.pair_losses, (loss / 3).detach().expand(3), rtol=1e-10, atol=1e-10)
+    assert float(total.detach()) == pytest.approx(float(loss.detach()), rel=1e-12)
+    for got, wanted in zip(found, expected, strict=True):
+        assert wanted.abs().max() > 1e-4
+        torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-10)
+    posterior = (weighted / weighted.sum()).detach()
+    entropy = float(-torch.xlogy(posterior, posterior).sum())
+    assert float(metrics["lpc/entropy_q"]) == pytest.approx(3 * entropy, rel=1e-8)
+
+    with pytest.raises(ValueError, match="3 pairs are not whole episodes of 2"):
+        ours(replace(config, latent=replace(latent, posterior_context=1)), inputs)
+
+
 def test_at_low_temperature_only_the_best_code_counts(inputs: Inputs) -> None:
     likelihood, _ = likelihoods(LOSSES["dpo"], inputs)
     best = -likelihood.max(1).values.log()

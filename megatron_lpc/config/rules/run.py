@@ -130,6 +130,12 @@ def exact_inference(config: Config) -> Iterator[str]:
                 f"{flag} {value}: with it the loss is not the likelihood of a label, which --latent-inference exact "
                 "sums over codes; set it to 0"
             )
+    context = config.latent.posterior_context
+    if context and loss.logps_algorithm == "pairwise":
+        yield (
+            f"--logps-algorithm pairwise: sees a chunk of pairs at a time, and under --posterior-context {context} "
+            "exact inference needs all pairs of an episode at once; leave it at its default, auto"
+        )
     if loss.robust:
         yield "--robust: has no likelihood, which --latent-inference exact sums over codes; drop it"
 

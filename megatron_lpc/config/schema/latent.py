@@ -52,9 +52,10 @@ class LatentConfig:
     """Input of the posterior network: [h_w; h_l], h_w - h_l, or [h_w; h_l; h_w * h_l]."""
 
     # Of the head, for `support` must pool at evaluation as training has done.
-    posterior_context: int = option(0, range="[0, inf)", role=Role.HEAD, idle=NO_SAMPLING)
+    posterior_context: int = option(0, range="[0, inf)", role=Role.HEAD, idle=NO_CODES)
     """Other pairs M of the same group (`group_column`) from which the posterior of a pair is made in training, as a
-    product of experts; such M + 1 pairs share a micro-batch. 0: the posterior reads the pair itself."""
+    product of experts; such M + 1 pairs share a micro-batch. 0: the posterior reads the pair itself. Under exact
+    inference all M + 1 pairs have one code."""
 
     relaxation: Literal["soft", "straight_through"] = option("soft", role=Role.RUN, idle=NO_SAMPLING)
     """Gumbel-softmax weights as they are, or one-hot in the forward pass with the gradient of the soft ones."""
