@@ -36,3 +36,19 @@ def test_codes_find_the_annotators(make_world, evaluation, tmp_path):
     for report in reports.values():  # What all annotators agree on is learnt either way.
         accuracies = [metrics["rewards/accuracies"] for metrics in report["agree"]["metrics"].values()]
         assert min(accuracies) > 0.9, json.dumps(report)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("flags", ["--exact-temperature 0.1", "--posterior-context 7"])
+def test_exact_inference_finds_the_annotators(make_world, evaluation, tmp_path, flags):
+    """With a code per pair at a low temperature, and at temperature 1 where the pairs of an episode share one."""
+    from megatron_lpc.train import train
+
+    world = make_world()
+    settings = ["--config", str(SETTINGS / "lpc.yaml"), "--seed", "1", "--latent-inference", "exact", *flags.split()]
+    train(parse_args([*settings, *world, "--no-tensorboard", "--save", str(tmp_path)]))
+    report = evaluation("--config", str(tmp_path / "config.yaml"), "--support-data", world[1])["data"]["disagree"]
+    assert report["information"]["bits"] >= 0.8
+    assert report["support"]["accuracy"]["support_exact"] >= 0.9
+    assert report["support"]["accuracy"]["marginal"] == pytest.approx(0.5, abs=0.05)
