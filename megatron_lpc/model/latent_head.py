@@ -32,7 +32,7 @@ class LatentOutput:
     """What the head gives for B pairs. All fields but z are None for the continuous control."""
 
     z: Tensor
-    """[L, B, H] the latents of the requested sources."""
+    """[L, B, H] the latents of the requested sources; [L, 1, H] where these are the same for all pairs."""
     posterior_logits: Tensor | None = None
     """[B, K] fp32. For source `train`, where there is a `posterior_context`, of the other pairs of an episode. None
     without a posterior network (exact inference), as all that follows from it."""
@@ -110,12 +110,15 @@ class LatentHead(MegatronModule):
                 straight_through=self.latent.relaxation == "straight_through",
             )
 
+        # All pairs share the codes: without a copy for each, `pair_logps` needs no [K, B, V].
+        rows = 1 if "codes" in sources and {"codes", "none"}.issuperset(sources) else len(h_x)
+
         def latents_from(source: LatentSource) -> Tensor:
-            """[1, B, H], or [K, B, H] of the codes."""
+            """[1, rows, H], or [K, rows, H] of the codes."""
             if source == "codes":
-                return self.codebook[:, None].expand(-1, len(h_x), -1)
+                return self.codebook[:, None].expand(-1, rows, -1)
             if source == "none":
-                return torch.zeros_like(h_x, dtype=self.codebook.dtype)[None]
+                return torch.zeros_like(h_x[:rows], dtype=self.codebook.dtype)[None]
             if source == "prior":
                 return self._mixture_of_codes(prior_logits.softmax(-1))[None]
             if source == "mixture":

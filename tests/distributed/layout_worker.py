@@ -64,7 +64,8 @@ def run_case(context: RunContext, packing: str = "separate") -> dict[str, object
             pair = slice(i, None, batch.num_pairs)
             seen[sample] = torch.stack([scores.logps[0, pair], ref[pair]]).detach().cpu()
             if scores.latent is not None:
-                noise[sample] = scores.latent.z[0, i].detach().cpu()
+                # Of one row where all pairs share their latents.
+                noise[sample] = scores.latent.z[0].expand(batch.num_pairs, -1)[i].detach().cpu()
         return loss
 
     for chunk in chunks:

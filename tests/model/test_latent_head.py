@@ -66,6 +66,9 @@ def test_source_codes_gives_every_code_by_itself(latent: LatentConfig) -> None:
     for code, z in zip(head.codebook, output.z[1:-1], strict=True):
         assert torch.equal(z, code.expand(2, -1))
     assert not output.z[-1].any()
+    shared = head(hidden, hidden, hidden, torch.arange(2), STATE, ("codes", "none"), None)
+    assert torch.equal(shared.z.expand(-1, 2, -1), output.z[1:])
+    assert shared.z.size(1) == 1
     assert (output.posterior_logits is None) == (output.kl is None) == (latent is EXACT)
 
 
