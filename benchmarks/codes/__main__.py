@@ -22,6 +22,7 @@ from benchmarks.codes.plan import PlannedRun, plan_runs
 from benchmarks.codes.sweep import Sweep, read_sweep
 from benchmarks.kernels.provenance import provenance
 from megatron_lpc.command_line import ArgumentParser, UserError, reports_errors
+from megatron_lpc.config import ConfigError, validate
 from megatron_lpc.files import write_text
 
 
@@ -52,6 +53,15 @@ def chosen(names: Sequence[str], wanted: Sequence[str] | None, flag: str) -> lis
     if not found:
         raise UserError(f"{flag}: none of {', '.join(names)}")
     return found
+
+
+def check_options(runs: Sequence[PlannedRun]) -> None:
+    """Raises UserError where a run would refuse its options, before any has started."""
+    for run in runs:
+        try:
+            validate(run.config, 1)
+        except ConfigError as error:
+            raise UserError(f"{run.name}: {error}") from error
 
 
 def write_results(sweep: Sweep, runs: Sequence[PlannedRun], output: Path, header: str) -> None:
@@ -96,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         known = provenance(f"`python -m benchmarks.codes {arguments.sweep}`", "cpu")
         header = f"Seeds {' / '.join(map(str, seeds))}. " + ", ".join(f"{name}: {known[name]}" for name in known) + "\n"
         if not arguments.no_run:
+            check_options(to_do)
             for name in data:
                 make_data(sweep, output, name)
             for _ in execute(to_do, arguments.jobs):

@@ -50,21 +50,31 @@ def execute(runs: Sequence[PlannedRun], jobs: int) -> Iterator[PlannedRun]:
             by_folder.setdefault(run.folder, run)
     left = list(by_folder.values())
     print(f"{len(left)} runs to do, {jobs} at a time", flush=True)
-    began = time.monotonic()
+    began, ended = time.monotonic(), 0
     running = _Running()
     with ThreadPoolExecutor(jobs) as pool:
-        futures: dict[Future[float], PlannedRun] = {pool.submit(_run, run, running): run for run in left}
         try:
-            for number, future in enumerate(as_completed(futures), start=1):
-                run, seconds = futures[future], future.result()
-                to_go = timedelta(seconds=round((time.monotonic() - began) / number * (len(left) - number)))
-                result = "done" if run.is_finished() else f"FAILED, see {run.folder / LOG}"
-                print(f"[{number}/{len(left)}] {run.name}: {result} in {seconds:.0f} s, {to_go} left", flush=True)
-                yield run
+            for part in _parts(left):
+                futures: dict[Future[float], PlannedRun] = {pool.submit(_run, run, running): run for run in part}
+                for future in as_completed(futures):
+                    run, seconds = futures[future], future.result()
+                    ended += 1
+                    to_go = timedelta(seconds=round((time.monotonic() - began) / ended * (len(left) - ended)))
+                    result = "done" if run.is_finished() else f"FAILED, see {run.folder / LOG}"
+                    print(f"[{ended}/{len(left)}] {run.name}: {result} in {seconds:.0f} s, {to_go} left", flush=True)
+                    yield run
         finally:
             # Nothing is left here unless this process is being ended.
             pool.shutdown(wait=False, cancel_futures=True)
             running.stop()
+
+
+def _parts(runs: Sequence[PlannedRun]) -> list[Sequence[PlannedRun]]:
+    """Runs to start one part after the other: what fills a cache of hidden states for all others goes first."""
+    firsts = list({run.data: run for run in reversed(runs)}.values())
+    if all(run.config.training.cache_hidden_states is None for run in runs):
+        return [runs]
+    return [firsts, [run for run in runs if run not in firsts]]
 
 
 class _Running:

@@ -149,6 +149,24 @@ def test_ending_the_sweep_ends_its_runs(tmp_path: Path, monkeypatch: pytest.Monk
             os.kill(pid, 0)
 
 
+def test_what_fills_a_cache_runs_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "filled"
+    fill = "import os, sys, time; time.sleep(float(sys.argv[2])); open(sys.argv[1], sys.argv[3]).close()"
+
+    def command(run: PlannedRun) -> list[str]:
+        first = run.row == "base"
+        return ["-c", fill, str(cache), "0.5" if first else "0", "x" if first else "r"]
+
+    monkeypatch.setattr(PlannedRun, "command", command)
+    rows = {"rows": {}, "sweep": {"codebook_size": [2, 4]}}
+    base = {"freeze_backbone": True, "latent_lr": 0.01, "cache_hidden_states": "{output}/hidden"}
+    runs = planned(tmp_path, base=base, **rows)
+    ended = [run.row for run in execute(runs, jobs=3)]
+    assert ended[0] == "base"
+    assert sorted(ended) == ["base", "codebook_size=2", "codebook_size=4"]
+    assert all("Error" not in (run.folder / "log.txt").read_text() for run in runs)
+
+
 def test_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = planned(tmp_path, seeds=(1, 2))
     for run in runs[:-1]:
@@ -184,6 +202,8 @@ def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown option 'codebok'"):
         planned(tmp_path, base={"codebok": 1})
     assert planned(tmp_path, base={"lr": "default"})[0].config.training.lr == Config().training.lr != 2e-3
+    with pytest.raises(UserError, match=r"two base seed 1: --gumbel-tau -1\.0: must be"):
+        program.check_options(planned(tmp_path, base={"gumbel_tau": -1.0}))
     with pytest.raises(UserError, match="must have the keys base, config"):
         planned(tmp_path, other=1)
     with pytest.raises(UserError, match="--rows: none of base, plain"):
