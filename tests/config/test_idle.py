@@ -61,6 +61,7 @@ from megatron_lpc.config.options import all_options
                 "--kl-warmup-iters 1",
                 "--kl-free-bits 1",
                 "--usage-entropy-weight 1",
+                "--swap-guidance-weight 1",
             )
         ),
         ("--exact-temperature 0.5", "--exact-temperature", "without --latent-inference exact"),

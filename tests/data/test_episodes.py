@@ -206,7 +206,7 @@ def test_evaluation_goes_pair_by_pair(loader):
 
 
 def test_padded_episodes_of_like_length_share_a_micro_batch():
-    drawn = np.array([[2, 6, 6], [2, 1, 1], [2, 2, 2], [2, 3, 2], [2, 8, 1], [2, 1, 1], [2, 4, 2], [2, 2, 2]])
+    drawn = np.array([[2, 1, 1], [2, 6, 6], [2, 2, 2], [2, 3, 2], [2, 8, 1], [2, 1, 1], [2, 4, 2], [2, 2, 2]])
     planner = MicroBatchPlanner(pad_id=0, micro_batch_size=4)
     assert planner.plan(drawn, episode_size=2) == [[0, 1, 4, 5], [2, 3, 6, 7]]
 

@@ -10,13 +10,9 @@ from launch import torchrun
 from megatron_lpc.training.metrics_file import read_metrics
 
 pytestmark = pytest.mark.distributed
-PACKED = (
-    "--share-prompt",
-    "--pack-to",
-    "192",
-    "--micro-batch-size",
-    "4",
-)  # 4 is its default: nothing else is honoured with --pack-to.
+# 4 is its default: nothing else is honoured with --pack-to.
+WITH_PACKED = ("--micro-batch-size", "4")
+PACKED = ("--share-prompt", "--pack-to", "192", *WITH_PACKED)
 
 
 def _lines(tiny_run, save: Path, processes: int, *flags: str) -> list[dict]:
@@ -68,6 +64,16 @@ def test_a_cache_written_from_packed_sequences_and_a_pipeline(tiny_run, separate
     _assert_equal(
         separate, _lines(tiny_run, tmp_path / "run", 2, "--pipeline-model-parallel-size", "2", "--share-prompt", *cache)
     )
+
+
+def test_episodes_are_the_same_packed_over_two_ranks(tiny_run, tmp_path: Path) -> None:
+    """The posterior of a pair reads another pair of its annotator, which has to be the same one."""
+    episodes = ("--group-column", "annotator", "--posterior-context", "1", "--swap-guidance-weight", "0.5")
+    one = _lines(tiny_run, tmp_path / "one", 1, *episodes)
+    packed = _lines(tiny_run, tmp_path / "packed", 2, "--share-prompt", "--pack-to", "256", *WITH_PACKED, *episodes)
+    _assert_equal(one, packed)
+    swap = [[line["lpc/swap_divergence"] for line in lines if "evaluation" not in line] for lines in (one, packed)]
+    assert swap[1] == pytest.approx(swap[0], rel=1e-5)
 
 
 def test_a_pair_that_does_not_fit_is_refused(tiny_run, tmp_path: Path) -> None:

@@ -52,6 +52,17 @@ def test_groups_that_are_all_too_small_are_refused() -> None:
         open_episodes(_config(3), _Groups({"ada": 3, "ben": 2}))
 
 
+def test_cached_hidden_states_give_the_same_episodes(tiny_run, tmp_path: Path) -> None:
+    def losses(name: str, *flags: str) -> list[float]:
+        save = tmp_path / name
+        given = [*FLAGS.split(), "--freeze-backbone", "--latent-lr", "0.01", "--save", str(save), *flags]
+        train(parse_args(["--config", tiny_run.config, *given]))
+        return [line["loss"] for line in read_metrics(save / "metrics.jsonl") if "evaluation" not in line]
+
+    cached = losses("cached", "--cache-hidden-states", str(tmp_path / "hidden"))
+    assert cached == pytest.approx(losses("online"), rel=1e-6)
+
+
 def test_a_run_resumes_exactly_and_is_evaluated_by_products(tiny_run, tmp_path: Path) -> None:
     def lines(save: Path, *flags: str) -> list[dict]:
         train(parse_args(["--config", tiny_run.config, *FLAGS.split(), "--save", str(save), *flags]))

@@ -97,6 +97,15 @@ def test_the_latent_head_counts_for_each_pair(posterior_input, posterior_width):
     )
 
 
+def test_swap_guidance_asks_the_posterior_twice():
+    work = (20, 10, 100, 5)
+    plain, guided = (
+        _config("lpc", "simpo", codebook_size=8, latent_mlp_hidden_size=24, swap_guidance_weight=weight)
+        for weight in (0.0, 0.1)
+    )
+    assert model_flops(guided, work) - model_flops(plain, work) == 6 * (2 * 32 * 24 + 24 * 8) * 5
+
+
 def test_flops_need_the_vocabulary_size():
     with pytest.raises(ValueError, match=r"model\.vocab_size is unset"):
         model_flops(Config(), (1, 1, 1, 1))
