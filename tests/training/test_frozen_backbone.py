@@ -28,8 +28,7 @@ from megatron_lpc.training.step import TrainStep
         ("--loss-type", "ipo", "--relaxation", "straight_through"),
         ("--latent-mode", "continuous"),
         ("--share-prompt",),
-        # Few codes: from 8 latents on, evaluation multiplies exponentials instead of adding logits.
-        ("--latent-inference", "exact", "--codebook-size", "4"),
+        ("--posterior-context", "1", "--group-column", "annotator", "--swap-guidance-weight", "0.1"),
     ],
 )
 def test_equals_an_unfrozen_backbone_that_does_not_learn(
@@ -53,12 +52,15 @@ def _assert_equal(one: Trained, other: Trained) -> None:
         assert 0 < frozen["grad_norm"] < unfrozen["grad_norm"], "of the head only"
 
 
-def test_default_algorithm_agrees(tiny_run, context: RunContext) -> None:
-    one = train_run(context, config_of(tiny_run, *UNFROZEN))
-    other = train_run(context, config_of(tiny_run, *FROZEN))
+@pytest.mark.parametrize("flags", [(), ("--latent-inference", "exact")])
+def test_default_algorithm_agrees(tiny_run, context: RunContext, flags: tuple[str, ...]) -> None:
+    """Within rounding: products have other shapes where the reference is one of several latents."""
+    one = train_run(context, config_of(tiny_run, *UNFROZEN, *flags))
+    other = train_run(context, config_of(tiny_run, *FROZEN, *flags))
     assert one.losses == pytest.approx(other.losses, abs=1e-6)
     for name, weight in one.head.items():
-        torch.testing.assert_close(weight, other.head[name], rtol=0, atol=1e-5)
+        # Of steps of 1e-2: Adam gives gradients near zero, rounding and all, the size of large ones.
+        torch.testing.assert_close(weight, other.head[name], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("flags", [(), ("--use-distributed-optimizer",), ("--bf16",)])
