@@ -52,6 +52,18 @@ class LatentHeadSizes:
         return prior + posterior + self.codebook_size * self.hidden_size
 
     @property
+    def matrix_inputs(self) -> dict[str, int]:
+        """Matrix of the networks, by its name in the head -> the size of what it is multiplied with."""
+        return {
+            "prior.0": self.hidden_size,
+            "prior.2": self.mlp_hidden_size,
+            "posterior.0": self.posterior_input_size,
+            "posterior.2": self.mlp_hidden_size,
+            "network.0": self.hidden_size,
+            "network.2": self.control_mlp_hidden_size,
+        }
+
+    @property
     def control_mlp_hidden_size(self) -> int:
         """Hidden size C of the continuous control, an MLP from H to H of about `num_parameters` parameters.
 

@@ -10,6 +10,7 @@ from megatron.core.transformer.module import Float16Module
 from torch import nn
 
 from megatron_lpc.config import Config, LatentConfig, ModelConfig, padded_vocab_size
+from megatron_lpc.model.code_unit import set_code_unit
 from megatron_lpc.model.initialize import FreshWeights, initialize_parameters
 from megatron_lpc.model.latent_head import build_latent_head
 from megatron_lpc.model.layer_spec import add_to_main_grad, block_spec
@@ -58,6 +59,8 @@ def build_model(
         if model.transformer_impl == "transformer_engine":
             add_to_main_grad(chunk)
         initialize_parameters(chunk, model, latent, config.training.seed, fresh)
+        if fresh == "all":
+            set_code_unit(chunk)
         chunk.to(platform.device)
         chunks.append(Float16Module(core_config, chunk) if config.training.bf16 else chunk)
     return chunks

@@ -24,8 +24,6 @@ FreshWeights = Literal["all", "latent_head", "none"]
 """Which weights are drawn: a checkpoint gives the others."""
 _LAST_OF_RESIDUAL_BRANCH = ("linear_proj.weight", "linear_fc2.weight")
 _HEAD = "latent_head."
-_GIVES_LATENT = ("latent_head.codebook", "latent_head.network.2.weight")
-"""The codes, and the last layer of the continuous control, which starts as the codes do."""
 
 
 @torch.no_grad()
@@ -36,7 +34,7 @@ def initialize_parameters(
 
     Biases become 0; norm weights keep the 1 (or 0) that the norms themselves set. The standard deviation is
     `init_method_std`; that of the last projection of a residual branch is divided by sqrt(2 num_layers) as in
-    Megatron-LM; that of the codes is `codebook_init_std`. Memory: one shard at a time in fp32, on the host.
+    Megatron-LM. For the LPC head see `_head_standard_deviation`. Memory: one shard at a time in fp32, on the host.
     """
     if fresh == "none":
         return
@@ -48,15 +46,29 @@ def initialize_parameters(
                 tensor.data.zero_()
             elif isinstance(tensor.data, Tensor) and len(_matrix_shape(tensor)) >= 2:
                 shard = _draw(tensor, seed, threads)
-                tensor.data.copy_(shard.mul_(_standard_deviation(tensor.key, model, latent)))
+                tensor.data.copy_(shard.mul_(_standard_deviation(tensor, model, latent)))
 
 
-def _standard_deviation(key: str, model: ModelConfig, latent: LatentConfig) -> float:
-    if key in _GIVES_LATENT:
-        return latent.codebook_init_std
+def _standard_deviation(tensor: ShardedTensor, model: ModelConfig, latent: LatentConfig) -> float:
+    key = tensor.key
+    if key.startswith(_HEAD):
+        return _head_standard_deviation(key, tensor.global_shape[-1], latent)
     if key.endswith(_LAST_OF_RESIDUAL_BRANCH):
         return model.init_method_std / math.sqrt(2 * model.num_layers)
     return model.init_method_std
+
+
+def _head_standard_deviation(key: str, num_inputs: int, latent: LatentConfig) -> float:
+    """For matrices of the LPC head.
+
+    Codes are in units of the hidden states. First layers read normalized vectors and give numbers of about 1 in any
+    width. Last layers of prior and posterior are 0: before the first step every code is as probable as any other.
+    """
+    if key == "latent_head.codebook":
+        return latent.codebook_init_std
+    if key == "latent_head.network.2.weight":  # The control's, which starts as the codes do.
+        return latent.codebook_init_std / math.sqrt(num_inputs)
+    return 1 / math.sqrt(num_inputs) if key.endswith(".0.weight") else 0.0
 
 
 def sharded_tensors(state: dict[str, Any]) -> list[ShardedTensor]:

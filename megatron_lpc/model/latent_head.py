@@ -17,11 +17,14 @@ from lpc_kernels import gumbel_mix
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
+from torch.nn.functional import rms_norm
 
 from megatron_lpc.config import LatentConfig
 from megatron_lpc.config.latent_head_sizes import latent_head_sizes
 from megatron_lpc.losses.experts import leave_one_out
 from megatron_lpc.losses.schedules import LatentState
+
+_NORM_EPSILON = 1e-6
 
 LatentSource = Literal["train", "prior", "posterior", "mixture", "codes", "none"]
 """`codes` stands for K latents, one per code; every other source for one latent."""
@@ -61,6 +64,12 @@ class LatentHead(MegatronModule):
         if sizes.has_posterior:
             self.posterior = _mlp(sizes.posterior_input_size, sizes.mlp_hidden_size, sizes.codebook_size)
         self.codebook = nn.Parameter(torch.zeros(sizes.codebook_size, sizes.hidden_size))
+        self.register_buffer("code_unit", new_code_unit())
+
+    @property
+    def codes(self) -> Tensor:
+        """[K, H] what each code adds to a hidden state."""
+        return self.code_unit * self.codebook
 
     def forward(
         self,
@@ -91,7 +100,8 @@ class LatentHead(MegatronModule):
             ValueError: source `mixture` is requested and there are no mixture weights; a source is requested that needs
                 a posterior network, and there is none.
         """
-        prior_logits = self.prior(h_x).float()
+        prior_logits = self.prior(normalized(h_x)).float()
+        codes = self.codes
         experts = swapped = posterior_logits = mix = None
         if self.latent.latent_inference == "amortized":
             posterior_logits = experts = self.posterior(self._posterior_input(h_w, h_l)).float()
@@ -102,7 +112,7 @@ class LatentHead(MegatronModule):
             mix = gumbel_mix(
                 posterior_logits,
                 prior_logits,
-                self.codebook,
+                codes,
                 sample_ids,
                 seed=self.seed,
                 tau=state.tau,
@@ -116,18 +126,20 @@ class LatentHead(MegatronModule):
         def latents_from(source: LatentSource) -> Tensor:
             """[1, rows, H], or [K, rows, H] of the codes."""
             if source == "codes":
-                return self.codebook[:, None].expand(-1, rows, -1)
+                return codes[:, None].expand(-1, rows, -1)
             if source == "none":
-                return torch.zeros_like(h_x[:rows], dtype=self.codebook.dtype)[None]
+                return torch.zeros_like(h_x[:rows], dtype=codes.dtype)[None]
             if source == "prior":
-                return self._mixture_of_codes(prior_logits.softmax(-1))[None]
+                return (prior_logits.softmax(-1).to(codes.dtype) @ codes)[None]
             if source == "mixture":
                 if mixture is None:
                     raise ValueError("latent source `mixture` needs PairBatch.mixture")
-                return self._mixture_of_codes(mixture)[None]
+                return (mixture.to(codes.dtype) @ codes)[None]
             if mix is None or posterior_logits is None:
                 raise ValueError(f"latent source `{source}` needs a posterior network; exact inference has none")
-            return mix.z[None] if source == "train" else self._mixture_of_codes(posterior_logits.softmax(-1))[None]
+            if source == "train":
+                return mix.z[None]
+            return (posterior_logits.softmax(-1).to(codes.dtype) @ codes)[None]
 
         return LatentOutput(
             z=torch.cat([latents_from(source) for source in sources]),
@@ -140,15 +152,13 @@ class LatentHead(MegatronModule):
 
     def _posterior_input(self, h_w: Tensor, h_l: Tensor) -> Tensor:
         """[B, posterior_input_size] of the hidden states [B, H] of chosen and rejected."""
+        if self.latent.posterior_input == "difference":
+            # What the responses share is most of a hidden state, and the same for both labels of a pair.
+            return normalized(h_w - h_l)
+        h_w, h_l = normalized(h_w), normalized(h_l)
         if self.latent.posterior_input == "concat":
             return torch.cat([h_w, h_l], dim=-1)
-        if self.latent.posterior_input == "difference":
-            return h_w - h_l
         return torch.cat([h_w, h_l, h_w * h_l], dim=-1)
-
-    def _mixture_of_codes(self, weights: Tensor) -> Tensor:
-        """[B, H] of mixture weights [B, K]."""
-        return weights.to(self.codebook.dtype) @ self.codebook
 
 
 class ContinuousHead(MegatronModule):
@@ -161,6 +171,7 @@ class ContinuousHead(MegatronModule):
         super().__init__(config)
         sizes = latent_head_sizes(latent, config.hidden_size)
         self.network = _mlp(sizes.hidden_size, sizes.control_mlp_hidden_size, sizes.hidden_size)
+        self.register_buffer("code_unit", new_code_unit())
 
     def forward(
         self,
@@ -185,7 +196,7 @@ class ContinuousHead(MegatronModule):
         unknown = set(sources) - {"train", "prior", "none"}
         if unknown:
             raise ValueError(f"latent mode `continuous` has no {', '.join(sorted(unknown))} latent")
-        z = self.network(h_x)
+        z = self.code_unit * self.network(normalized(h_x))
         return LatentOutput(z=torch.stack([torch.zeros_like(z) if source == "none" else z for source in sources]))
 
 
@@ -196,6 +207,16 @@ def build_latent_head(config: TransformerConfig, latent: LatentConfig, seed: int
     if latent.latent_mode == "continuous":
         return ContinuousHead(config, latent)
     return LatentHead(config, latent, seed)
+
+
+def new_code_unit() -> Tensor:
+    """[1] fp32, not a number until `set_code_unit` or a checkpoint gives it its value."""
+    return torch.full((1,), torch.nan)
+
+
+def normalized(hidden: Tensor) -> Tensor:
+    """Hidden states [B, H], or differences of them, with a root mean square of 1; zero stays zero."""
+    return rms_norm(hidden, hidden.shape[-1:], eps=_NORM_EPSILON)
 
 
 def _mlp(input_size: int, hidden_size: int, output_size: int) -> nn.Sequential:

@@ -19,6 +19,9 @@ _FEWEST_PAIRS = 8
 _ENOUGH_KL = 0.75
 """Fraction of ln K that the KL must fall below before it counts as excessive no longer."""
 
+_SLOW = 2e-3
+"""Rates of the head below which it may still be where it started when the run ends."""
+
 
 class CodeGuard:
     """Reads the metrics of a run of `train_iters` steps, one step after the other.
@@ -106,12 +109,12 @@ def _sentence(state: State, config: Config) -> str:
 def _advice(state: State, config: Config) -> str:
     """The first option of a list that this run sets otherwise, and that has an effect in it."""
     latent, training = config.latent, config.training
-    slow_head = training.latent_lr is None or training.latent_lr <= training.lr
     of_collapse = {
         "posterior_input": (latent.posterior_input in ("concat", "bilinear"), "difference"),
         "kl_weight": (latent.kl_weight > 0.1, f"below {latent.kl_weight:g}"),
         "exact_temperature": (latent.exact_temperature > 0.1, f"below {latent.exact_temperature:g}"),
-        "latent_lr": (slow_head, f"above {training.lr:g}, the rate of the backbone"),
+        "latent_lr": (training.latent_lr < _SLOW, f"above {training.latent_lr:g}"),
+        "codebook_lr": (training.codebook_lr < _SLOW, f"above {training.codebook_lr:g}"),
         "codebook_init_std": (latent.codebook_init_std < 0.1, f"above {latent.codebook_init_std:g}"),
     }
     of_excess = {
@@ -124,4 +127,4 @@ def _advice(state: State, config: Config) -> str:
         option = all_options()[name]
         if applies and not any(rule.applies(config) for rule in option.idle):
             return f"{option.flag} {value}"
-    return f"--latent-lr above {training.lr if training.latent_lr is None else training.latent_lr:g}"
+    return f"--latent-lr above {training.latent_lr:g}"

@@ -14,16 +14,17 @@ from megatron.core.optimizer import (
 )
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
-from megatron_lpc.config import Config, TrainingConfig
+from megatron_lpc.config import Config
 from megatron_lpc.platform.patches.gradient_norm import compute_gradient_norm_on_device
+from megatron_lpc.training.learning_rates import head_learning_rates, peak_lr
 from megatron_lpc.training.optimizer_state import counts_by_parameter, stateful_parts
 
 
 def build_optimizer(config: Config, chunks: list[DistributedDataParallel]) -> MegatronOptimizer:
     """AdamW with fp32 master weights, its state sharded over data parallel ranks with `use_distributed_optimizer`.
 
-    With `latent_lr` the LPC head has its own peak learning rate. megatron-core takes TransformerEngine's FusedAdam
-    where it is installed, and torch's AdamW elsewhere, on CUDA with the fused kernel.
+    The LPC head has its own peak learning rates: see `head_learning_rates`. megatron-core takes TransformerEngine's
+    FusedAdam where it is installed, and torch's AdamW elsewhere, on CUDA with the fused kernel.
     """
     compute_gradient_norm_on_device()
     training, parallel = config.training, config.parallel
@@ -42,22 +43,16 @@ def build_optimizer(config: Config, chunks: list[DistributedDataParallel]) -> Me
         overlap_param_gather=parallel.overlap_param_gather,
     )
     overrides = get_standard_config_overrides(optimizer_config)
-    if training.latent_lr is not None:
-        overrides[ParamKey(name="*latent_head*")] = {"max_lr": training.latent_lr}
+    if config.latent.latent_mode != "none":
+        last = training.min_lr / (peak_lr(training) or 1.0)
+        for name, peak in head_learning_rates(config).items():
+            overrides[ParamKey(name=f"*latent_head.{name}")] = {"max_lr": peak, "min_lr": last * peak}
     optimizer = get_megatron_optimizer(
         optimizer_config, chunks, config_overrides=overrides, use_gloo_process_groups=False
     )
     for part in stateful_parts(optimizer):
         choose_adam_kernel(part.optimizer)
     return optimizer
-
-
-def peak_lr(training: TrainingConfig) -> float:
-    """Peak learning rate of all parameters that have none of their own; of the LPC head under `freeze_backbone`."""
-    if training.freeze_backbone:
-        assert training.latent_lr is not None
-        return training.latent_lr
-    return training.lr
 
 
 def choose_adam_kernel(inner: torch.optim.Optimizer) -> None:

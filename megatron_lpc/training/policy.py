@@ -11,6 +11,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import nn
 
 from megatron_lpc.model import FreshWeights, build_model, unwrapped, wrap_data_parallel
+from megatron_lpc.model.code_unit import set_code_unit
 from megatron_lpc.training.checkpoint_folder import resolve_checkpoint
 from megatron_lpc.training.checkpoint_tensors import load_all_weights, load_weights
 from megatron_lpc.training.optimizer import build_optimizer, build_scheduler
@@ -56,6 +57,7 @@ def build_policy(context: RunContext, resumes: bool = False) -> list[nn.Module]:
         load_weights(
             chunks, resolve_checkpoint(pretrained), groups=context.groups, latent_head=has_latent, config=config
         )
+        set_code_unit(unwrapped(chunks[-1]))
     if config.training.freeze_backbone:
         for chunk in chunks:
             unwrapped(chunk).freeze_backbone()

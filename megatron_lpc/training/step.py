@@ -61,9 +61,7 @@ class TrainStep:
         norm = gradient_norm(optimizer)  # The one wait for the device.
         totals = sums()
         metrics = finish_metrics(totals)
-        rates = [group["lr"] for group in optimizer.param_groups]
-        # A pipeline stage may have nothing to train.
-        metrics["lr"] = max(rates) if rates else self._policy.scheduler.get_lr({})
+        metrics["lr"] = self._policy.scheduler.get_lr({})
         metrics["grad_norm"] = norm
         updated = math.isfinite(metrics["loss"]) and math.isfinite(norm)
         if updated:

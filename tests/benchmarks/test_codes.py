@@ -27,7 +27,7 @@ SWEEP = {
     "support": {"data": "{data}/valid.jsonl", "pairs": 4},
     "report": {"disagree": "d", "agree": "a"},
     "base": {"codebook_size": 8, "kl_warmup_iters": 7},
-    "rows": {"plain": {"latent_mode": "none"}, "both": {"gumbel_tau": 2.0, "latent_lr": None}},
+    "rows": {"plain": {"latent_mode": "none"}, "both": {"gumbel_tau": 2.0, "latent_lr": 0.5}},
     "sweep": {"codebook_size": [2, 8], "kl_weight": [0.0, 0.5]},
 }
 ROWS = ["base", "plain", "both", "codebook_size=2", "codebook_size=8", "kl_weight=0.0", "kl_weight=0.5"]
@@ -74,7 +74,7 @@ def test_a_run_has_the_options_of_file_base_and_row(tmp_path: Path) -> None:
     base, both, plain = (by_row[row].config for row in ("base", "both", "plain"))
     assert (base.latent.codebook_size, base.latent.kl_warmup_iters, base.training.seed) == (8, 7, 5)
     assert base.data.train_data == [str(tmp_path / "data" / "two" / "train.jsonl")]
-    assert (both.latent.gumbel_tau, both.training.latent_lr) == (2.0, None)
+    assert (both.latent.gumbel_tau, both.training.latent_lr) == (2.0, 0.5)
     assert plain.latent.latent_mode == "none"
     assert by_row["plain"].support == {}, "a model without codes has no support"
     assert by_row["base"].support == {"data": f"{tmp_path}/data/two/valid.jsonl", "pairs": 4, "seed": 5}
@@ -181,7 +181,7 @@ def test_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert lines[4].startswith("On disagreeing pairs at most 75.0% without knowing the annotator, and 100.0% with two")
     cells = "0.75 / 0.75 | 1.00 / 1.00 | 2 / 2 | 60.0 / 70.0 | 50.0 / 50.0 | 60.0 / 70.0"
     assert f"| base | {cells} |" in lines
-    assert f"| both (gumbel_tau=2.0, latent_lr=None) | {cells} |" in lines
+    assert f"| both (gumbel_tau=2.0, latent_lr=0.5) | {cells} |" in lines
     assert [line.split(" ")[1] for line in lines[8:]] == ROWS
     assert lines[-1].startswith("| kl_weight=0.5 | 0.75 | "), "of the seed that is finished"
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")

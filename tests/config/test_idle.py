@@ -22,7 +22,7 @@ from megatron_lpc.config.options import all_options
                 "--gumbel-tau-final 2",
                 "--gumbel-tau-schedule linear",
                 "--prior-mix-initial 1",
-                "--prior-mix-final 0",
+                "--prior-mix-final 1",
                 "--kl-weight 1",
                 "--kl-warmup-iters 1",
                 "--kl-free-bits 1",
@@ -37,7 +37,7 @@ from megatron_lpc.config.options import all_options
             for flag in (
                 "--relaxation straight_through",
                 "--gumbel-tau 2",
-                "--prior-mix-final 0",
+                "--prior-mix-final 1",
                 "--kl-weight 1",
                 "--posterior-context 1",
                 "--swap-guidance-weight 1",

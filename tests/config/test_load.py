@@ -160,7 +160,7 @@ def test_files_that_cannot_be_read(tmp_path, write):
         (["--micro-batch-size", "none"], "--micro-batch-size: expected an integer, got 'none' (str)"),
         (["--micro-batch-size"], "argument --micro-batch-size: expected 1 argument"),
         (["--lr", "inf"], "--lr: expected a number"),
-        (["--latent-lr", "x"], "--latent-lr: expected a number or none"),
+        (["--latent-lr", "x"], "--latent-lr: expected a number"),
         (["--posterior-input", "concatt"], "did you mean 'concat'?"),
         (["--profile-ranks", "0", "one"], "--profile-ranks: expected an integer, got 'one' (str)"),
         (["--valid-data", "a.jsonl"], "--valid-data: expected NAME=FILE, got 'a.jsonl'"),

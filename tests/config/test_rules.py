@@ -241,7 +241,6 @@ def test_what_fits_together_passes(config_of, flags, world_size):
             1,
             "--freeze-backbone: trains only the LPC head, and --latent-mode none has none",
         ),
-        ("--freeze-backbone", 1, "--freeze-backbone: the LPC head trains with --latent-lr, which is unset; set it"),
         (
             "--freeze-backbone --latent-lr 1e-3 --cache-hidden-states f --pipeline-model-parallel-size 2",
             2,
@@ -253,7 +252,7 @@ def test_what_fits_together_passes(config_of, flags, world_size):
             "--cache-hidden-states: streamed pairs have no example index under which hidden states could be kept",
         ),
         ("--lr 1e-5 --min-lr 1e-4", 1, "--min-lr 0.0001: exceeds --lr 1e-05"),
-        ("--lr 1e-3 --min-lr 1e-4 --latent-lr 1e-5", 1, "--min-lr 0.0001: exceeds --latent-lr 1e-05"),
+        ("--freeze-backbone --min-lr 1e-4 --latent-lr 1e-5", 1, "--min-lr 0.0001: exceeds --latent-lr 1e-05"),
         ("--load auto", 1, "--load auto: resumes from --save, which is unset"),
         ("--profile", 1, "--profile: writes its traces under --save, which is unset"),
         (

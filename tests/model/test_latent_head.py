@@ -27,7 +27,9 @@ STATE = LatentState(tau=1.0, prior_mix=0.0, kl_weight=0.0)
 
 def build(latent: LatentConfig):
     config = TransformerConfig(num_layers=1, hidden_size=HIDDEN_SIZE, num_attention_heads=1)
-    return build_latent_head(config, latent, seed=1)
+    head = build_latent_head(config, latent, seed=1)
+    head.code_unit.fill_(1.0)
+    return head
 
 
 def with_mode(latent: LatentConfig, mode: str) -> LatentConfig:
@@ -97,14 +99,39 @@ def test_the_posterior_reads_what_its_option_says(latent: LatentConfig) -> None:
     h_x, h_w, h_l = torch.randn(3, 2, HIDDEN_SIZE, generator=torch.Generator().manual_seed(1))
     state = LatentState(tau=1.0, prior_mix=0.0, kl_weight=0.0)
     output = head(h_x, h_w, h_l, torch.arange(2), state, ("none",), None)
+
+    def unit(hidden):
+        return hidden / hidden.square().mean(-1, keepdim=True).sqrt()
+
     total = {
-        "concat": h_w.sum(-1) + h_l.sum(-1),
-        "difference": h_w.sum(-1) - h_l.sum(-1),
-        "bilinear": h_w.sum(-1) + h_l.sum(-1) + (h_w * h_l).sum(-1),
+        "concat": unit(h_w).sum(-1) + unit(h_l).sum(-1),
+        "difference": unit(h_w - h_l).sum(-1),
+        "bilinear": unit(h_w).sum(-1) + unit(h_l).sum(-1) + (unit(h_w) * unit(h_l)).sum(-1),
     }[latent.posterior_input]
     mlp_hidden_size = latent.latent_mlp_hidden_size or HIDDEN_SIZE
     expected = 1 + mlp_hidden_size * torch.nn.functional.gelu(1 + total)
     torch.testing.assert_close(output.posterior_logits, expected[:, None].expand(-1, latent.codebook_size))
+
+
+@pytest.mark.parametrize("mode", ["lpc", "continuous"])
+def test_summaries_are_normalized_and_codes_have_a_unit(mode: str) -> None:
+    """Another scale of the hidden states gives the same latents; another unit gives that multiple of them."""
+    head = build(with_mode(OPTIONS[1], mode))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    summaries = torch.randn(3, 2, HIDDEN_SIZE, generator=generator)
+    state = LatentState(tau=1.0, prior_mix=0.5, kl_weight=0.0)
+    sources = ("train", "prior", "none")
+
+    def latents(scale: float, unit: float) -> torch.Tensor:
+        head.code_unit.fill_(unit)
+        return head(*scale * summaries, torch.arange(2), state, sources, None).z
+
+    torch.testing.assert_close(latents(1.0, 1.0), latents(50.0, 1.0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(3 * latents(1.0, 1.0), latents(1.0, 3.0))
+    assert head(*0 * summaries, torch.arange(2), state, sources, None).z.isfinite().all()
 
 
 def test_a_source_without_its_mixture_weights_is_refused() -> None:

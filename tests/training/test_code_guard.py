@@ -27,7 +27,7 @@ HEALTHY = Config(
     latent=LatentConfig(codebook_size=8, codebook_init_std=0.5, posterior_input="difference", prior_mix_final=0.0),
     training=TrainingConfig(lr=2e-3, latent_lr=1e-2),
 )
-PAPER = with_options(HEALTHY, codebook_size=64, codebook_init_std=0.02, posterior_input="concat", latent_lr=None)
+PAPER = with_options(HEALTHY, codebook_size=64, codebook_init_std=0.02, posterior_input="concat", latent_lr=1e-4)
 
 
 def steps(kl: Sequence[float], information: Sequence[float]) -> Iterator[tuple[int, dict[str, float]]]:
@@ -56,9 +56,9 @@ def test_speaks_once_on_a_collapsed_run() -> None:
 
 
 def test_says_that_codes_recover() -> None:
-    lines = guard_lines(with_options(HEALTHY, latent_lr=None), 150, steps(**RUNS["late"]))
+    lines = guard_lines(with_options(HEALTHY, latent_lr=1e-4), 150, steps(**RUNS["late"]))
     assert [line.split(" (")[0] for line in lines] == [
-        "warning: the codes have collapsed; try --latent-lr above 0.002, the rate of the backbone",
+        "warning: the codes have collapsed; try --latent-lr above 0.0001",
         "codes are active again",
     ]
 
@@ -119,8 +119,9 @@ def test_silent_in_warm_ups_and_short_runs() -> None:
     ("changes", "flag"),
     [
         ({"posterior_input": "bilinear", "kl_weight": 1.0}, "--posterior-input difference"),
-        ({"kl_weight": 1.0, "latent_lr": None}, "--kl-weight below 1"),
-        ({"latent_lr": 2e-3}, "--latent-lr above 0.002, the rate of the backbone"),
+        ({"kl_weight": 1.0, "latent_lr": 1e-4}, "--kl-weight below 1"),
+        ({"latent_lr": 1e-3}, "--latent-lr above 0.001"),
+        ({"codebook_lr": 1e-3}, "--codebook-lr above 0.001"),
         ({"codebook_init_std": 0.02}, "--codebook-init-std above 0.02"),
         ({}, "--latent-lr above 0.01"),
     ],

@@ -48,7 +48,7 @@ def _assert_equal(one: Trained, other: Trained) -> None:
         assert torch.equal(weight, other.head[name]), name
     assert one.evaluations == other.evaluations
     for unfrozen, frozen in zip(one.metrics, other.metrics, strict=True):
-        assert {name for name in unfrozen if unfrozen[name] != frozen[name]} <= CLOCK | {"grad_norm"}
+        assert {name for name in unfrozen if unfrozen[name] != frozen[name]} <= CLOCK | {"grad_norm", "lr"}
         assert 0 < frozen["grad_norm"] < unfrozen["grad_norm"], "of the head only"
 
 

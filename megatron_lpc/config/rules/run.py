@@ -99,8 +99,6 @@ def frozen_backbone(config: Config) -> Iterator[str]:
             "--freeze-backbone: trains only the LPC head, and --latent-mode none has none; set --latent-mode lpc, or "
             "drop it"
         )
-    elif config.training.latent_lr is None:
-        yield "--freeze-backbone: the LPC head trains with --latent-lr, which is unset; set it"
     if config.training.cache_hidden_states is None:
         return
     if config.data.streaming:
@@ -145,10 +143,9 @@ def learning_rates(config: Config) -> Iterator[str]:
     training = config.training
     if training.lr_decay_style == "constant":
         return
-    lr = None if training.freeze_backbone else training.lr
-    for flag, rate in (("--lr", lr), ("--latent-lr", training.latent_lr)):
-        if rate is not None and training.min_lr > rate:
-            yield f"--min-lr {training.min_lr}: exceeds {flag} {rate}; a decay ends below its start"
+    flag, rate = ("--latent-lr", training.latent_lr) if training.freeze_backbone else ("--lr", training.lr)
+    if training.min_lr > rate:
+        yield f"--min-lr {training.min_lr}: exceeds {flag} {rate}; a decay ends below its start"
 
 
 def device_support(config: Config, device: str) -> Iterator[str]:

@@ -40,16 +40,18 @@ class LatentConfig:
     codebook_size: int = option(64, range="[2, inf)", role=Role.HEAD, idle=NO_LATENT)
     """Number K of codes."""
 
-    codebook_init_std: float = option(0.02, range="[0, inf)", role=Role.RUN, idle=NO_LATENT)
-    """Standard deviation of new codes; 0 starts from the policy without a latent."""
+    codebook_init_std: float = option(0.3, range="[0, inf)", role=Role.RUN, idle=NO_LATENT)
+    """Standard deviation of new codes, as a fraction of the hidden states that they are added to; 0 starts from the
+    policy without a latent."""
 
     latent_mlp_hidden_size: int | None = option(None, range="[1, inf)", role=Role.HEAD, idle=NO_LATENT)
     """Hidden size of the prior and posterior networks; the model's `hidden_size` when unset."""
 
     posterior_input: Literal["concat", "difference", "bilinear"] = option(
-        "concat", role=Role.HEAD, idle=(NO_LATENT, EXACT_INFERENCE)
+        "difference", role=Role.HEAD, idle=(NO_LATENT, EXACT_INFERENCE)
     )
-    """Input of the posterior network: [h_w; h_l], h_w - h_l, or [h_w; h_l; h_w * h_l]."""
+    """Input of the posterior network: h_w - h_l, [h_w; h_l] (the paper's), or [h_w; h_l; h_w * h_l]; vectors are
+    normalized to a root mean square of 1."""
 
     # Of the head, for `support` must pool at evaluation as training has done.
     posterior_context: int = option(0, range="[0, inf)", role=Role.HEAD, idle=NO_CODES)
@@ -81,7 +83,7 @@ class LatentConfig:
     prior_mix_initial: float = option(0.0, range="[0, 1]", role=Role.RUN, idle=NO_SAMPLING)
     """Prior mix m of the training latent z = (1 - m) z_q + m z_p at the first step."""
 
-    prior_mix_final: float = option(1.0, range="[0, 1]", role=Role.RUN, idle=NO_SAMPLING)
+    prior_mix_final: float = option(0.0, range="[0, 1]", role=Role.RUN, idle=NO_SAMPLING)
     """Prior mix m at the last step; it changes linearly."""
 
     kl_weight: float = option(0.05, range="[0, inf)", role=Role.RUN, idle=NO_SAMPLING)

@@ -75,10 +75,14 @@ class TrainingConfig:
     """Peak learning rate."""
 
     min_lr: float = option(0.0, range="[0, inf)", role=Role.RUN, idle=CONSTANT_LR)
-    """Learning rate at the last step."""
+    """Learning rate at the last step. The rates of the LPC head fall by the same factor."""
 
-    latent_lr: float | None = option(None, range="[0, inf)", role=Role.RUN, idle=NO_LATENT)
-    """Peak learning rate of the LPC head; `lr` when unset."""
+    latent_lr: float = option(1e-2, range="[0, inf)", role=Role.RUN, idle=NO_LATENT)
+    """Peak learning rate of the LPC head's networks: of their biases, and of a matrix with 256 inputs. Others get it in
+    inverse proportion to their inputs, so that a step changes what they give by the same in any width."""
+
+    codebook_lr: float = option(1e-2, range="[0, inf)", role=Role.RUN, idle=NO_LATENT)
+    """Peak learning rate of the codes, in the unit of `codebook_init_std`."""
 
     lr_decay_style: Literal["constant", "linear", "cosine"] = option("cosine", role=Role.RUN)
     """Shape of the LR schedule after warmup."""

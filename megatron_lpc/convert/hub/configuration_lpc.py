@@ -11,7 +11,7 @@ _LATENT_DEFAULTS = {
     "latent_inference": "amortized",
     "codebook_size": 64,
     "latent_mlp_hidden_size": None,
-    "posterior_input": "concat",
+    "posterior_input": "difference",
     "posterior_context": 0,
 }
 _TAKEN_FROM_BACKBONE = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")

@@ -55,6 +55,9 @@ class LatentHead(nn.Module):
     Tensors have the same names as in training.
     """
 
+    code_unit: Tensor
+    """[1] what part of a hidden state is one unit of the codes: z = code_unit * (w @ codebook)."""
+
     def __init__(self, config: LPCConfig) -> None:
         super().__init__()
         latent = config.latent
@@ -72,6 +75,7 @@ class LatentHead(nn.Module):
                 # Not used here, for it reads a labelled pair. It is kept so that training can continue.
                 self.posterior = _mlp(posterior_inputs, mlp_hidden_size, codes)
             self.codebook = nn.Parameter(torch.zeros(codes, hidden))
+        self.register_buffer("code_unit", torch.ones(1))
 
     def forward(self, h_x: Tensor, latent: Latent) -> tuple[Tensor, Tensor | None]:
         """Latents of B prompts.
@@ -89,10 +93,11 @@ class LatentHead(nn.Module):
         if self.is_continuous:
             if latent != "mean":
                 raise ValueError(f"latent={latent!r}: this model has no codes; its only latent is 'mean'")
-            return self.network(h_x), None
-        prior = self.prior(h_x).float().softmax(-1)
+            return self.code_unit * self.network(_normalized(h_x)), None
+        prior = self.prior(_normalized(h_x)).float().softmax(-1)
         weights = self._weights(prior, latent)
-        return weights.to(self.codebook.dtype) @ self.codebook, weights
+        codes = self.code_unit * self.codebook
+        return weights.to(codes.dtype) @ codes, weights
 
     def _weights(self, prior: Tensor, latent: Latent) -> Tensor:
         """Mixture weights [B, K] fp32 of a latent, from the prior's probabilities [B, K] fp32."""
@@ -231,6 +236,11 @@ def _last_tokens(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
         attention_mask = columns.new_ones(hidden.shape[:2])
     present = attention_mask[:, -hidden.size(1) :]
     return (present * columns).argmax(-1)
+
+
+def _normalized(hidden: Tensor) -> Tensor:
+    """[B, H] hidden states with a root mean square of 1."""
+    return nn.functional.rms_norm(hidden, hidden.shape[-1:], eps=1e-6)
 
 
 def _matched_mlp_hidden_size(hidden: int, mlp_hidden_size: int, codes: int, posterior_inputs: int) -> int:

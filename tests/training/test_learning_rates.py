@@ -1,0 +1,57 @@
+"""The LPC head learns as fast in a model of any width, whatever the backbone's learning rate."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from megatron_lpc.config import Config, LatentConfig, ModelConfig, TrainingConfig
+from megatron_lpc.model.latent_head import build_latent_head
+from megatron_lpc.training.learning_rates import head_learning_rates
+
+
+@pytest.mark.parametrize("mode", ["lpc", "continuous"])
+def test_every_parameter_of_the_head_has_a_rate(mode: str) -> None:
+    config = Config(
+        latent=LatentConfig(latent_mode=mode, codebook_size=3, latent_mlp_hidden_size=16, posterior_input="concat"),
+        model=ModelConfig(hidden_size=8),
+        training=TrainingConfig(latent_lr=0.01, codebook_lr=0.5),
+    )
+    head = build_latent_head(
+        TransformerConfig(num_layers=1, hidden_size=8, num_attention_heads=1), config.latent, seed=1
+    )
+    assert head is not None
+    rates = head_learning_rates(config)
+    parameters = dict(head.named_parameters())
+    assert rates.keys() == parameters.keys()
+    gives_latent = {"codebook": 0.5, "network.2.bias": 0.5}
+    for name, parameter in parameters.items():
+        if name in gives_latent:
+            expected = gives_latent[name]
+        elif name == "network.2.weight":
+            expected = 0.5 / parameter.size(1)
+        else:
+            expected = 0.01 if parameter.ndim == 1 else 0.01 * 256 / parameter.size(1)
+        assert rates[name] == pytest.approx(expected), name
+
+
+@pytest.mark.parametrize("hidden_size", [64, 1024])
+def test_one_step_changes_the_networks_alike_in_any_width(hidden_size: int) -> None:
+    """By Adam's first step, the sign of the gradient: the logits of an input that it was taken for."""
+    config = Config(latent=LatentConfig(codebook_size=3), model=ModelConfig(hidden_size=hidden_size))
+    core = TransformerConfig(num_layers=1, hidden_size=hidden_size, num_attention_heads=1)
+    head = build_latent_head(core, config.latent, seed=1)
+    rates = head_learning_rates(config)
+    network, x = head.posterior, torch.randn(1, hidden_size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(0.0)
+        network[0].weight.normal_(std=hidden_size**-0.5, generator=torch.Generator().manual_seed(2))
+    before = network(x)
+    before[0, 0].backward()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.add_(rates[f"posterior.{name}"] * parameter.grad.sign())
+    change = float((network(x) - before)[0, 0].detach())
+    assert 0.7 < change < 1.4
