@@ -34,7 +34,8 @@ def head_learning_rates(config: Config) -> dict[str, float]:
             "network.2.bias": training.codebook_lr,
         }
     rates = {"codebook": training.codebook_lr}
-    for name in ("prior.0", "prior.2", "posterior.0", "posterior.2"):
+    has_posterior = config.latent.latent_inference != "exact"
+    for name in ("prior.0", "prior.2", *(("posterior.0", "posterior.2") if has_posterior else ())):
         rates[f"{name}.weight"] = training.latent_lr * _INPUTS_OF_LATENT_LR / inputs[name]
         rates[f"{name}.bias"] = training.latent_lr
     return rates
