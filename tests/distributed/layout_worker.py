@@ -44,7 +44,9 @@ def run_case(context: RunContext, packing: str = "separate") -> dict[str, object
     """One step: metrics of the global batch, log-probs by sample id, gradients by name and place."""
     config, platform, groups = context.config, context.platform, context.groups
     seed_everything(config.training.seed, groups)
-    chunks = wrap_data_parallel(config, build_policy(context))
+    policy = build_policy(context)
+    _draw_last_layers(policy)
+    chunks = wrap_data_parallel(config, policy)
     is_frozen = config.training.freeze_backbone
     reference = OnlineReference(context) if uses_reference(config.loss) and not is_frozen else NoReference()
     batches = pair_batches(config, packing)[groups.dp_rank :: groups.dp_size]
@@ -75,6 +77,15 @@ def run_case(context: RunContext, packing: str = "separate") -> dict[str, object
     sums = {name: sum(part[name] for part in parts) for name in parts[0]} if groups.is_last_stage else None
     totals = MetricReducer(groups, platform)(sums)()
     return {"metrics": totals, "logps": seen, "z": noise, "grads": _gradients(chunks, config)}
+
+
+@torch.no_grad()
+def _draw_last_layers(chunks) -> None:
+    """Those of prior and posterior start at 0, where no gradient reaches the layers before them."""
+    for chunk in chunks:
+        for name, weight in chunk.named_parameters():
+            if "latent_head" in name and name.endswith(("prior.2.weight", "posterior.2.weight")):
+                weight.copy_(torch.empty(weight.shape).normal_(0, 0.2, generator=torch.Generator().manual_seed(1)))
 
 
 def _gradients(chunks, config: Config) -> dict[tuple[str, tuple[int, ...]], tuple[tuple[int, ...], torch.Tensor]]:
