@@ -1,4 +1,4 @@
-"""The codes find two annotators who disagree, under the settings of examples/recovery; plain DPO cannot."""
+"""The codes find two annotators who disagree, under the default options; plain DPO cannot."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ SETTINGS = Path(__file__).parents[2] / "examples" / "recovery"
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_codes_find_the_annotators(make_world, evaluation, tmp_path):
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_codes_find_the_annotators(make_world, evaluation, tmp_path, seed):
     from megatron_lpc.train import train
 
     world = make_world()
     reports = {}
     for name in ("plain", "lpc"):
         save = str(tmp_path / name)
-        settings = ["--config", str(SETTINGS / f"{name}.yaml"), "--seed", "1"]
+        settings = ["--config", str(SETTINGS / f"{name}.yaml"), "--seed", str(seed)]
         train(parse_args([*settings, *world, "--no-tensorboard", "--save", save]))
         # Pairs of the training prompts, which no test prompt is among.
         support = ["--support-data", world[1]] if name == "lpc" else []
@@ -29,10 +30,10 @@ def test_codes_find_the_annotators(make_world, evaluation, tmp_path):
 
     codes = reports["lpc"]["disagree"]
     plain = reports["plain"]["disagree"]["metrics"]["none"]
-    assert codes["information"]["bits"] >= 0.8
+    assert codes["information"]["bits"] >= 0.9
     assert codes["information"]["maximum"] == pytest.approx(1.0)
     assert codes["support"]["query_pairs"] == codes["pairs"] == 300
-    assert codes["support"]["accuracy"]["support"] >= plain["rewards/accuracies"] + 0.3
+    assert codes["support"]["accuracy"]["support"] >= plain["rewards/accuracies"] + 0.45
     for report in reports.values():  # What all annotators agree on is learnt either way.
         accuracies = [metrics["rewards/accuracies"] for metrics in report["agree"]["metrics"].values()]
         assert min(accuracies) > 0.9, json.dumps(report)

@@ -11,10 +11,18 @@ from megatron_lpc.model.latent_head import build_latent_head
 from megatron_lpc.training.learning_rates import head_learning_rates
 
 
-@pytest.mark.parametrize("mode", ["lpc", "continuous"])
-def test_every_parameter_of_the_head_has_a_rate(mode: str) -> None:
+@pytest.mark.parametrize(
+    "latent",
+    [
+        LatentConfig(codebook_size=3, latent_mlp_hidden_size=16, posterior_input="concat"),
+        LatentConfig(codebook_size=3, latent_mlp_hidden_size=16, latent_mode="continuous"),
+        LatentConfig(codebook_size=3, latent_mlp_hidden_size=16, latent_inference="exact"),
+    ],
+    ids=["amortized", "continuous", "exact"],
+)
+def test_every_parameter_of_the_head_has_a_rate(latent: LatentConfig) -> None:
     config = Config(
-        latent=LatentConfig(latent_mode=mode, codebook_size=3, latent_mlp_hidden_size=16, posterior_input="concat"),
+        latent=latent,
         model=ModelConfig(hidden_size=8),
         training=TrainingConfig(latent_lr=0.01, codebook_lr=0.5),
     )
