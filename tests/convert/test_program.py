@@ -153,7 +153,7 @@ def test_inspect_a_run(tiny_run, tmp_path: Path, convert_hf: Program, capsys: py
     assert convert_hf("inspect", tmp_path / "run") == 0
     out = capsys.readouterr().out
     assert "2 of 2, 16 pairs seen" in out
-    assert "6 codes without names, posterior reads concat" in out
+    assert "6 codes without names, posterior reads difference" in out
     assert "device cpu" in out
     assert convert_hf("export", "--load", tmp_path / "run", "--output", tmp_path / "hf") == 0
     config = json.loads((tmp_path / "hf" / "config.json").read_text())

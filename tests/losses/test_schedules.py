@@ -10,9 +10,14 @@ from megatron_lpc.config.schema import LatentConfig
 from megatron_lpc.losses import LatentSchedule, LatentState
 
 
-def test_defaults_go_from_posterior_to_prior() -> None:
+def test_default_is_the_posterior_throughout() -> None:
     schedule = LatentSchedule(LatentConfig(), train_iters=11)
-    assert schedule.at(0) == LatentState(tau=1.0, prior_mix=0.0, kl_weight=0.05)
+    assert {schedule.at(step) for step in (0, 5, 10)} == {LatentState(tau=1.0, prior_mix=0.0, kl_weight=0.05)}
+
+
+def test_paper_goes_from_posterior_to_prior() -> None:
+    schedule = LatentSchedule(LatentConfig(prior_mix_final=1.0), train_iters=11)
+    assert schedule.at(0).prior_mix == 0.0
     assert schedule.at(5).prior_mix == 0.5
     assert schedule.at(10).prior_mix == 1.0
     assert schedule.at(10_000) == schedule.at(10)
