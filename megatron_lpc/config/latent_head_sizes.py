@@ -48,20 +48,19 @@ class LatentHeadSizes:
         prior = (self.hidden_size + self.codebook_size) * self.mlp_hidden_size
         if not self.has_posterior:
             return prior
-        posterior = (self.posterior_input_size + self.codebook_size) * self.mlp_hidden_size
-        return prior + posterior + self.codebook_size * self.hidden_size
+        return prior + self.num_posterior_elements + self.codebook_size * self.hidden_size
+
+    @property
+    def num_posterior_elements(self) -> int:
+        """Elements of the posterior network's matrices."""
+        return (self.posterior_input_size + self.codebook_size) * self.mlp_hidden_size if self.has_posterior else 0
 
     @property
     def matrix_inputs(self) -> dict[str, int]:
-        """Matrix of the networks, by its name in the head -> the size of what it is multiplied with."""
-        return {
-            "prior.0": self.hidden_size,
-            "prior.2": self.mlp_hidden_size,
-            "posterior.0": self.posterior_input_size,
-            "posterior.2": self.mlp_hidden_size,
-            "network.0": self.hidden_size,
-            "network.2": self.control_mlp_hidden_size,
-        }
+        """Matrix of prior and posterior, by its name in the head -> the size of what it is multiplied with."""
+        prior = {"prior.0": self.hidden_size, "prior.2": self.mlp_hidden_size}
+        posterior = {"posterior.0": self.posterior_input_size, "posterior.2": self.mlp_hidden_size}
+        return prior | posterior if self.has_posterior else prior
 
     @property
     def control_mlp_hidden_size(self) -> int:

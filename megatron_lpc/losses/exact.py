@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from megatron_lpc.config.schema import LossConfig
+from megatron_lpc.losses.experts import by_episode
 from megatron_lpc.losses.preference import preference_loss
 
 
@@ -60,10 +61,8 @@ def pool_episodes(losses: Tensor, log_prior: Tensor, size: int) -> tuple[Tensor,
     """
     if size == 1:
         return losses, log_prior
-    if len(log_prior) % size:
-        raise ValueError(f"{len(log_prior)} pairs are not whole episodes of {size}")
-    of_episodes = losses.unflatten(1, (-1, size)).sum(dim=-1)
-    return of_episodes, log_prior.unflatten(0, (-1, size)).mean(dim=1).log_softmax(dim=-1)
+    prior_of_episodes = by_episode(log_prior, size).mean(dim=1).log_softmax(dim=-1)
+    return losses.unflatten(1, (-1, size)).sum(dim=-1), prior_of_episodes
 
 
 def marginal_loss(losses: Tensor, log_prior: Tensor, temperature: float) -> Tensor:

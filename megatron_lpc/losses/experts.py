@@ -31,7 +31,16 @@ def leave_one_out(logits: Tensor, size: int) -> Tensor:
     Raises:
         ValueError: the pairs are not whole episodes.
     """
-    if len(logits) % size:
-        raise ValueError(f"{len(logits)} pairs are not whole episodes of {size}")
-    episodes = logits.unflatten(0, (-1, size))
+    episodes = by_episode(logits, size)
     return (episodes.sum(1, keepdim=True) - episodes).flatten(0, 1)
+
+
+def by_episode(of_pairs: Tensor, size: int) -> Tensor:
+    """[B, ...] of pairs, episode after episode -> [E, size, ...].
+
+    Raises:
+        ValueError: the pairs are not whole episodes.
+    """
+    if len(of_pairs) % size:
+        raise ValueError(f"{len(of_pairs)} pairs are not whole episodes of {size}")
+    return of_pairs.unflatten(0, (-1, size))

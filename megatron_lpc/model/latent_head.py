@@ -123,6 +123,10 @@ class LatentHead(MegatronModule):
         # All pairs share the codes: without a copy for each, `pair_logps` needs no [K, B, V].
         rows = 1 if "codes" in sources and {"codes", "none"}.issuperset(sources) else len(h_x)
 
+        def mixed(weights: Tensor) -> Tensor:
+            """[1, B, H] of mixture weights [B, K]."""
+            return (weights.to(codes.dtype) @ codes)[None]
+
         def latents_from(source: LatentSource) -> Tensor:
             """[1, rows, H], or [K, rows, H] of the codes."""
             if source == "codes":
@@ -130,16 +134,14 @@ class LatentHead(MegatronModule):
             if source == "none":
                 return torch.zeros_like(h_x[:rows], dtype=codes.dtype)[None]
             if source == "prior":
-                return (prior_logits.softmax(-1).to(codes.dtype) @ codes)[None]
+                return mixed(prior_logits.softmax(-1))
             if source == "mixture":
                 if mixture is None:
                     raise ValueError("latent source `mixture` needs PairBatch.mixture")
-                return (mixture.to(codes.dtype) @ codes)[None]
+                return mixed(mixture)
             if mix is None or posterior_logits is None:
                 raise ValueError(f"latent source `{source}` needs a posterior network; exact inference has none")
-            if source == "train":
-                return mix.z[None]
-            return (posterior_logits.softmax(-1).to(codes.dtype) @ codes)[None]
+            return mix.z[None] if source == "train" else mixed(posterior_logits.softmax(-1))
 
         return LatentOutput(
             z=torch.cat([latents_from(source) for source in sources]),

@@ -25,17 +25,16 @@ def head_learning_rates(config: Config) -> dict[str, float]:
     layer that gives z.
     """
     training = config.training
-    inputs = latent_head_sizes(config.latent, config.model.hidden_size).matrix_inputs
+    sizes = latent_head_sizes(config.latent, config.model.hidden_size)
     if config.latent.latent_mode == "continuous":
         return {
-            "network.0.weight": training.latent_lr * _INPUTS_OF_LATENT_LR / inputs["network.0"],
+            "network.0.weight": training.latent_lr * _INPUTS_OF_LATENT_LR / sizes.hidden_size,
             "network.0.bias": training.latent_lr,
-            "network.2.weight": training.codebook_lr / inputs["network.2"],
+            "network.2.weight": training.codebook_lr / sizes.control_mlp_hidden_size,
             "network.2.bias": training.codebook_lr,
         }
     rates = {"codebook": training.codebook_lr}
-    has_posterior = config.latent.latent_inference != "exact"
-    for name in ("prior.0", "prior.2", *(("posterior.0", "posterior.2") if has_posterior else ())):
-        rates[f"{name}.weight"] = training.latent_lr * _INPUTS_OF_LATENT_LR / inputs[name]
+    for name, inputs in sizes.matrix_inputs.items():
+        rates[f"{name}.weight"] = training.latent_lr * _INPUTS_OF_LATENT_LR / inputs
         rates[f"{name}.bias"] = training.latent_lr
     return rates

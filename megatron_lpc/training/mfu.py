@@ -134,9 +134,8 @@ def _latent_weights(latent: LatentConfig, model: ModelConfig) -> int:
     if latent.latent_mode == "none":
         return 0
     sizes = latent_head_sizes(latent, model.hidden_size)
-    posterior = (sizes.posterior_input_size + sizes.codebook_size) * sizes.mlp_hidden_size
     # Swap guidance asks the posterior network of each pair a second time.
-    return sizes.num_matrix_elements + (posterior if latent.swap_guidance_weight else 0)
+    return sizes.num_matrix_elements + (sizes.num_posterior_elements if latent.swap_guidance_weight else 0)
 
 
 def _measured_tflops(platform: Platform, dtype: torch.dtype) -> float:
