@@ -45,7 +45,15 @@ def separate(tiny_run, separate_run: Path) -> list[dict]:
 
 
 def _assert_equal(separate: list[dict], packed: list[dict]) -> None:
-    names = ("loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "lpc/kl", "lpc/entropy_q")
+    names = (
+        "loss",
+        "rewards/margins",
+        "rewards/accuracies",
+        "logps/chosen",
+        "lpc/kl",
+        "lpc/entropy_q",
+        "lpc/agreement",
+    )
     assert len(separate) == len(packed) == 6 + 2 * 2 * 2
     for one, other in zip(separate, packed, strict=True):
         assert (one["iteration"], one.get("evaluation")) == (other["iteration"], other.get("evaluation"))
