@@ -46,9 +46,9 @@ def _model_rows(model: ModelConfig) -> Iterator[Row]:
     )
     tied = "with its own weights" if model.untie_embeddings_and_output_weights else "tied to the embedding"
     yield "vocabulary", f"{model.vocab_size} token ids, LM head {tied}"
-    yield "positions", f"{model.max_position_embeddings}, base {model.rotary_base}{_rope_scaling(model)}"
+    yield "positions", f"{model.max_position_embeddings}, base {model.rotary_base:.15g}{_rope_scaling(model)}"
     if model.rope_local_base_freq is not None:
-        yield "positions in windows", f"base {model.rope_local_base_freq}"
+        yield "positions in windows", f"base {model.rope_local_base_freq:.15g}"
     if any(layers_without_rope(model)):
         yield "layers without rotary embedding", str(sum(layers_without_rope(model)))
     if model.sliding_window:

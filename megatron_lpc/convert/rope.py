@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ def rope_options(rope: Mapping[str, Any], *, has_partial_rotary_factor: bool = F
     if rotated != 1.0 and not has_partial_rotary_factor:
         raise ConversionError(f"config.json: partial_rotary_factor {rotated} is not supported in this family")
     options = {
-        "rotary_base": _whole_base(rope),
+        "rotary_base": _base(rope),
         "rotary_percent": float(rotated),
         "rotary_seq_len_interpolation_factor": None,
         "use_rope_scaling": False,
@@ -35,24 +36,24 @@ def rope_options(rope: Mapping[str, Any], *, has_partial_rotary_factor: bool = F
     return options | _scaling_options(rope)
 
 
-def local_base(rope: Mapping[str, Any]) -> int:
+def local_base(rope: Mapping[str, Any]) -> float:
     """`rope_local_base_freq` for the `rope_parameters` of layers with a sliding window.
 
     Raises:
-        ConversionError: they are scaled.
+        ConversionError: they are scaled, or their base is not a positive number.
     """
     if rope["rope_type"] != "default":
         raise ConversionError(
             f"config.json: rope type '{rope['rope_type']}' in layers with a sliding window is not supported"
         )
-    return _whole_base(rope)
+    return _base(rope)
 
 
-def _whole_base(rope: Mapping[str, Any]) -> int:
+def _base(rope: Mapping[str, Any]) -> float:
     theta = rope["rope_theta"]
-    if not (isinstance(theta, int | float) and float(theta).is_integer()):
-        raise ConversionError(f"config.json: rope_theta {theta} is not a whole number, which --rotary-base must be")
-    return int(theta)
+    if type(theta) not in (int, float) or not 0 < theta < math.inf:
+        raise ConversionError(f"config.json: rope_theta {theta} is not a positive number")
+    return float(theta)
 
 
 def _scaling_options(rope: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class PreferenceModel(GPTModel):
         logps_chunk_size: int | None,
         embedding_scale: float | None = None,
         logit_softcap: float | None = None,
-        local_rotary_base: int | None = None,
+        local_rotary_base: float | None = None,
         packs_sequences: bool = False,
         latent_head: Callable[[], LatentHead | ContinuousHead | None],
         **kwargs: Any,
@@ -142,7 +142,7 @@ class PreferenceModel(GPTModel):
             local = None if local is None else local[:, 0][position_ids.t()]
         return embedded, angles if local is None else both_angles(angles, local), *rest
 
-    def _rotary(self, base: int) -> RotaryEmbedding:
+    def _rotary(self, base: float) -> RotaryEmbedding:
         """Angles of another base, without scaling."""
         return RotaryEmbedding(
             self.config.kv_channels,

@@ -82,6 +82,10 @@ def _model_fingerprint(config: Config) -> str:
     """Names what the weights alone do not tell of the function that they compute."""
     model, training = asdict(canonical(config.model)), config.training
     backbone = {name: model[name] for name in options_with_role(Role.BACKBONE) if name in model}
+    for name in ("rotary_base", "rope_local_base_freq"):
+        # Files of the time when bases were integers stay valid.
+        if backbone[name] is not None and backbone[name] == int(backbone[name]):
+            backbone[name] = int(backbone[name])
     parts = [backbone, training.bf16, training.fp8_format, training.fp8_format and training.fp8_recipe]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

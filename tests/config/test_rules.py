@@ -106,7 +106,7 @@ def test_what_fits_together_passes(config_of, flags, world_size):
                 ("--norm-position output", "--norm-position output"),
                 ("--qk-layernorm --qk-layernorm-scope projection", "--qk-layernorm-scope projection"),
                 ("--attn-logit-softcapping 50", "--attn-logit-softcapping 50.0"),
-                ("--sliding-window 8 --rope-local-base-freq 100", "--rope-local-base-freq 100"),
+                ("--sliding-window 8 --rope-local-base-freq 100", "--rope-local-base-freq 100.0"),
             )
         ),
         ("--rotary-percent 0.1", 1, "--rotary-percent 0.1: rotates 3 of the 32 channels of a head"),

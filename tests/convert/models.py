@@ -50,7 +50,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "sliding_window": WINDOW,
         "max_window_layers": 0,
     },
-    "qwen3": {"model_type": "qwen3", "head_dim": 16, "tie_word_embeddings": True},
+    "qwen3": {"model_type": "qwen3", "rope_theta": 77.7, "head_dim": 16, "tie_word_embeddings": True},
     "qwen3_some_windows": {
         "model_type": "qwen3",
         "use_sliding_window": True,
@@ -84,7 +84,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "sliding_window": WINDOW,
         "layer_types": ["sliding_attention", "full_attention"],
         "rope_scaling": {"rope_type": "linear", "factor": 8.0},
-        "rope_local_base_freq": 500.0,
+        "rope_local_base_freq": 77.7,
     },
     "mixtral": {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
     "mixtral_window": {

@@ -277,6 +277,15 @@ def test_other_settings(checkpoint: Path) -> None:
     assert "name the right one with --hf-config" in _export_refusal(checkpoint)
 
 
+def test_a_checkpoint_whose_rotary_base_is_an_integer(checkpoint: Path, tmp_path: Path) -> None:
+    """As all were, while the option was one."""
+    _options(checkpoint, rotary_base=500000)
+    export_hf(checkpoint, tmp_path / "with the original")
+    shutil.rmtree(checkpoint / "hf")
+    export_hf(checkpoint, tmp_path / "without")
+    assert json.loads((tmp_path / "without" / "config.json").read_text())["rope_theta"] == 500000
+
+
 def test_tensors_of_another_model(checkpoint: Path) -> None:
     shutil.rmtree(checkpoint / "hf")
     _options(checkpoint, untie_embeddings_and_output_weights=False)

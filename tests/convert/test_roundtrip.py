@@ -120,6 +120,8 @@ def test_tests_can_tell_settings_apart(tmp_path: Path, name: str) -> None:
     if name == "gemma3":
         for kind, rope in config["rope_parameters"].items():
             changes.append({"rope_parameters": config["rope_parameters"] | {kind: rope | {"rope_theta": 77.0}}})
+    if name == "qwen3":
+        changes.append({"rope_parameters": config["rope_parameters"] | {"rope_theta": 77.0}})
     if name == "phi4":
         changes.append({"rope_parameters": config["rope_parameters"] | {"partial_rotary_factor": 1.0}})
     for change in changes:

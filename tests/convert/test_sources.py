@@ -16,6 +16,7 @@ from models import make_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from megatron_lpc.convert.description import describe_megatron
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.export_hf import export_hf
 from megatron_lpc.convert.gguf_file import hf_source
@@ -56,6 +57,19 @@ def test_null_quantization_config_and_a_theta_of_text(copy: Path, tmp_path: Path
     _edit(copy, rope_theta="many")
     with pytest.raises(ConversionError, match="rope_theta 'many' is not a number"):
         import_hf(copy, tmp_path / "other")
+
+
+@pytest.mark.parametrize("theta", [77.7, 10000, 10000.0])
+def test_theta_is_any_number_and_stays_as_it_is_written(
+    copy: Path, tmp_path: Path, convert_hf: Callable[..., int], theta: float
+) -> None:
+    _edit(copy, rope_theta=theta)
+    import_hf(copy, tmp_path / "megatron")
+    assert describe_megatron(tmp_path / "megatron").model.rotary_base == theta
+    assert convert_hf("verify", copy, tmp_path / "megatron") == 0
+    export_hf(tmp_path / "megatron", tmp_path / "back")
+    back = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert repr(back["rope_theta"]) == repr(theta)
 
 
 def test_a_theta_of_text_is_a_number_wherever_it_stands(tmp_path: Path) -> None:

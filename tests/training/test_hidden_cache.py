@@ -95,6 +95,16 @@ def test_other_weights_are_refused(tiny_run, context: RunContext, tmp_path: Path
         _assemble(context, _config(tiny_run, tmp_path, "--rotary-base", "500"))
 
 
+def test_files_of_a_rotary_base_that_was_an_integer(
+    tiny_run, context: RunContext, tmp_path: Path, computed: list[list[int]]
+) -> None:
+    config = _config(tiny_run, tmp_path, "--rotary-base", "500")
+    _assemble(context, replace(config, model=replace(config.model, rotary_base=500)))
+    computed.clear()
+    _assemble(context, config)
+    assert computed == []
+
+
 def test_a_disk_that_is_too_small(
     tiny_run, context: RunContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

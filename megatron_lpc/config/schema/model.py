@@ -138,12 +138,12 @@ class ModelConfig:
     scale_embeddings: bool = option(False, role=Role.BACKBONE, hf_rule="the model types of Gemma")
     """Multiply input embeddings by the square root of `hidden_size`."""
 
-    rotary_base: int = option(10000, range="[1, inf)", role=Role.BACKBONE, hf_rule="`rope_theta`")
+    rotary_base: float = option(10000.0, range="(0, inf)", role=Role.BACKBONE, hf_rule="`rope_theta`")
     """Base period of the rotary position embedding."""
 
-    rope_local_base_freq: int | None = option(
+    rope_local_base_freq: float | None = option(
         None,
-        range="[1, inf)",
+        range="(0, inf)",
         role=Role.BACKBONE,
         idle=NO_SLIDING_WINDOW,
         hf_rule="`rope_local_base_freq` (Gemma 3)",
