@@ -10,9 +10,9 @@ from megatron.core.transformer.module import Float16Module
 from torch import nn
 
 from megatron_lpc.config import Config, LatentConfig, ModelConfig, padded_vocab_size
+from megatron_lpc.model.build_head import build_latent_head
 from megatron_lpc.model.code_unit import set_code_unit
 from megatron_lpc.model.initialize import FreshWeights, initialize_parameters
-from megatron_lpc.model.latent_head import build_latent_head
 from megatron_lpc.model.layer_spec import add_to_main_grad, block_spec
 from megatron_lpc.model.preference_model import PreferenceModel
 from megatron_lpc.model.transformer_config import transformer_config

@@ -9,44 +9,18 @@ Shape legend: B pairs, K codes, H hidden size, L latents.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from lpc_kernels import gumbel_mix
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm
 
 from megatron_lpc.config import LatentConfig
 from megatron_lpc.config.latent_head_sizes import latent_head_sizes
 from megatron_lpc.losses.experts import leave_one_out
 from megatron_lpc.losses.schedules import LatentState
-
-_NORM_EPSILON = 1e-6
-
-LatentSource = Literal["train", "prior", "posterior", "mixture", "codes", "none"]
-"""`codes` stands for K latents, one per code; every other source for one latent."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatentOutput:
-    """What the head gives for B pairs. All fields but z are None for the continuous control."""
-
-    z: Tensor
-    """[L, B, H] the latents of the requested sources; [L, 1, H] where these are the same for all pairs."""
-    posterior_logits: Tensor | None = None
-    """[B, K] fp32. For source `train`, where there is a `posterior_context`, of the other pairs of an episode. None
-    without a posterior network (exact inference), as all that follows from it."""
-    prior_logits: Tensor | None = None
-    """[B, K] fp32."""
-    kl: Tensor | None = None
-    """[B] fp32 KL(q || p) in nats."""
-    own_logits: Tensor | None = None
-    """[B, K] fp32 posterior logits of each pair by itself."""
-    swapped_logits: Tensor | None = None
-    """[B, K] fp32 the same with chosen and rejected exchanged, where training guides by them."""
+from megatron_lpc.model.head_parts import mlp, new_code_unit, normalized, pair_features
+from megatron_lpc.model.latent_output import LatentOutput, LatentSource
 
 
 class LatentHead(MegatronModule):
@@ -60,9 +34,9 @@ class LatentHead(MegatronModule):
         self.latent = latent
         self.seed = seed
         sizes = latent_head_sizes(latent, config.hidden_size)
-        self.prior = _mlp(sizes.hidden_size, sizes.mlp_hidden_size, sizes.codebook_size)
+        self.prior = mlp(sizes.hidden_size, sizes.mlp_hidden_size, sizes.codebook_size)
         if sizes.has_posterior:
-            self.posterior = _mlp(sizes.posterior_input_size, sizes.mlp_hidden_size, sizes.codebook_size)
+            self.posterior = mlp(sizes.posterior_input_size, sizes.mlp_hidden_size, sizes.codebook_size)
         self.codebook = nn.Parameter(torch.zeros(sizes.codebook_size, sizes.hidden_size))
         self.register_buffer("code_unit", new_code_unit())
 
@@ -104,9 +78,9 @@ class LatentHead(MegatronModule):
         codes = self.codes
         experts = swapped = posterior_logits = mix = None
         if self.latent.latent_inference == "amortized":
-            posterior_logits = experts = self.posterior(self._posterior_input(h_w, h_l)).float()
+            posterior_logits = experts = self.posterior(pair_features(self.latent, h_w, h_l)).float()
             if "train" in sources and self.latent.swap_guidance_weight > 0:
-                swapped = self.posterior(self._posterior_input(h_l, h_w)).float()
+                swapped = self.posterior(pair_features(self.latent, h_l, h_w)).float()
             if "train" in sources and self.latent.posterior_context:
                 posterior_logits = leave_one_out(experts, self.latent.posterior_context + 1)
             mix = gumbel_mix(
@@ -151,79 +125,3 @@ class LatentHead(MegatronModule):
             own_logits=experts,
             swapped_logits=swapped,
         )
-
-    def _posterior_input(self, h_w: Tensor, h_l: Tensor) -> Tensor:
-        """[B, posterior_input_size] of the hidden states [B, H] of chosen and rejected."""
-        if self.latent.posterior_input == "difference":
-            # What the responses share is most of a hidden state, and the same for both labels of a pair.
-            return normalized(h_w - h_l)
-        h_w, h_l = normalized(h_w), normalized(h_l)
-        if self.latent.posterior_input == "concat":
-            return torch.cat([h_w, h_l], dim=-1)
-        return torch.cat([h_w, h_l, h_w * h_l], dim=-1)
-
-
-class ContinuousHead(MegatronModule):
-    """Control with the parameters of a `LatentHead` and none of its ideas: an MLP of the prompt gives z.
-
-    It has no codes, no noise and no KL.
-    """
-
-    def __init__(self, config: TransformerConfig, latent: LatentConfig) -> None:
-        super().__init__(config)
-        sizes = latent_head_sizes(latent, config.hidden_size)
-        self.network = _mlp(sizes.hidden_size, sizes.control_mlp_hidden_size, sizes.hidden_size)
-        self.register_buffer("code_unit", new_code_unit())
-
-    def forward(
-        self,
-        h_x: Tensor,
-        h_w: Tensor,
-        h_l: Tensor,
-        sample_ids: Tensor,
-        state: LatentState,
-        sources: tuple[LatentSource, ...],
-        mixture: Tensor | None,
-    ) -> LatentOutput:
-        """The same latent for `train` and `prior`, zero for `none`.
-
-        Args:
-            h_x: [B, H] hidden states at the last token of the prompt.
-            h_w, h_l, sample_ids, state, mixture: not read; they are here because `LatentHead` takes them.
-            sources: which latents to return, in this order.
-
-        Raises:
-            ValueError: another source is requested.
-        """
-        unknown = set(sources) - {"train", "prior", "none"}
-        if unknown:
-            raise ValueError(f"latent mode `continuous` has no {', '.join(sorted(unknown))} latent")
-        z = self.code_unit * self.network(normalized(h_x))
-        return LatentOutput(z=torch.stack([torch.zeros_like(z) if source == "none" else z for source in sources]))
-
-
-def build_latent_head(config: TransformerConfig, latent: LatentConfig, seed: int) -> LatentHead | ContinuousHead | None:
-    """The head of the latent mode; None for the plain algorithm."""
-    if latent.latent_mode == "none":
-        return None
-    if latent.latent_mode == "continuous":
-        return ContinuousHead(config, latent)
-    return LatentHead(config, latent, seed)
-
-
-def new_code_unit() -> Tensor:
-    """[1] fp32, not a number until `set_code_unit` or a checkpoint gives it its value."""
-    return torch.full((1,), torch.nan)
-
-
-def normalized(hidden: Tensor) -> Tensor:
-    """Hidden states [B, H], or differences of them, with a root mean square of 1; zero stays zero."""
-    return rms_norm(hidden, hidden.shape[-1:], eps=_NORM_EPSILON)
-
-
-def _mlp(input_size: int, hidden_size: int, output_size: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(input_size, hidden_size),
-        nn.GELU(),
-        nn.Linear(hidden_size, output_size),
-    )

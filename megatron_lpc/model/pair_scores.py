@@ -14,7 +14,7 @@ from torch import Tensor
 
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.losses.schedules import LatentState
-from megatron_lpc.model.latent_head import LatentOutput, LatentSource
+from megatron_lpc.model.latent_output import LatentOutput, LatentSource
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from megatron_lpc.data.batch import PackingLayout, PairBatch
 from megatron_lpc.data.pair_hidden import PairHidden
+from megatron_lpc.model.build_head import AnyHead
 from megatron_lpc.model.gather_hidden import hidden_of_pairs
-from megatron_lpc.model.latent_head import ContinuousHead, LatentHead, LatentOutput
+from megatron_lpc.model.latent_output import LatentOutput
 from megatron_lpc.model.lm_head import LMHead, main_grad_of
 from megatron_lpc.model.local_rotary import both_angles
 from megatron_lpc.model.packing_masks import packed_seq_params
@@ -42,7 +43,7 @@ class PreferenceModel(GPTModel):
         logit_softcap: float | None = None,
         local_rotary_base: float | None = None,
         packs_sequences: bool = False,
-        latent_head: Callable[[], LatentHead | ContinuousHead | None],
+        latent_head: Callable[[], AnyHead | None],
         **kwargs: Any,
     ) -> None:
         """As `GPTModel`, whose arguments the others are.

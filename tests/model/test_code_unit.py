@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from megatron_lpc.model.code_unit import set_code_unit
-from megatron_lpc.model.latent_head import new_code_unit
+from megatron_lpc.model.head_parts import new_code_unit
 
 
 class Model(torch.nn.Module):

@@ -13,7 +13,8 @@ from megatron_lpc.config.latent_head_sizes import latent_head_sizes
 from megatron_lpc.convert.hub.configuration_lpc import LPCConfig
 from megatron_lpc.convert.hub.modeling_lpc import LatentHead as ShippedHead
 from megatron_lpc.losses import LatentState
-from megatron_lpc.model.latent_head import build_latent_head
+from megatron_lpc.model.build_head import build_latent_head
+from megatron_lpc.model.head_parts import pair_features
 
 HIDDEN_SIZE = 12
 OPTIONS = [
@@ -161,7 +162,7 @@ def test_in_an_episode_the_posterior_is_of_the_other_pairs(latent: LatentConfig)
     torch.nn.init.normal_(head.codebook)
     h_x, h_w, h_l = summaries(6)
     output = head(h_x, h_w, h_l, torch.arange(6), STATE, ("train",), None)
-    own = head.posterior(head._posterior_input(h_w, h_l))
+    own = head.posterior(pair_features(latent, h_w, h_l))
     torch.testing.assert_close(output.posterior_logits[4], own[3] + own[5])
     torch.testing.assert_close(output.own_logits, own)
     log_q, log_p = output.posterior_logits.log_softmax(-1), output.prior_logits.log_softmax(-1)

@@ -7,7 +7,7 @@ import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_lpc.config import Config, LatentConfig, ModelConfig, TrainingConfig
-from megatron_lpc.model.latent_head import build_latent_head
+from megatron_lpc.model.build_head import build_latent_head
 from megatron_lpc.training.learning_rates import head_learning_rates
 
 
