@@ -19,6 +19,8 @@ _Stream = io.BufferedReader | gzip.GzipFile
 _BOM = b"\xef\xbb\xbf"
 _CHUNK = 2**20
 _BLANK = re.compile(r"\s*")
+_MARKS = re.compile(r'\\.?|[",\[\]{}]', re.DOTALL)
+"""What ends an item, or hides such a sign: a backslash takes the letter behind it with it."""
 _ONE_PER_LINE = "Write one JSON object per line, in UTF-8"
 
 
@@ -28,7 +30,7 @@ def read_json(path: str, position: Position = START) -> Iterator[tuple[Row | Bad
     The file holds a list if it begins with a bracket, else lines. Blank lines hold no row.
 
     Raises:
-        ValueError: a list is broken, holds an item that is too large, or its text is not UTF-8.
+        ValueError: a list is broken, or its text is not UTF-8.
         OSError, EOFError: the file cannot be read or decompressed.
     """
     with _open(path) as stream:
@@ -94,47 +96,82 @@ def _parse_line(location: Location, line: bytes) -> Row | BadRow:
 
 def _read_list(path: str, stream: _Stream, start: int) -> Iterator[tuple[Row | BadRow, Position]]:
     """Rows of a list behind the first `start`; they are parsed too, since only that finds their end."""
-    for number, values in enumerate(_list_items(io.TextIOWrapper(stream, encoding="utf-8-sig")), start=1):
+    for row in _list_rows(path, io.TextIOWrapper(stream, encoding="utf-8-sig")):
+        number = row.line if isinstance(row, BadRow) else row.location.line
         if number > start:
-            yield _row(Location(path, number), values), (number, 0)
+            yield row, (number, 0)
 
 
-def _list_items(text: io.TextIOWrapper) -> Iterator[object]:
+def _list_rows(path: str, text: io.TextIOWrapper) -> Iterator[Row | BadRow]:
     """The items of a JSON list, parsed one by one: a list of any length takes the memory of its longest item."""
     decoder = json.JSONDecoder()
     buffer = text.read(_CHUNK)
     at = _behind_blanks(buffer, 0) + 1
     num_items = 0
     while True:
-        row = f"row {num_items + 1} of the list"
+        location = Location(path, num_items + 1)
+        row = f"row {location.line} of the list"
         try:
             at = _behind_blanks(buffer, at)
             if num_items == 0 and buffer[at : at + 1] == "]":
                 break
             item, end = decoder.raw_decode(buffer, at)
+            num_bytes = len(buffer[at:end].encode())
             end = _behind_blanks(buffer, end)
             if buffer[end : end + 1] not in (",", "]"):
                 raise json.JSONDecodeError("Expecting ',' or ']'", buffer, end)
         except json.JSONDecodeError as error:
-            if len(buffer) - at > MAX_ROW_BYTES:
-                raise ValueError(
-                    f"{row} has more than the {MAX_ROW_BYTES:,} bytes of a row, or is not valid JSON: {error.msg}"
-                ) from error
-            # The item may go on behind the buffer.
-            more = text.read(_CHUNK)
-            if not more:
+            if len(buffer) - at <= MAX_ROW_BYTES:
+                # The item may go on behind the buffer.
+                more = text.read(_CHUNK)
+                if not more:
+                    raise ValueError(f"{row} is not valid JSON: {error.msg}") from error
+                buffer, at = buffer[at:] + more, 0
+                continue
+            if not _is_cut_off(error):
                 raise ValueError(f"{row} is not valid JSON: {error.msg}") from error
-            buffer, at = buffer[at:] + more, 0
-            continue
+            item, end = None, 0
+            num_bytes, buffer = _skip_item(row, buffer[at:], text)
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets as deep
             raise ValueError(f"{row} is not valid JSON: {error}") from error
         num_items += 1
-        yield item
+        yield location.too_large(num_bytes) if num_bytes > MAX_ROW_BYTES else _row(location, item)
         at = end + 1
         if buffer[end] == "]":
             break
     if (buffer[at + (num_items == 0) :] + text.read(_CHUNK)).strip():
         raise ValueError(f"text follows the end of the list, behind row {num_items}")
+
+
+def _is_cut_off(error: json.JSONDecodeError) -> bool:
+    """Whether the end of the text is what is wrong: a string has none, or a word, number or escape may go on."""
+    return error.msg.startswith("Unterminated string") or len(error.doc) - error.pos < len("-Infinity")
+
+
+def _skip_item(row: str, piece: str, text: io.TextIOWrapper) -> tuple[int, str]:
+    """Read to the end of an item that begins with `piece`, found by its quotes and brackets alone.
+
+    Returns:
+        The bytes of the item, and the text from the comma or bracket behind it on.
+    """
+    num_bytes, depth, in_string, escaped = 0, 0, False, False
+    while piece:
+        marks = _MARKS.finditer(piece, int(escaped))
+        escaped = False
+        for mark in marks:
+            sign = mark.group()
+            escaped = sign == "\\"  # The letter that it escapes is the first of the next piece.
+            if sign == '"':
+                in_string = not in_string
+            elif in_string or sign.startswith("\\"):
+                continue
+            elif depth == 0 and sign in ",]":
+                return num_bytes + len(piece[: mark.start()].encode()), piece[mark.start() :]
+            else:
+                depth += {"[": 1, "{": 1, "]": -1, "}": -1, ",": 0}[sign]
+        num_bytes += len(piece.encode())
+        piece = text.read(_CHUNK)
+    raise ValueError(f"{row} has no end")
 
 
 def _behind_blanks(buffer: str, at: int) -> int:

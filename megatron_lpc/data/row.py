@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 MAX_ROW_BYTES = 8 * 2**20
-"""Larger rows are refused before they are parsed. A tokenizer takes about 150 bytes for each byte of text, so one row
+"""Larger rows are refused. A tokenizer takes about 150 bytes for each byte of text, so one row
 of 20 MB would take 3 GB; a pair that fills a context of 128k tokens is below 4 MB, escapes and repeated prompt
 included."""
 

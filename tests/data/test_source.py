@@ -267,12 +267,38 @@ def test_a_broken_list_is_named(tmp_path, text, message):
         list(read_rows(f"{tmp_path}/d.json"))
 
 
-def test_an_item_of_a_list_that_is_too_large_is_named(tmp_path, monkeypatch):
+@pytest.mark.parametrize("chunk", [7, 10, 64])
+@pytest.mark.parametrize(
+    "large", ["b" * 1000, 'ü, "] } \\\\ \n' * 90, [{"n": [1.5e-7, -2]}] * 90, list(range(400)), "ü" * 80]
+)
+def test_an_item_of_a_list_that_is_too_large_is_a_bad_row(tmp_path, monkeypatch, large, chunk):
+    for module in (row, json_rows):
+        monkeypatch.setattr(module, "MAX_ROW_BYTES", 100)
+    monkeypatch.setattr(json_rows, "_CHUNK", chunk)
+    path = tmp_path / "d.json"
+    item = json.dumps({"a": large}, ensure_ascii=False)
+    path.write_text(f'[{{"a": 1}}, {item} , {{"a": 2}}, {item}]')
+    first, bad, last, bad_end = read_rows(str(path))
+    assert (first.values, last.values, last.location.line) == ({"a": 1}, {"a": 2}, 3)
+    assert [bad.line, bad_end.line] == [2, 4]
+    size = len(item.encode())
+    assert re.search(rf"the row has ({size:,}|{size + 1:,}) bytes, above the limit of 100\.", str(bad))
+    assert f"the row has {size:,} bytes" in str(bad_end)
+    (shard,) = open_shards(str(path))
+    behind = [position for _, position in shard.rows()][1]
+    assert [row.values for row, _ in shard.rows(behind) if not isinstance(row, BadRow)] == [{"a": 2}]
+
+
+def test_a_list_whose_large_item_is_broken(tmp_path, monkeypatch):
     monkeypatch.setattr(json_rows, "MAX_ROW_BYTES", 100)
     monkeypatch.setattr(json_rows, "_CHUNK", 10)
-    (tmp_path / "d.json").write_text(json.dumps([{"a": 1}, {"a": "b" * 1000}]))
-    with pytest.raises(ValueError, match=r"behind row 1 \(row 2 of the list has more than the 100 bytes of a row"):
-        list(read_rows(f"{tmp_path}/d.json"))
+    for text, message in [
+        ('{"a": "' + "b" * 500, "row 2 of the list has no end"),
+        ('{"a" 5, "b": "' + "b" * 500 + '"}]', "row 2 of the list is not valid JSON: Expecting ':' delimiter"),
+    ]:
+        (tmp_path / "d.json").write_text('[{"a": 1}, ' + text)
+        with pytest.raises(ValueError, match=rf"behind row 1 \({message}"):
+            list(read_rows(f"{tmp_path}/d.json"))
 
 
 @pytest.mark.parametrize("ending", ["parquet", "arrow"])
