@@ -98,9 +98,11 @@ def score_pass(chunks: Sequence[nn.Module], batches: list[PairBatch], query: Lat
 def _without_dropout(chunks: Sequence[nn.Module]) -> Iterator[None]:
     for chunk in chunks:
         chunk.eval()
-    yield
-    for chunk in chunks:
-        chunk.train()
+    try:
+        yield
+    finally:
+        for chunk in chunks:
+            chunk.train()
 
 
 def _run_pipeline(
