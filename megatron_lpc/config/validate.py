@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from megatron_lpc.config.idle import idle_options
 from megatron_lpc.config.options import ConfigError
 from megatron_lpc.config.ranges import out_of_range
-from megatron_lpc.config.rules import episodes, model, parallel, run
+from megatron_lpc.config.rules import episodes, latent, model, parallel, run
 from megatron_lpc.config.schema import Config
 
 
@@ -42,7 +42,8 @@ def validate(config: Config, world_size: int, device_type: str | None = None) ->
             *run.packing(config),
             *run.objective(config),
             *run.frozen_backbone(config),
-            *run.exact_inference(config),
+            *latent.swap_guidance(config),
+            *latent.exact_inference(config),
             *run.learning_rates(config),
             *run.device_support(config, device_type or config.parallel.device),
             *run.flex_attention(config, device_type or config.parallel.device),

@@ -53,8 +53,3 @@ def test_what_fits_together_passes(config_of, flags):
 def test_an_evaluation_needs_no_episodes(config_of):
     """Its pairs go one by one, whatever the model was trained with."""
     validate(config_of("--posterior-context 2 --micro-batch-size 4"), 1)
-
-
-def test_swap_guidance_needs_couples_of_codes(problems):
-    (line,) = problems("--swap-guidance-weight 0.5 --codebook-size 7")
-    assert "--swap-guidance-weight 0.5: codes mirror each other in couples, and --codebook-size 7 is odd" in line

@@ -394,3 +394,8 @@ def test_vocabulary(config_of):
         ConfigError, match="--tensor-model-parallel-size 2: does not divide the padded vocabulary size 15"
     ):
         validate_vocab(config, 11)
+
+
+def test_swap_guidance_needs_couples_of_codes(problems):
+    (line,) = problems("--swap-guidance-weight 0.5 --codebook-size 7")
+    assert "--swap-guidance-weight 0.5: codes mirror each other in couples, and --codebook-size 7 is odd" in line

@@ -76,12 +76,6 @@ def objective(config: Config) -> Iterator[str]:
     latent_mode = config.latent.latent_mode
     if loss.loss_type == "sft" and latent_mode != "none":
         yield f"--latent-mode {latent_mode}: --loss-type sft has no pair to compare; set --latent-mode none"
-    swap, codes = config.latent.swap_guidance_weight, config.latent.codebook_size
-    if swap and codes % 2:
-        yield (
-            f"--swap-guidance-weight {swap:g}: codes mirror each other in couples, and --codebook-size {codes} is odd; "
-            "make it even"
-        )
     has_reference = loss.loss_type in OBJECTIVES_WITH_REFERENCE and not config.training.freeze_backbone
     if has_reference and loss.reference == "precomputed" and loss.reference_cache is None:
         yield (
@@ -112,30 +106,6 @@ def frozen_backbone(config: Config) -> Iterator[str]:
             f"--cache-hidden-states: all but the last of --pipeline-model-parallel-size {stages} stages would have "
             "nothing to do; set it to 1, and split the model over tensor parallel ranks"
         )
-
-
-def exact_inference(config: Config) -> Iterator[str]:
-    """Exact inference sums likelihoods over codes; a term that is no likelihood of the pair's label has no place there.
-
-    sft, which has none either, takes no latent at all: `objective`.
-    """
-    loss = config.loss
-    if config.latent.latent_inference != "exact":
-        return
-    for flag, value in (("--label-smoothing", loss.label_smoothing), ("--rpo-alpha", loss.rpo_alpha)):
-        if value:
-            yield (
-                f"{flag} {value}: with it the loss is not the likelihood of a label, which --latent-inference exact "
-                "sums over codes; set it to 0"
-            )
-    context = config.latent.posterior_context
-    if context and loss.logps_algorithm == "pairwise":
-        yield (
-            f"--logps-algorithm pairwise: sees a chunk of pairs at a time, and under --posterior-context {context} "
-            "exact inference needs all pairs of an episode at once; leave it at its default, auto"
-        )
-    if loss.robust:
-        yield "--robust: has no likelihood, which --latent-inference exact sums over codes; drop it"
 
 
 def learning_rates(config: Config) -> Iterator[str]:
