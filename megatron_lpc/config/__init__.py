@@ -9,6 +9,7 @@ from megatron_lpc.config.derived import (
     model_parallel_size,
     num_microbatches,
     padded_vocab_size,
+    samples_codes,
     seq_len_multiple,
 )
 from megatron_lpc.config.load import load_yaml, parse_args
@@ -74,6 +75,7 @@ __all__ = [
     "padded_vocab_size",
     "parse_args",
     "print_config",
+    "samples_codes",
     "save_resolved",
     "seq_len_multiple",
     "shown",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from megatron_lpc.config.schema import Config, ModelConfig
+from megatron_lpc.config.schema import Config, LatentConfig, ModelConfig
 
 
 def model_parallel_size(config: Config) -> int:
@@ -73,3 +73,8 @@ def padded_vocab_size(config: Config, vocab_size: int) -> int:
     """Rows of the embedding for `vocab_size` token ids."""
     multiple = config.model.make_vocab_size_divisible_by
     return math.ceil(vocab_size / multiple) * multiple
+
+
+def samples_codes(latent: LatentConfig) -> bool:
+    """Whether training draws relaxed samples of codes, for which alone there is a latent schedule."""
+    return latent.latent_mode == "lpc" and latent.latent_inference == "amortized"

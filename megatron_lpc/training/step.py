@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch.distributed as dist
 from torch import Tensor
 
+from megatron_lpc.config import samples_codes
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.losses import LatentSchedule, LatentState, finish_metrics, sum_metrics
 from megatron_lpc.training.collectives import MetricReducer
@@ -49,6 +50,7 @@ class TrainStep:
         self._policy = policy
         self._reference = reference
         self._latent_schedule = LatentSchedule(config.latent, policy.train_iters)
+        self._samples_codes = samples_codes(config.latent)
         self._reduce_metrics = MetricReducer(context.groups, platform)
         self._peak_tflops = config.logging.peak_tflops or peak_tflops(platform, bool(config.training.bf16))
 
@@ -69,9 +71,10 @@ class TrainStep:
         self._policy.scheduler.step(increment=1)
         seconds = time.perf_counter() - began
 
-        metrics["lpc/tau"] = latent.tau
-        metrics["lpc/prior_mix"] = latent.prior_mix
-        metrics["lpc/kl_weight"] = latent.kl_weight
+        if self._samples_codes:
+            metrics["lpc/tau"] = latent.tau
+            metrics["lpc/prior_mix"] = latent.prior_mix
+            metrics["lpc/kl_weight"] = latent.kl_weight
         metrics["skipped"] = float(not updated)
         metrics |= self._speed(totals["work"], seconds)
         return StepResult(metrics, totals, updated)
