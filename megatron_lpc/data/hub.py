@@ -10,8 +10,9 @@ from typing import Any
 from megatron_lpc.data.row import START, BadRow, Position, Row
 from megatron_lpc.data.table_rows import ROWS_PER_BATCH, rows_of
 
-NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<data_dir>[\w./-]+))?(:(?P<splits>.+))?")
-"""`owner/name`, `owner/name:split+split`, `owner/name@folder:split`."""
+NAME = re.compile(r"(?P<path>[\w.-]+/[\w.-]+)(#(?P<name>[\w.+-]+))?(@(?P<data_dir>[\w./-]+))?(:(?P<splits>.+))?")
+"""`owner/name`, `owner/name:split+split`, `owner/name@folder:split`, `owner/name#configuration:split`; the groups are
+arguments of `load_dataset`."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def open_hub(source: str, *, streaming: bool) -> list[HubShard]:
     """
     shards = []
     for split, dataset in _load_splits(source, streaming):
-        name = f"{source.partition(':')[0]}:{split}" if "+" in source else source
+        before, _, splits = source.partition(":")
+        name = f"{before}:{split}" if "+" in splits else source
         num_files = dataset.num_shards if streaming else 1
         if num_files == 1:
             shards.append(HubShard(name, dataset))
@@ -68,11 +70,12 @@ def _load_splits(source: str, streaming: bool) -> Iterator[tuple[str, Any]]:
 
     named = NAME.fullmatch(source)
     assert named is not None
-    options = {"data_dir": named["data_dir"]} if named["data_dir"] else {}
+    options = {key: named[key] for key in ("name", "data_dir") if named[key]}
     for split in (named["splits"] or "train").split("+"):
         try:
-            yield split, load_dataset(named["name"], split=split, streaming=streaming, **options)
+            yield split, load_dataset(named["path"], split=split, streaming=streaming, **options)
         except Exception as error:  # the Hub client raises anything from ConnectionError to its own kinds
             raise ValueError(
-                f"{source}: cannot be loaded from the Hub ({error}). Check name, split and network, or give a file."
+                f"{source}: cannot be loaded from the Hub ({error}). Check name, configuration "
+                "(owner/name#configuration), split and network, or give a file."
             ) from error

@@ -29,7 +29,8 @@ FORMATS: dict[str, tuple[str, _Reader]] = {
 """Ending of a file's name -> the format and its reader."""
 
 _KNOWN = (
-    f"Give files ({', '.join(FORMATS)}), a folder or a pattern of them, or a Hub name (owner/name or owner/name:split)."
+    f"Give files ({', '.join(FORMATS)}), a folder or a pattern of them, or a Hub name "
+    "(owner/name, owner/name:split or owner/name#configuration:split)."
 )
 
 

@@ -75,6 +75,28 @@ def test_hub_name_with_and_without_split(monkeypatch):
     assert identity("owner/name").startswith("hub:")
 
 
+def test_hub_configurations(monkeypatch):
+    asked = []
+
+    def load_dataset(path, split, streaming, name=None, data_dir=None):
+        if name is None:
+            raise ValueError("Config name is missing")
+        asked.append((path, name, data_dir, split))
+        return datasets.Dataset.from_list(VALUES)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    (shard,) = open_shards("owner/name#en-US.c+d")
+    assert (shard.name, [row.values for row, _ in shard.rows()]) == ("owner/name#en-US.c+d", VALUES)
+    assert len(list(read_rows("owner/name#b@folder:x+y"))) == 2 * len(VALUES)
+    assert asked == [
+        ("owner/name", "en-US.c+d", None, "train"),
+        ("owner/name", "b", "folder", "x"),
+        ("owner/name", "b", "folder", "y"),
+    ]
+    with pytest.raises(ValueError, match=r"\(Config name is missing\)\. Check name, configuration \(owner/name#conf"):
+        list(read_rows("owner/name"))
+
+
 def test_hub_failure_names_the_source(monkeypatch):
     def load_dataset(name, split, streaming):
         raise ConnectionError("no network")

@@ -16,7 +16,7 @@ class DataConfig:
 
     train_data: list[str] = option([], role=Role.RUN)
     """Files (.jsonl, .json, .parquet, .arrow; .gz, .zst), folders or patterns of them, or Hub names
-    (owner/name:split)."""
+    (owner/name:split, owner/name#configuration:split)."""
 
     valid_data: dict[str, str] = option({}, role=Role.RUN, evaluation=True)
     """Named validation sets: name -> source, as for `train_data`. As a flag: NAME=FILE …"""
