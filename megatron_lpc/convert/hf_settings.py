@@ -12,11 +12,11 @@ from megatron_lpc.convert.errors import ConversionError
 def read_settings(folder: Path) -> dict[str, Any]:
     """The settings in a folder's config.json, which an import also writes beside the checkpoint.
 
-    `"quantization_config": null` is dropped, and a `rope_theta` that is a string becomes a number: transformers takes
+    `"quantization_config": null` is dropped, and a base of RoPE that is a string becomes a number: transformers takes
     both and cannot compute with the latter.
 
     Raises:
-        ConversionError: the file is missing or does not hold a JSON object, or `rope_theta` is no number.
+        ConversionError: the file is missing or does not hold a JSON object, or such a base is no number.
     """
     path = folder / "config.json"
     settings = read_json(path)
@@ -46,9 +46,10 @@ def _make_plain(path: Path, settings: dict[str, Any]) -> None:
             _make_plain(path, part)
     if settings.get("quantization_config", 0) is None:
         del settings["quantization_config"]
-    theta = settings.get("rope_theta")
-    if isinstance(theta, str):
-        try:
-            settings["rope_theta"] = float(theta)
-        except ValueError as error:
-            raise ConversionError(f"{path}: rope_theta '{theta}' is not a number") from error
+    for name in ("rope_theta", "rope_local_base_freq"):
+        base = settings.get(name)
+        if isinstance(base, str):
+            try:
+                settings[name] = float(base)
+            except ValueError as error:
+                raise ConversionError(f"{path}: {name} '{base}' is not a number") from error

@@ -74,11 +74,16 @@ def test_theta_is_any_number_and_stays_as_it_is_written(
 
 def test_a_theta_of_text_is_a_number_wherever_it_stands(tmp_path: Path) -> None:
     rope = {"full_attention": {"rope_theta": "1e6"}, "sliding_attention": {"rope_theta": 1e4}}
-    settings = {"text_config": {"rope_parameters": rope}, "rope_scaling": {"rope_theta": "5e5"}}
+    settings = {
+        "text_config": {"rope_parameters": rope},
+        "rope_scaling": {"rope_theta": "5e5"},
+        "rope_local_base_freq": "77.5",
+    }
     (tmp_path / "config.json").write_text(json.dumps(settings))
     read = read_settings(tmp_path)
     assert read["text_config"]["rope_parameters"]["full_attention"]["rope_theta"] == 1e6
     assert read["rope_scaling"]["rope_theta"] == 5e5
+    assert read["rope_local_base_freq"] == 77.5
 
 
 @pytest.mark.parametrize("whole", [False, True])
