@@ -4,6 +4,7 @@
 
 A file has the sections of the schema as its top-level keys. One file serves a run and its baseline: options of the
 file that a flag leaves without effect (`--latent-mode none`) are listed in one warning and go back to their defaults.
+Where the data tells groups, the defaults of two options are others (`group_defaults`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from megatron_lpc.command_line import warn
 from megatron_lpc.config.flags import read_flags
+from megatron_lpc.config.group_defaults import with_group_defaults
 from megatron_lpc.config.idle import find_idle
 from megatron_lpc.config.options import all_options, sections, shown, with_defaults
 from megatron_lpc.config.schema import Config
@@ -59,6 +61,7 @@ def _reset_idle(config: Config, kept: set[str]) -> tuple[Config, list[str]]:
 
 
 def _build_config(values: dict[str, Any]) -> Config:
+    values = with_group_defaults(values)
     by_section: dict[str, dict[str, Any]] = defaultdict(dict)
     for name, value in values.items():
         by_section[all_options()[name].section][name] = value

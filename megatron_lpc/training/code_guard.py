@@ -21,6 +21,8 @@ _ENOUGH_KL = 0.75
 
 _SLOW = 2e-3
 """Rates of the head below which it may still be where it started when the run ends."""
+_FAST = 3e-2
+"""`latent_lr` above which, under exact inference, the prior may settle on one code before the codes differ."""
 
 
 class CodeGuard:
@@ -109,11 +111,19 @@ def _sentence(state: State, config: Config) -> str:
 def _advice(state: State, config: Config) -> str:
     """The first option of a list that this run sets otherwise, and that has an effect in it."""
     latent, training = config.latent, config.training
+    is_exact = latent.latent_inference == "exact"
     of_collapse = {
+        "posterior_context": (is_exact and config.data.group_column is not None and not latent.posterior_context, "7"),
         "posterior_input": (latent.posterior_input in ("concat", "bilinear"), "difference"),
         "kl_weight": (latent.kl_weight > 0.1, f"below {latent.kl_weight:g}"),
-        "exact_temperature": (latent.exact_temperature > 0.1, f"below {latent.exact_temperature:g}"),
-        "latent_lr": (training.latent_lr < _SLOW, f"above {training.latent_lr:g}"),
+        "exact_temperature": (
+            latent.exact_temperature > 0.1 and not latent.posterior_context,
+            f"below {latent.exact_temperature:g}",
+        ),
+        "latent_lr": (
+            training.latent_lr > _FAST if is_exact else training.latent_lr < _SLOW,
+            f"{'below' if is_exact else 'above'} {training.latent_lr:g}",
+        ),
         "codebook_lr": (training.codebook_lr < _SLOW, f"above {training.codebook_lr:g}"),
         "codebook_init_std": (latent.codebook_init_std < 0.1, f"above {latent.codebook_init_std:g}"),
     }
@@ -127,4 +137,6 @@ def _advice(state: State, config: Config) -> str:
         option = all_options()[name]
         if applies and not any(rule.applies(config) for rule in option.idle):
             return f"{option.flag} {value}"
-    return f"--latent-lr above {training.latent_lr:g}"
+    # An exact run has no network but the prior, which must not be faster than the codes.
+    name, rate = ("codebook_lr", training.codebook_lr) if is_exact else ("latent_lr", training.latent_lr)
+    return f"{all_options()[name].flag} above {rate:g}"

@@ -5,8 +5,11 @@ from __future__ import annotations
 from megatron_lpc.config import Config, TrainingConfig
 from megatron_lpc.config.latent_head_sizes import latent_head_sizes
 
-_INPUTS_OF_LATENT_LR = 256
-"""Inputs of a matrix whose peak learning rate is `latent_lr`."""
+_REFERENCE_SIZE = 256
+"""Inputs of a matrix whose peak learning rate is `latent_lr`; hidden size at which that of codes is `codebook_lr`."""
+_PRIOR_SHARE = 0.1
+"""Rate of the prior network, as a share of `latent_lr`. A prior as fast as the codes settles on one code before they
+differ, and the exact posterior then gives all others nothing to learn from."""
 
 
 def peak_lr(training: TrainingConfig) -> float:
@@ -21,20 +24,23 @@ def head_learning_rates(config: Config) -> dict[str, float]:
 
     Adam changes each weight by about its learning rate, and so what a matrix gives by about that times its inputs.
     Hence a matrix has a rate in inverse proportion to them (as in muP, arXiv 2203.03466, table 3). What gives the
-    latent is in units of the hidden states (`set_code_unit`) and has `codebook_lr`: the codes, and in the control the
-    layer that gives z.
+    latent has `codebook_lr`: the codes, and in the control the layer that gives z. It is in units of the hidden states
+    (`set_code_unit`). A change of all H numbers of a code by one unit changes a logit by about sqrt(H), for a row of
+    the LM head is about 1 / sqrt(H) of a unit where logits are of order 1; hence the root.
     """
     training = config.training
     sizes = latent_head_sizes(config.latent, config.model.hidden_size)
+    codebook_lr = training.codebook_lr * (_REFERENCE_SIZE / sizes.hidden_size) ** 0.5
     if config.latent.latent_mode == "continuous":
         return {
-            "network.0.weight": training.latent_lr * _INPUTS_OF_LATENT_LR / sizes.hidden_size,
+            "network.0.weight": training.latent_lr * _REFERENCE_SIZE / sizes.hidden_size,
             "network.0.bias": training.latent_lr,
-            "network.2.weight": training.codebook_lr / sizes.control_mlp_hidden_size,
-            "network.2.bias": training.codebook_lr,
+            "network.2.weight": codebook_lr / sizes.control_mlp_hidden_size,
+            "network.2.bias": codebook_lr,
         }
-    rates = {"codebook": training.codebook_lr}
+    rates = {"codebook": codebook_lr}
     for name, inputs in sizes.matrix_inputs.items():
-        rates[f"{name}.weight"] = training.latent_lr * _INPUTS_OF_LATENT_LR / inputs
-        rates[f"{name}.bias"] = training.latent_lr
+        latent_lr = training.latent_lr * (_PRIOR_SHARE if name.startswith("prior.") else 1)
+        rates[f"{name}.weight"] = latent_lr * _REFERENCE_SIZE / inputs
+        rates[f"{name}.bias"] = latent_lr
     return rates

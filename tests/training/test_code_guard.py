@@ -124,6 +124,10 @@ def test_silent_in_warm_ups_and_short_runs() -> None:
         ({"codebook_lr": 1e-3}, "--codebook-lr above 0.001"),
         ({"codebook_init_std": 0.02}, "--codebook-init-std above 0.02"),
         ({}, "--latent-lr above 0.01"),
+        ({"latent_inference": "exact", "group_column": "a"}, "--posterior-context 7"),
+        ({"latent_inference": "exact"}, "--exact-temperature below 1"),
+        ({"latent_inference": "exact", "posterior_context": 7, "latent_lr": 0.1}, "--latent-lr below 0.1"),
+        ({"latent_inference": "exact", "posterior_context": 7}, "--codebook-lr above 0.015"),
     ],
 )
 def test_advice_is_the_first_option_that_this_run_sets_otherwise(changes: dict[str, Any], flag: str) -> None:

@@ -33,14 +33,16 @@ def test_every_parameter_of_the_head_has_a_rate(latent: LatentConfig) -> None:
     rates = head_learning_rates(config)
     parameters = dict(head.named_parameters())
     assert rates.keys() == parameters.keys()
-    gives_latent = {"codebook": 0.5, "network.2.bias": 0.5}
+    codebook_lr = 0.5 * (256 / 8) ** 0.5
+    gives_latent = {"codebook": codebook_lr, "network.2.bias": codebook_lr}
     for name, parameter in parameters.items():
         if name in gives_latent:
             expected = gives_latent[name]
         elif name == "network.2.weight":
-            expected = 0.5 / parameter.size(1)
+            expected = codebook_lr / parameter.size(1)
         else:
-            expected = 0.01 if parameter.ndim == 1 else 0.01 * 256 / parameter.size(1)
+            latent_lr = 0.001 if name.startswith("prior.") else 0.01
+            expected = latent_lr if parameter.ndim == 1 else latent_lr * 256 / parameter.size(1)
         assert rates[name] == pytest.approx(expected), name
 
 

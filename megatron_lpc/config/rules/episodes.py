@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from megatron_lpc.config.group_defaults import EPISODE_CONTEXT
 from megatron_lpc.config.schema import Config
 
 
@@ -14,6 +15,7 @@ def episodes(config: Config, dp_size: int) -> Iterator[str]:
     if not context:
         return
     flag = f"--posterior-context {context}"
+    default = ", the default with --group-column" if context == EPISODE_CONTEXT else ""
     if data.group_column is None:
         yield f"{flag}: an episode is {size} pairs of one group; name their column with --group-column"
     if data.streaming:
@@ -26,7 +28,7 @@ def episodes(config: Config, dp_size: int) -> Iterator[str]:
         if micro_batch % size:
             yield (
                 f"--micro-batch-size {micro_batch}: must be a multiple of {size}, the pairs of an episode "
-                f"({flag}), which share a micro-batch"
+                f"({flag}{default}), which share a micro-batch; --posterior-context 0 does without episodes"
             )
         return
     is_interleaved = config.parallel.num_virtual_stages_per_pipeline_rank is not None
@@ -34,5 +36,6 @@ def episodes(config: Config, dp_size: int) -> Iterator[str]:
     if global_batch % (size * micro_batches):
         yield (
             f"--global-batch-size {global_batch}: with --pack-to and {flag} it must be a multiple of "
-            f"{size * micro_batches}, {size} pairs of an episode in each of {micro_batches} sequences"
+            f"{size * micro_batches}, {size} pairs of an episode in each of {micro_batches} sequences; "
+            "--posterior-context 0 does without episodes"
         )

@@ -29,7 +29,7 @@ def exact_inference(config: Config) -> Iterator[str]:
         if value:
             yield (
                 f"{flag} {value}: with it the loss is not the likelihood of a label, which --latent-inference exact "
-                "sums over codes; set it to 0"
+                "sums over codes; set it to 0, or --latent-inference amortized"
             )
     context = config.latent.posterior_context
     if context and loss.logps_algorithm == "pairwise":
@@ -38,4 +38,7 @@ def exact_inference(config: Config) -> Iterator[str]:
             "exact inference needs all pairs of an episode at once; leave it at its default, auto"
         )
     if loss.robust:
-        yield "--robust: has no likelihood, which --latent-inference exact sums over codes; drop it"
+        yield (
+            "--robust: has no likelihood, which --latent-inference exact sums over codes; drop it, or set "
+            "--latent-inference amortized"
+        )

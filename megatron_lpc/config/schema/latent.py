@@ -28,7 +28,8 @@ class LatentConfig:
 
     latent_inference: Literal["amortized", "exact"] = option("amortized", role=Role.HEAD, idle=NO_CODES)
     """`amortized`: a posterior network and a relaxed sample (the paper). `exact`: no posterior network and no noise;
-    all codes are enumerated, and the loss is that of their marginal."""
+    all codes are enumerated, and the loss is that of their marginal. With a `posterior_context` and a `group_column` it
+    is the default."""
 
     exact_temperature: float = option(
         1.0, range="(0, inf)", role=Role.RUN, idle=(*NO_CODES, AMORTIZED_INFERENCE), evaluation=True
@@ -57,7 +58,7 @@ class LatentConfig:
     posterior_context: int = option(0, range="[0, inf)", role=Role.HEAD, idle=NO_CODES)
     """Other pairs M of the same group (`group_column`) from which the posterior of a pair is made in training, as a
     product of experts; such M + 1 pairs share a micro-batch. 0: the posterior reads the pair itself. Under exact
-    inference all M + 1 pairs have one code."""
+    inference all M + 1 pairs have one code. With `group_column` the default is 7."""
 
     relaxation: Literal["soft", "straight_through"] = option("soft", role=Role.RUN, idle=NO_SAMPLING)
     """Gumbel-softmax weights as they are, or one-hot in the forward pass with the gradient of the soft ones."""
