@@ -44,7 +44,7 @@ CONTINUOUS_LATENT = IdleRule(
 )
 NO_CODES = (NO_LATENT, CONTINUOUS_LATENT)
 EXACT_INFERENCE = IdleRule(
-    "with --latent-inference exact: no posterior network, no sample, no KL",
+    "with --latent-inference exact (the default with --group-column): no posterior network, no sample, no KL",
     lambda config: config.latent.latent_inference == "exact",
 )
 AMORTIZED_INFERENCE = IdleRule(

@@ -35,7 +35,7 @@ def test_a_saved_configuration_is_read_as_it_is(tmp_path) -> None:
 
 def test_a_micro_batch_that_holds_no_episode_names_both_ways_out() -> None:
     with pytest.raises(ConfigError) as error:
-        validate_episodes(parse_args("--group-column a --micro-batch-size 2".split()), 1)
+        validate_episodes(parse_args(["--group-column", "a", "--micro-batch-size", "2"]), 1)
     assert "multiple of 8" in str(error.value)
     assert "the default with --group-column" in str(error.value)
     assert "--posterior-context 0" in str(error.value)

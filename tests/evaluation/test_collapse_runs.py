@@ -9,7 +9,18 @@ import pytest
 from megatron_lpc.config import parse_args
 
 SETTINGS = str(Path(__file__).parents[2] / "examples" / "recovery" / "lpc.yaml")
-SHORT = ("--seed", "1", "--train-iters", "45", "--micro-batch-size", "16", "--global-batch-size", "16")
+SHORT = [
+    "--seed",
+    "1",
+    "--train-iters",
+    "45",
+    "--micro-batch-size",
+    "16",
+    "--global-batch-size",
+    "16",
+    "--posterior-context",
+    "0",
+]
 
 
 def test_guard_and_verdict_of_real_runs(make_world, evaluation, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -33,3 +44,16 @@ def test_guard_and_verdict_of_real_runs(make_world, evaluation, tmp_path: Path, 
     why, accuracy = report["verdict"]["why"], report["support"]["accuracy"]
     line = f"codes on disagree: active ({why}); support {accuracy['support']:.1%}, prior {accuracy['prior']:.1%}"
     assert line in capsys.readouterr().out.splitlines()
+
+
+def test_default_options_find_the_annotators(make_world, evaluation, tmp_path: Path) -> None:
+    """The quick form of test_recovery."""
+    from megatron_lpc.train import train
+
+    world = make_world("--num-eval-pairs", "80")
+    short = ["--config", SETTINGS, "--seed", "1", "--train-iters", "75"]
+    train(parse_args([*short, *world, "--no-tensorboard", "--save", str(tmp_path)]))
+    report = evaluation("--config", f"{tmp_path}/config.yaml", "--support-data", world[1])["data"]
+    assert report["disagree"]["support"]["accuracy"]["prior"] == pytest.approx(0.5, abs=0.05)
+    assert report["disagree"]["support"]["accuracy"]["support"] >= 0.9
+    assert report["agree"]["support"]["accuracy"]["support"] >= 0.9

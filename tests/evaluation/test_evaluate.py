@@ -22,6 +22,7 @@ SHAPE = (
 HEAD = "--codebook-size 4 --codebook-init-std 1 --init-method-std 0.1"
 BATCHES = "--micro-batch-size 4 --global-batch-size 8 --device cpu"
 RUN = f"{SHAPE} {BATCHES} --train-iters 2 --lr 0.01 --no-tensorboard".split()
+SINGLE_PAIRS = ["--group-column", "annotator", "--posterior-context", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def run(make_world, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(initialize, "_head_standard_deviation", never_zero)
-        train(parse_args([*world, *RUN, *HEAD.split(), "--group-column", "annotator", "--save", str(save)]))
+        train(parse_args([*world, *RUN, *HEAD.split(), *SINGLE_PAIRS, "--save", str(save)]))
     return ["--config", str(save / "config.yaml")]
 
 
@@ -111,7 +112,7 @@ def test_exact_inference_is_evaluated_without_a_posterior_network(make_world, ev
     from megatron_lpc.train import train
 
     world = make_world("--num-pairs", "48", "--num-eval-pairs", "48")
-    exact = [*HEAD.split(), "--latent-inference", "exact", "--group-column", "annotator"]
+    exact = [*HEAD.split(), *SINGLE_PAIRS, "--latent-inference", "exact"]
     trained = train(parse_args([*world, *RUN, *exact, "--save", str(tmp_path)]))
     assert set(trained) == {f"{name}/{latent}" for name in ("agree", "disagree") for latent in ("prior", "marginal")}
     found = evaluation("--config", str(tmp_path / "config.yaml"), "--support-pairs", "2")["data"]

@@ -41,15 +41,32 @@ def test_codes_find_the_annotators(make_world, evaluation, tmp_path, seed):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("flags", ["--exact-temperature 0.1", "--posterior-context 7"])
-def test_exact_inference_finds_the_annotators(make_world, evaluation, tmp_path, flags):
-    """With a code per pair at a low temperature, and at temperature 1 where the pairs of an episode share one."""
+@pytest.mark.parametrize("flags", ["", "--latent-inference exact --exact-temperature 0.1"])
+def test_codes_of_single_pairs_find_the_annotators(make_world, evaluation, tmp_path, flags):
+    """With the posterior network, and by exact inference at a low temperature."""
     from megatron_lpc.train import train
 
     world = make_world()
-    settings = ["--config", str(SETTINGS / "lpc.yaml"), "--seed", "1", "--latent-inference", "exact", *flags.split()]
+    settings = ["--config", str(SETTINGS / "lpc.yaml"), "--seed", "1", "--posterior-context", "0", *flags.split()]
     train(parse_args([*settings, *world, "--no-tensorboard", "--save", str(tmp_path)]))
     report = evaluation("--config", str(tmp_path / "config.yaml"), "--support-data", world[1])["data"]["disagree"]
     assert report["information"]["bits"] >= 0.8
     assert report["support"]["accuracy"]["support_exact"] >= 0.9
     assert report["support"]["accuracy"]["marginal"] == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(("annotators", "most_with_two_codes"), [(3, 0.857), (4, 0.78)])
+def test_codes_tell_more_than_two_annotators_apart(
+    make_world, evaluation, tmp_path, annotators, most_with_two_codes, seed
+):
+    from megatron_lpc.train import train
+
+    world = make_world("--num-annotators", str(annotators), "--num-eval-pairs", "402" if annotators == 3 else "400")
+    settings = ["--config", str(SETTINGS / "lpc.yaml"), "--seed", str(seed), "--num-train-epochs", "6"]
+    train(parse_args([*settings, *world, "--no-tensorboard", "--save", str(tmp_path)]))
+    data = evaluation("--config", str(tmp_path / "config.yaml"), "--support-data", world[1])["data"]
+    assert data["disagree"]["support"]["accuracy"]["support_exact"] >= most_with_two_codes + 0.1
+    assert data["agree"]["support"]["accuracy"]["support_exact"] >= 0.98

@@ -14,7 +14,10 @@ from megatron_lpc.train import train
 from megatron_lpc.training.episodes import open_episodes
 from megatron_lpc.training.metrics_file import read_metrics
 
-FLAGS = "--posterior-context 1 --swap-guidance-weight 0.1 --group-column annotator --train-iters 4 --save-interval 2"
+FLAGS = (
+    "--posterior-context 1 --latent-inference amortized --swap-guidance-weight 0.1 --group-column annotator "
+    "--train-iters 4 --save-interval 2"
+)
 CLOCK = ("tokens_per_sec", "mfu", "step_seconds")
 
 

@@ -19,6 +19,11 @@ from megatron_lpc.training.optimizer_state import stateful_parts
 from megatron_lpc.training.setup import RunContext, resolve_device_defaults
 from megatron_lpc.training.step import TrainStep
 
+EPISODES = (
+    *("--posterior-context", "1", "--group-column", "annotator"),
+    *("--latent-inference", "amortized", "--swap-guidance-weight", "0.1"),
+)
+
 
 @pytest.mark.parametrize(
     "flags",
@@ -28,7 +33,7 @@ from megatron_lpc.training.step import TrainStep
         ("--loss-type", "ipo", "--relaxation", "straight_through"),
         ("--latent-mode", "continuous"),
         ("--share-prompt",),
-        ("--posterior-context", "1", "--group-column", "annotator", "--swap-guidance-weight", "0.1"),
+        EPISODES,
     ],
 )
 def test_equals_an_unfrozen_backbone_that_does_not_learn(
