@@ -48,6 +48,8 @@ setup(
         "console_scripts": [
             "megatron-lpc-train = megatron_lpc.train:main",
             "megatron-lpc-evaluate = megatron_lpc.evaluate:main",
+            "megatron-lpc-study = megatron_lpc.study.__main__:main",
+            "megatron-lpc-study-one-run = megatron_lpc.study.one_run:main",
             "megatron-lpc-precompute-reference = megatron_lpc.precompute_reference:main",
             "megatron-lpc-data-preview = megatron_lpc.data.preview:main",
             "megatron-lpc-preprocess-data = megatron_lpc.preprocess_data:main",

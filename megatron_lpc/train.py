@@ -28,7 +28,7 @@ def train(config: Config) -> Evaluations:
 
     Returns:
         The last evaluation of each validation set under each latent, by `DATA SET/LATENT`; empty when the run was asked
-        to stop before its first one.
+        to stop before its end.
 
     Raises:
         ConfigError: the options cannot work.
@@ -63,6 +63,7 @@ def train(config: Config) -> Evaluations:
                 run.save_checkpoint(state)
             run.checkpoints.poll()
             if stops:
+                results = {}
                 break
         else:
             run.checkpoints.finish()

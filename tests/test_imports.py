@@ -19,6 +19,7 @@ LAYERS = (
     ("training",),
     ("convert", "evaluation"),
     ("evaluate", "precompute_reference", "preprocess_data", "train"),
+    ("study",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 NAMES = sorted(path.stem for path in (ROOT / "megatron_lpc").iterdir() if path.is_dir() or path.suffix == ".py")

@@ -1,12 +1,21 @@
-"""What accuracy can be had on pairs that several annotators label, without codes and with two."""
+"""What accuracy can be had at most on pairs that several annotators label, without codes and with two.
+
+    python examples/recovery/at_most.py --data NAME=FILE.jsonl --output report.json
+
+Writes a report as `megatron_lpc.evaluate` does: `prior` is who does not know the annotator; `support` and
+`support_exact` are two codes that choose as two of the annotators do, where each annotator is given the better one.
+"""
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+
+from megatron_lpc.files import write_json
 
 Labels = dict[str, str]
 """Annotator -> the response that they chose."""
@@ -40,3 +49,25 @@ def with_two_codes(labelled: Sequence[Labels]) -> float:
         for codes in itertools.combinations(annotators, 2)
     )
     return best / (len(annotators) * len(labelled))
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, metavar="NAME=FILE", help="a validation set: pairs as JSON lines")
+    parser.add_argument("--group-column", default="annotator", metavar="NAME", help="the annotator's (%(default)s)")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="the report")
+    arguments = parser.parse_args()
+    name, _, file = arguments.data.partition("=")
+    labelled = read_labels(Path(file), arguments.group_column)
+    known = with_two_codes(labelled)
+    accuracy = {"prior": without_codes(labelled), "support": known, "support_exact": known}
+    report = {
+        "metrics": {"prior": {"rewards/accuracies": accuracy["prior"]}},
+        "support": {"accuracy": accuracy},
+    }
+    write_json(arguments.output, {"data": {name: report}})
+
+
+if __name__ == "__main__":
+    main()
