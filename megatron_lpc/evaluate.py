@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from megatron_lpc.command_line import is_first_rank, reports_errors
 from megatron_lpc.config import Config
 from megatron_lpc.evaluation.evaluate import evaluate
-from megatron_lpc.evaluation.options import SupportOptions, has_groups, parse_command
+from megatron_lpc.evaluation.options import SupportOptions, parse_command, support_settings
 from megatron_lpc.evaluation.report import report_table, verdict_lines, write_report
 from megatron_lpc.terminal import wide_console
 from megatron_lpc.training.checkpoint_folder import resolve_checkpoint
@@ -42,7 +41,7 @@ def _settings(config: Config, support: SupportOptions) -> dict[str, object]:
     return {
         "checkpoint": str(resolve_checkpoint(config.checkpoint.load)),
         "loss_type": config.loss.loss_type,
-        "support": asdict(support) if has_groups(config) else None,
+        "support": support_settings(config, support),
     }
 
 

@@ -16,10 +16,13 @@ EPISODE_CONTEXT = 7
 def with_group_defaults(values: dict[str, Any]) -> dict[str, Any]:
     """Option name -> value of what the user set, with the defaults that a group column brings; what is set counts.
 
-    A stream, in which the pairs of a group cannot be found, has no episodes, and plain objectives have no codes.
+    A stream, in which the pairs of a group cannot be found, has no episodes, and plain objectives have no codes. A
+    Gaussian latent is learned from episodes too.
     """
-    has_codes = values.get("latent_mode", "lpc") == "lpc"
-    if not has_codes or values.get("group_column") is None or values.get("streaming"):
+    mode = values.get("latent_mode", "lpc")
+    if mode not in ("lpc", "gaussian") or values.get("group_column") is None or values.get("streaming"):
         return values
     values = {"posterior_context": EPISODE_CONTEXT} | values
+    if mode == "gaussian":
+        return values
     return {"latent_inference": "exact" if values["posterior_context"] else "amortized"} | values

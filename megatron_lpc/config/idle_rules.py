@@ -42,7 +42,26 @@ CONTINUOUS_LATENT = IdleRule(
     "with --latent-mode continuous: no noise, no KL",
     lambda config: config.latent.latent_mode == "continuous",
 )
-NO_CODES = (NO_LATENT, CONTINUOUS_LATENT)
+EMBEDDING_LATENT = IdleRule(
+    "with --latent-mode embedding: no codes, no networks, no KL",
+    lambda config: config.latent.latent_mode == "embedding",
+)
+NOT_EMBEDDING = IdleRule(
+    "without --latent-mode embedding",
+    lambda config: config.latent.latent_mode != "embedding",
+)
+GAUSSIAN_LATENT = IdleRule(
+    "with --latent-mode gaussian, which has no codes",
+    lambda config: config.latent.latent_mode == "gaussian",
+)
+NOT_GAUSSIAN = IdleRule(
+    "without --latent-mode gaussian",
+    lambda config: config.latent.latent_mode != "gaussian",
+)
+NO_NETWORKS = (NO_LATENT, EMBEDDING_LATENT)
+NO_POSTERIOR = (NO_LATENT, CONTINUOUS_LATENT, EMBEDDING_LATENT)
+NO_CODEBOOK = (*NO_NETWORKS, GAUSSIAN_LATENT)
+NO_CODES = (*NO_POSTERIOR, GAUSSIAN_LATENT)
 EXACT_INFERENCE = IdleRule(
     "with --latent-inference exact (the default with --group-column): no posterior network, no sample, no KL",
     lambda config: config.latent.latent_inference == "exact",
@@ -51,6 +70,7 @@ AMORTIZED_INFERENCE = IdleRule(
     "without --latent-inference exact",
     lambda config: config.latent.latent_inference != "exact",
 )
+NO_DIVERGENCE = (*NO_POSTERIOR, EXACT_INFERENCE)
 NO_SAMPLING = (*NO_CODES, EXACT_INFERENCE)
 CONSTANT_TAU = IdleRule(
     "with --gumbel-tau-schedule constant",

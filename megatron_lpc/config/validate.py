@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from megatron_lpc.config.idle import idle_options
 from megatron_lpc.config.options import ConfigError
 from megatron_lpc.config.ranges import out_of_range
-from megatron_lpc.config.rules import episodes, latent, model, parallel, run
+from megatron_lpc.config.rules import episodes, groups, latent, model, parallel, run
 from megatron_lpc.config.schema import Config
 
 
@@ -54,12 +54,12 @@ def validate(config: Config, world_size: int, device_type: str | None = None) ->
 
 
 def validate_episodes(config: Config, dp_size: int) -> None:
-    """Refuse options of a training whose posterior reads other pairs of a group.
+    """Refuse options of a training whose latent reads the groups of its pairs.
 
     Raises:
         ConfigError: every broken rule, one line per rule.
     """
-    _refuse(episodes.episodes(config, dp_size))
+    _refuse([*episodes.episodes(config, dp_size), *groups.group_vectors(config)])
 
 
 def validate_data(config: Config) -> None:

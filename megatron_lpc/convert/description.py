@@ -11,7 +11,7 @@ from megatron_lpc.config import ModelConfig, canonical
 from megatron_lpc.convert.companions import find_hf_files, special_tokens
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.families import Family
-from megatron_lpc.convert.head import BACKBONE_PREFIX, MODEL_TYPE, check_head, head_weights
+from megatron_lpc.convert.head import BACKBONE_PREFIX, MODEL_TYPE, check_head, check_mode, head_weights
 from megatron_lpc.convert.hf_settings import read_settings
 from megatron_lpc.convert.model_options import as_flags, differing_options
 from megatron_lpc.convert.settings import fit_family, read_model
@@ -83,7 +83,8 @@ def describe_megatron(folder: Path, hf_config: Path | None = None) -> ModelDescr
             without one, settings are made from the options.
 
     Raises:
-        ConversionError: the options are missing, no family has them, or they differ from those of the config.json.
+        ConversionError: the options are missing, no family has them, they differ from those of the config.json, or the
+            head is of a mode that is not converted.
         ConfigError: there is no checkpoint.
     """
     saved = read_description(resolve_checkpoint(folder))
@@ -105,6 +106,7 @@ def describe_megatron(folder: Path, hf_config: Path | None = None) -> ModelDescr
         settings |= special_tokens(options.get("data", {}).get("tokenizer_model"))
 
     latent = options.get("latent", {"latent_mode": "none"})
+    check_mode(folder, latent["latent_mode"])
     has_head = latent["latent_mode"] != "none"
     return ModelDescription(
         family=family,

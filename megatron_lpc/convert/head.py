@@ -20,6 +20,7 @@ BACKBONE_PREFIX = "backbone."
 """What the names of the backbone's tensors begin with in an exported model with a head."""
 CODE_FILES = [Path(__file__).parent / "hub" / name for name in ("configuration_lpc.py", "modeling_lpc.py")]
 """Files that an exported model with a head needs beside its weights."""
+_CONVERTED_MODES = ("lpc", "continuous")
 _SHARED_SETTINGS = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "torch_dtype", "dtype")
 """Settings of the backbone that transformers also reads from the config.json around it."""
 
@@ -67,6 +68,19 @@ def head_settings(
     }
 
 
+def check_mode(folder: Path, latent_mode: str) -> None:
+    """Refuse the head of a checkpoint that an exported model cannot have.
+
+    Raises:
+        ConversionError: naming the mode.
+    """
+    if latent_mode not in (*_CONVERTED_MODES, "none"):
+        raise ConversionError(
+            f"{folder}: latent_mode is {latent_mode}, whose head is not converted; only models with "
+            f"{' or '.join(_CONVERTED_MODES)}, or without a head, are"
+        )
+
+
 def check_head(latent: Mapping[str, Any], code_names: object) -> None:
     """Refuse a head in a config.json that training cannot build.
 
@@ -79,9 +93,10 @@ def check_head(latent: Mapping[str, Any], code_names: object) -> None:
         raise ConversionError(
             f"config.json: latent: {error}; its keys are the options of the section `latent` of a run"
         ) from error
-    if options.latent_mode not in ("lpc", "continuous"):
+    if options.latent_mode not in _CONVERTED_MODES:
         raise ConversionError(
-            f"config.json: latent_mode is {options.latent_mode}; a model with a head has lpc or continuous"
+            f"config.json: latent_mode is {options.latent_mode}; a model with a head has "
+            f"{' or '.join(_CONVERTED_MODES)}"
         )
     if code_names is None:
         return

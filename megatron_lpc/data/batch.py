@@ -106,10 +106,13 @@ class PairBatch:
     example_index: Tensor
     """[B] number of the pair in the data set: the key of its reference log-probs. Always on the host, for whoever looks
     them up would wait for the device."""
+    group_ids: Tensor | None = None
+    """[B] number of the pair's group among the known ones, from 1; 0: unknown. None where the model reads no groups."""
     reference_logps: Tensor | None = None
     """[2B] fp32 summed reference log-probs; None where they are not needed or not yet known."""
     mixture: Tensor | None = None
-    """[B, K] fp32 code weights imposed from outside (support evaluation); None where the model chooses."""
+    """[B, K] fp32 code weights imposed from outside (support evaluation), or what stands for them in another mode:
+    [B, H] the vectors of groups, [B, d] Gaussian latents; None where the model chooses."""
     hidden: PairHidden | None = None
     """Hidden states of a frozen backbone that were kept; None where the backbone computes them."""
 

@@ -52,15 +52,24 @@ class PairLoader:
         first_samples = count(consumed_samples, self.global_batch_size)
         return prefetch(self._training_step(order, first) for first in first_samples)
 
-    def evaluation(self, *, max_steps: int | None = None) -> Iterator[list[tuple[PairBatch, int]]]:
+    def evaluation(
+        self, *, max_steps: int | None = None, examples: NDArray[np.int64] | None = None
+    ) -> Iterator[list[tuple[PairBatch, int]]]:
         """Steps over the data set in order, at most `max_steps`: this rank's micro-batches, each with the number of
         leading pairs that count.
 
         The sample id of a pair is its example index. The last step is filled up with pairs that do not count.
+
+        Args:
+            examples: the example indices to go over; all when not given.
         """
         multiple = self.planner.pairs_multiple * self.dp_size
-        steps = evaluation_batches(len(self.dataset), self.global_batch_size, multiple)
-        return prefetch(self._evaluation_step(*step) for step in islice(steps, max_steps))
+        num_examples = len(self.dataset) if examples is None else len(examples)
+        steps = evaluation_batches(num_examples, self.global_batch_size, multiple)
+        return prefetch(
+            self._evaluation_step(places if examples is None else examples[places], num_counted)
+            for places, num_counted in islice(steps, max_steps)
+        )
 
     def _training_step(self, order: TrainingOrder | EpisodeOrder, first_sample: int) -> list[PairBatch]:
         sample_ids = range(first_sample, first_sample + self.global_batch_size)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from megatron_lpc.data.batch import PairBatch
@@ -49,6 +50,8 @@ class MicroBatchPlanner:
     """Tokens of the packed sequence that is a micro-batch by itself; None: pairs are not packed."""
     attention_cost: float = 0.0
     """Cost of a query-key pair in units of a token's passage through all weights; packing balances their sum."""
+    group_numbers: Mapping[str, int] | None = None
+    """Number of each known group, from 1, for `PairBatch.group_ids`; None where the model reads no groups."""
     pin_memory: bool = False
     """Whether batches are made in pinned memory, from which a GPU copies while the host goes on."""
 
@@ -151,7 +154,7 @@ class MicroBatchPlanner:
         ]
 
     def _collate_one(self, pairs: Sequence[IndexedPair]) -> PairBatch:
-        return collate(
+        batch = collate(
             [indexed.pair for indexed in pairs],
             [indexed.sample_id for indexed in pairs],
             [indexed.example_index for indexed in pairs],
@@ -160,6 +163,10 @@ class MicroBatchPlanner:
             share_prompt=self.share_prompt,
             pack_to=self.pack_to,
         )
+        if self.group_numbers is None:
+            return batch
+        numbers = [self.group_numbers.get(str(indexed.pair.group), 0) for indexed in pairs]
+        return replace(batch, group_ids=torch.tensor(numbers))
 
 
 def _pairs_of(episodes: Sequence[int], size: int) -> list[int]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from megatron_lpc.data.dataset import PairDataset
+from megatron_lpc.evaluation.group_vectors import fit_group_vectors
+from megatron_lpc.evaluation.options import SupportOptions
 from megatron_lpc.evaluation.pair_table import PairTable
 from megatron_lpc.evaluation.scoring import EvaluationStep, score_pairs
 from megatron_lpc.losses import uses_reference
 from megatron_lpc.model import LatentSource
 from megatron_lpc.terminal import progress
 from megatron_lpc.training.inputs import open_dataset, open_inputs
+from megatron_lpc.training.known_groups import with_saved_groups
 from megatron_lpc.training.loaders import pair_loader
 from megatron_lpc.training.policy import load_policy
 from megatron_lpc.training.reference import NoReference, Reference, ZeroLatentReference, online_reference
@@ -32,7 +37,8 @@ class CheckpointScorer:
         Raises:
             ConfigError: the options do not fit the checkpoint, or the tokenizer cannot be loaded.
         """
-        self._context, self._tokenizer = open_inputs(context)
+        context, self._tokenizer = open_inputs(context)
+        self._context = replace(context, config=with_saved_groups(context.config))
         self.config = self._context.config
         assert self.config.checkpoint.load is not None
         self._policy = load_policy(self._context, self.config.checkpoint.load)
@@ -57,7 +63,7 @@ class CheckpointScorer:
 
         Args:
             sources: the latents, axis L of `PairTable.logps`.
-            mixture: [P, K] mixture weights of each pair, for the source of that name.
+            mixture: [P, K] mixture weights of each pair, or [P, H] vectors, for the source of that name.
         """
         loader = pair_loader(self._context, self._tokenizer, data)
         steps: Iterable[EvaluationStep] = loader.evaluation()
@@ -72,6 +78,27 @@ class CheckpointScorer:
             sources,
             latent=self.config.latent,
         )
+
+    def fit_group_vectors(
+        self, data: PairDataset, support_sets: Mapping[str, Sequence[int]], support: SupportOptions
+    ) -> dict[str, Tensor]:
+        """A vector [H] for each group, fitted to its support set. Collectives: those of `fit_group_vectors`.
+
+        Args:
+            support_sets: group -> example indices, as many of each group.
+        """
+        names = list(support_sets)
+        if not names:
+            return {}
+        group_of_example = torch.zeros(len(data), dtype=torch.int64)
+        for number, name in enumerate(names):
+            group_of_example[list(support_sets[name])] = number
+        examples = np.array([index for name in names for index in support_sets[name]])
+        steps = pair_loader(self._context, self._tokenizer, data).evaluation(examples=examples)
+        fitted = fit_group_vectors(
+            self._context, self._policy, steps, self._reference, group_of_example[: examples.max() + 1], support
+        )
+        return dict(zip(names, fitted, strict=True))
 
 
 def _with_mixture(steps: Iterable[EvaluationStep], mixture: Tensor) -> Iterator[EvaluationStep]:

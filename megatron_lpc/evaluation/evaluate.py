@@ -21,17 +21,18 @@ from megatron_lpc.evaluation.options import SupportOptions, has_groups
 from megatron_lpc.evaluation.pair_table import PairTable, is_correct
 from megatron_lpc.evaluation.report import Report, SupportReport
 from megatron_lpc.evaluation.scoring import report_sources
-from megatron_lpc.evaluation.support import GroupLatents
+from megatron_lpc.evaluation.support import GroupLatents, draw_support, prompts_of_support
 from megatron_lpc.evaluation.support_report import SUPPORT, SUPPORT_EXACT, report_support
 from megatron_lpc.losses import code_verdict
+from megatron_lpc.model import LatentSource
 from megatron_lpc.training.setup import start_distributed, stop_distributed
 
 
 def evaluate(config: Config, support: SupportOptions) -> dict[str, Report]:
     """Evaluate the checkpoint `config.checkpoint.load` on every data set of `config.data.valid_data`, whole.
 
-    Options that only training reads have no effect. `Report.information` and `Report.support` need codes and groups,
-    and are None without.
+    Options that only training reads have no effect. `Report.information` needs codes and groups, `Report.support`
+    groups and a latent that can be estimated for one; they are None without.
 
     Collectives: those of `CheckpointScorer`; all ranks return the same reports.
 
@@ -46,8 +47,10 @@ def evaluate(config: Config, support: SupportOptions) -> dict[str, Report]:
     group_latents = None
     if has_groups(config) and support.data is not None:
         data = scorer.open("support", support.data)
-        table = scorer.score("support", data, ("codes",))
-        group_latents = _estimate_group_latents(scorer.config, data, table, support)
+        sources: dict[str, LatentSource] = {"lpc": "codes", "gaussian": "prior"}
+        source = sources.get(config.latent.latent_mode)
+        table = None if source is None else scorer.score("support", data, (source,))
+        group_latents = _estimate_group_latents(scorer, data, table, support)
     reports = {
         name: _evaluate_data(scorer, name, source, support, group_latents)
         for name, source in config.data.valid_data.items()
@@ -70,10 +73,13 @@ def _evaluate_data(
     if not has_groups(config):
         return report
     if group_latents is None:
-        group_latents = _estimate_group_latents(config, data, table, support)
+        group_latents = _estimate_group_latents(scorer, data, table, support)
+    information = None
+    if table.num_codes:
+        information = mutual_information(table.posterior_logits.argmax(-1), _groups(data))
     return replace(
         report,
-        information=mutual_information(table.posterior_logits.argmax(-1), _groups(data)),
+        information=information,
         support=_support_report(scorer, name, data, table, group_latents, support),
     )
 
@@ -98,23 +104,39 @@ def _support_report(
             f"--valid-data {name}: no pair is left to evaluate after {support.pairs} support pairs per group; "
             "lower --support-pairs, or draw them from other data with --support-data"
         )
-    mixture = group_latents.mixture_of_each(groups, table.num_codes)
+    mixture = group_latents.mixture_of_each(groups)
     under_mixture = scorer.score(name, data, ("mixture",), mixture)
-    loss, own = scorer.config.loss, log_prior(table)
+    loss = scorer.config.loss
     latents = [source for source in report_sources(scorer.config.latent) if source != "codes"]
     correct: dict[str, Tensor] = {latent: is_correct(loss, table, index) for index, latent in enumerate(latents)}
-    correct |= {
-        MARGINAL: mixture_is_correct(loss, table, own),
-        SUPPORT: is_correct(loss, under_mixture, 0),
-        SUPPORT_EXACT: mixture_is_correct(loss, table, group_latents.exact_log_weights(groups, own)),
-    }
+    correct[SUPPORT] = is_correct(loss, under_mixture, 0)
+    if table.num_codes:
+        own = log_prior(table)
+        correct[MARGINAL] = mixture_is_correct(loss, table, own)
+        correct[SUPPORT_EXACT] = mixture_is_correct(loss, table, group_latents.exact_log_weights(groups, own))
     return report_support(correct, groups=groups, is_query=is_query, latents=group_latents)
 
 
 def _estimate_group_latents(
-    config: Config, data: PairDataset, table: PairTable, support: SupportOptions
+    scorer: CheckpointScorer, data: PairDataset, table: PairTable | None, support: SupportOptions
 ) -> GroupLatents:
-    """`table`: scored under the codes."""
+    """`table`: scored, under the codes where there are some; not read where vectors are fitted."""
+    config, groups, prompts = scorer.config, _groups(data), _prompts(data)
+    if config.latent.latent_mode == "embedding":
+        support_sets = draw_support(groups, support.pairs, support.seed)
+        return GroupLatents(
+            mixtures=scorer.fit_group_vectors(data, support_sets, support),
+            log_likelihoods={},
+            prompts=prompts_of_support(prompts, support_sets),
+        )
+    assert table is not None
+    if config.latent.latent_mode == "gaussian":
+        support_sets = draw_support(groups, support.pairs, support.seed)
+        return GroupLatents(
+            mixtures={group: table.latent_mean[indices].mean(0) for group, indices in support_sets.items()},
+            log_likelihoods={},
+            prompts=prompts_of_support(prompts, support_sets),
+        )
     likelihoods = log_likelihoods(config.loss, table)
     product = config.latent.posterior_context > 0
     # The prior is no factor of a product of experts: `losses.experts`.
@@ -122,8 +144,8 @@ def _estimate_group_latents(
     return GroupLatents.estimate(
         likelihoods if is_product_of_exact else table.posterior_logits,
         likelihoods,
-        _groups(data),
-        _prompts(data),
+        groups,
+        prompts,
         pairs=support.pairs,
         seed=support.seed,
         product=product,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from megatron_lpc.config import (
     with_options,
 )
 
+_OF_FITS = ("support_steps", "support_lr")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SupportOptions:
@@ -25,16 +27,31 @@ class SupportOptions:
 
     pairs: int = 8
     """Size of each group's support set, whose posterior is the group's latent: the mean of its pairs' posteriors, or
-    their product as experts where the model was trained with a `posterior_context`."""
+    their product as experts where the model was trained with a `posterior_context`. With `latent_mode: embedding` a
+    vector is fitted to it; with `gaussian` it has the mean of its pairs' means."""
     seed: int = 0
     """Seed of the draw of the support sets."""
     data: str | None = None
     """File or Hub name to draw the support sets from; each data set itself when unset."""
+    steps: int = 50
+    """With `latent_mode: embedding`, steps of Adam that fit a group's vector to its support set."""
+    lr: float = 0.005
+    """With `latent_mode: embedding`, their learning rate at hidden size 256, scaled as `codebook_lr`."""
 
 
 def has_groups(config: Config) -> bool:
-    """Whether there are codes and groups to compare."""
-    return config.latent.latent_mode == "lpc" and config.data.group_column is not None
+    """Whether there are groups, and a latent that can be estimated for one."""
+    return config.latent.latent_mode in ("lpc", "embedding", "gaussian") and config.data.group_column is not None
+
+
+def support_settings(config: Config, support: SupportOptions) -> dict[str, Any] | None:
+    """Those of the options that count in this evaluation, by name; None without support."""
+    if not has_groups(config):
+        return None
+    counts = asdict(support)
+    if config.latent.latent_mode != "embedding":
+        del counts["steps"], counts["lr"]
+    return counts
 
 
 def parse_command(argv: Sequence[str]) -> tuple[Config, SupportOptions, Path | None]:
@@ -84,6 +101,13 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--support-data", metavar="FILE", help="file or Hub name to draw them from (each data set itself)"
     )
+    parser.add_argument(
+        "--support-steps",
+        type=int,
+        metavar="N",
+        help=f"with --latent-mode embedding: steps that fit a group's vector to its support set ({default.steps})",
+    )
+    parser.add_argument("--support-lr", type=float, metavar="X", help=f"their learning rate ({default.lr:g})")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the report as JSON")
     return parser
 
@@ -93,11 +117,20 @@ def _support_options(given: Mapping[str, Any], config: Config) -> SupportOptions
     if given and not has_groups(config):
         flag = flag_of(next(iter(given)))
         raise ConfigError(
-            f"{flag}: support needs codes and groups; set --latent-mode lpc and --group-column, or drop it"
+            f"{flag}: support needs groups, and a latent that can be estimated for one; set --group-column and "
+            "--latent-mode lpc, embedding or gaussian, or drop it"
+        )
+    if config.latent.latent_mode != "embedding" and (fits := [name for name in given if name in _OF_FITS]):
+        raise ConfigError(
+            f"{flag_of(fits[0])}: is of the vectors that --latent-mode embedding fits to support sets; drop it"
         )
     support = SupportOptions(**{name.removeprefix("support_"): value for name, value in given.items()})
     if support.pairs < 1:
         raise ConfigError(f"--support-pairs {support.pairs}: must be at least 1")
+    if support.steps < 1:
+        raise ConfigError(f"--support-steps {support.steps}: must be at least 1")
+    if not support.lr > 0:
+        raise ConfigError(f"--support-lr {support.lr:g}: must be above 0")
     return support
 
 

@@ -31,6 +31,8 @@ class PairTable:
     else [P, 0]."""
     prior_logits: Tensor
     """[P, K]; K = 0 where there are no codes."""
+    latent_mean: Tensor
+    """[P, d] mean of each pair's own Gaussian posterior; d = 0 in other modes."""
 
     def __len__(self) -> int:
         return len(self.example_index)

@@ -17,15 +17,16 @@ from megatron_lpc.losses import CodeVerdict
 class GroupReport:
     """The query pairs of one group, under the latent from its support set."""
 
-    mixture: list[float]
-    """[K] weight of each code: the mean posterior over the support set."""
-    posterior: list[float]
-    """[K] the exact posterior over codes by the labels of the support set, under a uniform prior."""
+    mixture: list[float] | None
+    """[K] weight of each code: the mean posterior over the support set; None without codes."""
+    posterior: list[float] | None
+    """[K] the exact posterior over codes by the labels of the support set, under a uniform prior; None without codes.
+    """
     query_pairs: int
     accuracy: float | None
-    """Under `mixture`; None where there is no query pair."""
+    """Under the group's latent; None where there is no query pair."""
     accuracy_exact: float | None
-    """By the exact posterior; None where there is no query pair."""
+    """By the exact posterior; None where there is no query pair, or no codes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,8 @@ class SupportReport:
     query_pairs: int
     """Pairs of a group with a support set, with a prompt that is not in it."""
     accuracy: dict[str, float]
-    """On the same query pairs, under each of the model's own latents, under `support` (the group's mean posterior), and
-    by `support_exact` (the exact posterior of the group and the prompt)."""
+    """On the same query pairs, under each of the model's own latents, under `support` (the group's latent), and, with
+    codes, by `support_exact` (the exact posterior of the group and the prompt)."""
     groups: dict[str, GroupReport]
     left_out: list[str]
     """Groups with too few pairs for a support set."""
@@ -52,7 +53,7 @@ class Report:
     information: Information | None
     """Of the posterior's most probable code and the group; None without codes or groups."""
     support: SupportReport | None
-    """None without codes or groups."""
+    """None without groups, or a latent that can be estimated for one."""
     verdict: CodeVerdict | None = None
     """Whether the codes are in use on these pairs; None without codes."""
 
@@ -84,7 +85,8 @@ def _cells(report: Report) -> dict[str, str]:
         cells["codes"] = report.verdict.state
     if report.support is not None:
         cells["support"] = f"{report.support.accuracy['support']:.1%}"
-        cells["support, exact"] = f"{report.support.accuracy['support_exact']:.1%}"
+        if "support_exact" in report.support.accuracy:
+            cells["support, exact"] = f"{report.support.accuracy['support_exact']:.1%}"
         cells["query pairs"] = str(report.support.query_pairs)
     if report.information is not None:
         cells["bits"] = f"{report.information.bits:.3f}"

@@ -24,7 +24,7 @@ from megatron_lpc.training.setup import RunContext
 EvaluationStep = list[tuple[PairBatch, int]]
 """A rank's micro-batches of one step, each with the number of leading pairs that count."""
 
-_NO_NOISE = LatentState(tau=1.0, prior_mix=0.0, kl_weight=0.0)
+NO_NOISE = LatentState(tau=1.0, prior_mix=0.0, kl_weight=0.0)
 """The latents of an evaluation are mixtures by probability; the settings of the relaxed sample have no effect."""
 
 WITHOUT_HEAD = LatentConfig(latent_mode="none")
@@ -36,6 +36,8 @@ def evaluation_sources(latent: LatentConfig) -> tuple[LatentSource, ...]:
     sources: dict[str, tuple[LatentSource, ...]] = {
         "lpc": ("prior", "codes") if latent.latent_inference == "exact" else ("prior", "posterior"),
         "continuous": ("prior",),
+        "embedding": ("prior", "group"),
+        "gaussian": ("prior", "posterior"),
         "none": ("none",),
     }
     return sources[latent.latent_mode]
@@ -89,7 +91,7 @@ def score_pairs(
     fields = _pair_fields(sources, latent)
     device, groups = context.platform.device, context.groups
     is_policy = isinstance(reference, ZeroLatentReference)
-    query = LatentQuery(sources=(*sources, "none") if is_policy else sources, state=_NO_NOISE)
+    query = LatentQuery(sources=(*sources, "none") if is_policy else sources, state=NO_NOISE)
     parts: list[Tensor] = []
     for step in steps:
         batches = reference.attach([batch.to(device) for batch, _ in step])
@@ -124,6 +126,7 @@ def _pair_fields(sources: Sequence[LatentSource], latent: LatentConfig) -> PairF
             "code_logps": (num_codes if "codes" in sources else 0, 2),
             "posterior_logits": (num_codes if latent.latent_inference == "amortized" else 0,),
             "prior_logits": (num_codes,),
+            "latent_mean": (latent.latent_size if latent.latent_mode == "gaussian" else 0,),
         }
     )
 
@@ -137,9 +140,10 @@ def _pair_values(batch: PairBatch, scores: PairScores, fields: PairFields) -> di
     reference_logps = batch.reference_logps
     if reference_logps is None:
         reference_logps = scores.logps.new_full((2 * pairs,), torch.nan)
-    posterior_logits = prior_logits = None
+    posterior_logits = prior_logits = mean = None
     if scores.latent is not None:
         posterior_logits, prior_logits = scores.latent.posterior_logits, scores.latent.prior_logits
+        mean = scores.latent.mean
     no_logits = scores.logps.new_empty(pairs, 0)
     logps = scores.logps.view(-1, 2, pairs).permute(2, 0, 1)
     num_latents = fields.shapes["logps"][0]
@@ -151,6 +155,7 @@ def _pair_values(batch: PairBatch, scores: PairScores, fields: PairFields) -> di
         "code_logps": logps[:, num_latents:],
         "posterior_logits": no_logits if posterior_logits is None else posterior_logits,
         "prior_logits": no_logits if prior_logits is None else prior_logits,
+        "latent_mean": no_logits if mean is None else mean,
     }
 
 

@@ -57,6 +57,11 @@ def support_mixtures(
     return {group: posterior[torch.tensor(indices)].mean(0) for group, indices in support.items()}
 
 
+def prompts_of_support(prompts: Sequence[Hashable], support: Mapping[str, Sequence[int]]) -> dict[str, set[Hashable]]:
+    """Group -> prompts of its support set, of the P prompts of a data set."""
+    return {group: {prompts[index] for index in indices} for group, indices in support.items()}
+
+
 def query_pairs(
     groups: Sequence[str], prompts: Sequence[Hashable], support_prompts: Mapping[str, set[Hashable]]
 ) -> Tensor:
@@ -80,9 +85,10 @@ class GroupLatents:
     """The latent of each group, and the prompts that it was estimated from."""
 
     mixtures: dict[str, Tensor]
-    """Group -> [K] mixture weights: the mean posterior over its support set."""
+    """Group -> [K] mixture weights: the mean posterior over its support set. Without codes, what stands for them in
+    `PairBatch.mixture`."""
     log_likelihoods: dict[str, Tensor]
-    """Group -> [K] log-likelihood of all labels of its support set under each code."""
+    """Group -> [K] log-likelihood of all labels of its support set under each code; empty without codes."""
     prompts: dict[str, set[Hashable]]
     """Group -> prompts of its support set."""
 
@@ -110,19 +116,19 @@ class GroupLatents:
         return cls(
             mixtures=support_mixtures(posterior_logits, support, product),
             log_likelihoods={group: log_likelihoods[indices].sum(0) for group, indices in support.items()},
-            prompts={group: {prompts[index] for index in indices} for group, indices in support.items()},
+            prompts=prompts_of_support(prompts, support),
         )
 
     def query_pairs(self, groups: Sequence[str], prompts: Sequence[Hashable]) -> Tensor:
         """[P] bool: the pairs that may be scored under their group's latent."""
         return query_pairs(groups, prompts, self.prompts)
 
-    def mixture_of_each(self, groups: Sequence[str], num_codes: int) -> Tensor:
-        """[P, K] mixture weights of each pair's group.
+    def mixture_of_each(self, groups: Sequence[str]) -> Tensor:
+        """[P, K] mixture weights of each pair's group; some group has a support set.
 
         Zero for a group without a support set, whose pairs are no query pairs.
         """
-        zero = torch.zeros(num_codes, dtype=torch.float64)
+        zero = torch.zeros_like(next(iter(self.mixtures.values())))
         return torch.stack([self.mixtures.get(group, zero) for group in groups])
 
     def exact_log_weights(self, groups: Sequence[str], log_prior: Tensor) -> Tensor:

@@ -22,22 +22,23 @@ def report_support(
     """Accuracies on the query pairs of a scored data set.
 
     Args:
-        correct: name of a latent -> [P] bool, the pairs that it orders as labelled; `SUPPORT` and `SUPPORT_EXACT` are
-            among them.
+        correct: name of a latent -> [P] bool, the pairs that it orders as labelled; `SUPPORT` is among them,
+            and with codes `SUPPORT_EXACT`.
         groups: group of each pair.
         is_query: [P] bool, the query pairs; at least one.
         latents: what the support sets say of each group.
     """
     of_groups = {}
+    has_codes = SUPPORT_EXACT in correct
     for group, mixture in latents.mixtures.items():
         selected = is_query & torch.tensor([other == group for other in groups])
         has_queries = bool(selected.any())
         of_groups[group] = GroupReport(
-            mixture=mixture.tolist(),
-            posterior=latents.log_likelihoods[group].softmax(-1).tolist(),
+            mixture=mixture.tolist() if has_codes else None,
+            posterior=latents.log_likelihoods[group].softmax(-1).tolist() if has_codes else None,
             query_pairs=int(selected.sum()),
             accuracy=_share(correct[SUPPORT], selected) if has_queries else None,
-            accuracy_exact=_share(correct[SUPPORT_EXACT], selected) if has_queries else None,
+            accuracy_exact=_share(correct[SUPPORT_EXACT], selected) if has_queries and has_codes else None,
         )
     return SupportReport(
         query_pairs=int(is_query.sum()),

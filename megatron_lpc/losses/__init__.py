@@ -9,7 +9,13 @@ from megatron_lpc.losses.exact import (
     prefers_chosen,
     prior_gradient_term,
 )
-from megatron_lpc.losses.latent_terms import kl_with_free_bits, latent_loss, swap_divergence, usage_entropy
+from megatron_lpc.losses.latent_terms import (
+    gaussian_kl,
+    kl_with_free_bits,
+    latent_loss,
+    swap_divergence,
+    usage_entropy,
+)
 from megatron_lpc.losses.marginal_metrics import marginal_metrics
 from megatron_lpc.losses.metrics import finish_metrics, pair_metrics, sum_metrics
 from megatron_lpc.losses.preference import Rewards, implicit_rewards, preference_loss, uses_reference
@@ -24,6 +30,7 @@ __all__ = [
     "code_verdict",
     "exact_posterior_logits",
     "finish_metrics",
+    "gaussian_kl",
     "implicit_rewards",
     "kl_with_free_bits",
     "latent_loss",

@@ -52,7 +52,12 @@ def swap_divergence(logits: Tensor, swapped_logits: Tensor) -> Tensor:
     return ((log_q.exp() - log_s.exp()) * (log_q - log_s)).sum(dim=-1) / 2
 
 
-def latent_loss(config: LatentConfig, kl_weight: float, kl: Tensor, posterior_logits: Tensor) -> Tensor:
+def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, diag(exp(log variance))) || N(0, I)): [B, d], [B, d] -> [B]."""
+    return (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=-1) / 2
+
+
+def latent_loss(config: LatentConfig, kl_weight: float, kl: Tensor, posterior_logits: Tensor | None) -> Tensor:
     """lambda max(KL(q || p), free bits) - usage_entropy_weight H(mean q), to be added to the preference loss: [B].
 
     The entropy belongs to the micro-batch. Every pair carries all of it, so that a mean over pairs counts it once.
@@ -61,9 +66,9 @@ def latent_loss(config: LatentConfig, kl_weight: float, kl: Tensor, posterior_lo
         config: free bits and the weight of the entropy.
         kl_weight: lambda at this step, from `LatentSchedule`.
         kl: [B] KL(q || p) per pair.
-        posterior_logits: [B, K].
+        posterior_logits: [B, K]; None without codes, where there is no entropy.
     """
     loss = kl_weight * kl_with_free_bits(kl, config.kl_free_bits)
-    if config.usage_entropy_weight:
+    if config.usage_entropy_weight and posterior_logits is not None:
         loss = loss - config.usage_entropy_weight * usage_entropy(posterior_logits)
     return loss

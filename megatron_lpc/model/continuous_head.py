@@ -38,12 +38,13 @@ class ContinuousHead(MegatronModule):
         state: LatentState,
         sources: tuple[LatentSource, ...],
         mixture: Tensor | None,
+        group_ids: Tensor | None = None,
     ) -> LatentOutput:
         """The same latent for `train` and `prior`, zero for `none`.
 
         Args:
             h_x: [B, H] hidden states at the last token of the prompt.
-            h_w, h_l, sample_ids, state, mixture: not read; they are here because `LatentHead` takes them.
+            h_w, h_l, sample_ids, state, mixture, group_ids: not read; they are here because `LatentHead` takes them.
             sources: which latents to return, in this order.
 
         Raises:

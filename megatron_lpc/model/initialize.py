@@ -62,11 +62,14 @@ def _head_standard_deviation(key: str, num_inputs: int, latent: LatentConfig) ->
     """For matrices of the LPC head.
 
     Codes are in units of the hidden states. First layers read normalized vectors and give numbers of about 1 in any
-    width. Last layers of prior and posterior are 0: before the first step every code is as probable as any other.
+    width. Last layers of prior, posterior and encoder are 0: before the first step every code is as probable as any
+    other, and a Gaussian posterior is its prior.
     """
     if key == "latent_head.codebook":
         return latent.codebook_init_std
     if key == "latent_head.network.2.weight":  # The control's, which starts as the codes do.
+        return latent.codebook_init_std / math.sqrt(num_inputs)
+    if key == "latent_head.decoder.weight":  # Of a Gaussian latent, whose numbers have a variance of about 1.
         return latent.codebook_init_std / math.sqrt(num_inputs)
     return 1 / math.sqrt(num_inputs) if key.endswith(".0.weight") else 0.0
 

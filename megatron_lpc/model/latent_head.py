@@ -54,6 +54,7 @@ class LatentHead(MegatronModule):
         state: LatentState,
         sources: tuple[LatentSource, ...],
         mixture: Tensor | None,
+        group_ids: Tensor | None = None,
     ) -> LatentOutput:
         """Latents of B pairs.
 
@@ -69,6 +70,7 @@ class LatentHead(MegatronModule):
                 mixture by the probabilities, without noise. `mixture`: by the argument of this name. `codes`: each
                 code by itself, K latents. `none`: zero.
             mixture: [B, K] fp32 mixture weights, needed by the source of this name.
+            group_ids: not read; other heads do.
 
         Raises:
             ValueError: source `mixture` is requested and there are no mixture weights; a source is requested that needs

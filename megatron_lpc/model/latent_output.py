@@ -10,13 +10,13 @@ from typing import Literal
 
 from torch import Tensor
 
-LatentSource = Literal["train", "prior", "posterior", "mixture", "codes", "none"]
-"""`codes` stands for K latents, one per code; every other source for one latent."""
+LatentSource = Literal["train", "prior", "posterior", "group", "mixture", "codes", "none"]
+"""`codes` stands for K latents, one per code; every other source for one latent. Modes do not have all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentOutput:
-    """What the head gives for B pairs. All fields but z are None for the continuous control."""
+    """What the head gives for B pairs. Fields that a mode does not have are None."""
 
     z: Tensor
     """[L, B, H] the latents of the requested sources; [L, 1, H] where these are the same for all pairs."""
@@ -27,6 +27,8 @@ class LatentOutput:
     """[B, K] fp32."""
     kl: Tensor | None = None
     """[B] fp32 KL(q || p) in nats."""
+    mean: Tensor | None = None
+    """[B, d] fp32 of the Gaussian posterior, and with it `kl`; of other pairs as `posterior_logits`."""
     own_logits: Tensor | None = None
     """[B, K] fp32 posterior logits of each pair by itself."""
     swapped_logits: Tensor | None = None

@@ -13,6 +13,7 @@ from lpc_kernels import Algorithm, PairLoss
 from torch import Tensor
 
 from megatron_lpc.data.batch import PairBatch
+from megatron_lpc.data.pair_hidden import PairHidden
 from megatron_lpc.losses.schedules import LatentState
 from megatron_lpc.model.latent_output import LatentOutput, LatentSource
 
@@ -30,6 +31,8 @@ class LatentQuery:
     are there saves computing them a second time for the gradients. None: only log-probs are wanted."""
     algorithm: Algorithm = "auto"
     """How `pair_logps` computes."""
+    keeps_hidden: bool = False
+    """Whether the scores come with the hidden states that they were made from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,8 @@ class PairScores:
     only through this and not through `logps`."""
     pair_losses: Tensor | None = None
     """[B] fp32 losses of the pairs, without gradient, where the query makes a loss."""
+    hidden: PairHidden | None = None
+    """Where the query asks for them."""
 
     @property
     def device(self) -> torch.device:

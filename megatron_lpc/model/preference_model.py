@@ -199,6 +199,7 @@ class PreferenceModel(GPTModel):
             latent=latent,
             loss=result.loss,
             pair_losses=result.pair_losses,
+            hidden=hidden if query.keeps_hidden else None,
         )
 
     def _latent(self, hidden: PairHidden, batch: PairBatch, query: LatentQuery) -> LatentOutput | None:
@@ -207,5 +208,5 @@ class PreferenceModel(GPTModel):
             return None
         h_w, h_l = hidden.response_end.chunk(2)
         return self.latent_head(
-            hidden.prompt_end, h_w, h_l, batch.sample_ids, query.state, query.sources, batch.mixture
+            hidden.prompt_end, h_w, h_l, batch.sample_ids, query.state, query.sources, batch.mixture, batch.group_ids
         )

@@ -20,6 +20,7 @@ from megatron_lpc.training.checkpoint_folder import holds_checkpoint, resolve_ch
 from megatron_lpc.training.episodes import open_episodes
 from megatron_lpc.training.hidden_cache import hidden_stores
 from megatron_lpc.training.inputs import open_dataset, open_inputs
+from megatron_lpc.training.known_groups import with_known_groups
 from megatron_lpc.training.loaders import (
     TrainingLoader,
     pair_loader,
@@ -117,8 +118,10 @@ def assemble_run(context: RunContext) -> Run:
     valid_data = {
         name: open_dataset(config, tokenizer, [source], name) for name, source in config.data.valid_data.items()
     }
+    resumed = starting_point(config)
+    context, notes = with_known_groups(context, train_data, resumed)
+    config = context.config
     episodes: EpisodeIndex | None = None
-    notes: list[str] = []
     if train_data is not None and config.latent.posterior_context:
         episodes, notes = open_episodes(config, train_data)
     epoch = None if train_data is None else (episodes.pairs_per_epoch if episodes else len(train_data))
@@ -126,7 +129,6 @@ def assemble_run(context: RunContext) -> Run:
     notes += [] if epoch is None else length_notes(config.training, epoch, train_iters)
     start = RunState(train_iters=train_iters, data=training_data_fingerprint(config, tokenizer, train_data))
 
-    resumed = starting_point(config)
     if resumed is not None:
         notes += check_resumed(resumed, config, start)
     chunks = build_policy(context, resumes=resumed is not None)

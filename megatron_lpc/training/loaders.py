@@ -40,8 +40,16 @@ def micro_batch_planner(context: RunContext, tokenizer: Tokenizer) -> MicroBatch
         share_prompt=data.share_prompt,
         pack_to=data.pack_to,
         attention_cost=attention_cost(config),
+        group_numbers=_group_numbers(config),
         pin_memory=context.platform.is_cuda,
     )
+
+
+def _group_numbers(config: Config) -> dict[str, int] | None:
+    """Number of each group with a vector of its own; None where the model has no such vectors."""
+    if config.latent.latent_mode != "embedding":
+        return None
+    return {name: number for number, name in enumerate(config.latent.known_groups, 1)}
 
 
 def pair_loader(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from megatron_lpc.config import Config, LatentConfig, ModelConfig, head_width
+from megatron_lpc.config.gaussian_head_sizes import gaussian_head_sizes
 from megatron_lpc.config.latent_head_sizes import latent_head_sizes
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.costs import causal_query_key_pairs
@@ -131,8 +132,10 @@ def _layer_weights(config: Config) -> int:
 
 def _latent_weights(latent: LatentConfig, model: ModelConfig) -> int:
     """Elements of the latent head's matrices that a pair is multiplied with; the continuous control has as many."""
-    if latent.latent_mode == "none":
+    if latent.latent_mode in ("none", "embedding"):
         return 0
+    if latent.latent_mode == "gaussian":
+        return gaussian_head_sizes(latent, model.hidden_size).num_matrix_elements
     sizes = latent_head_sizes(latent, model.hidden_size)
     # Swap guidance asks the posterior network of each pair a second time.
     return sizes.num_matrix_elements + (sizes.num_posterior_elements if latent.swap_guidance_weight else 0)

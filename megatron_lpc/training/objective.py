@@ -90,7 +90,7 @@ class TrainingLoss:
         rewards = implicit_rewards(self.config.loss, logps, reference, batch.response_length)
         posterior_logits = prior_logits = None
         extra: dict[str, Tensor] = {}
-        if latent is not None and latent.kl is not None and latent.posterior_logits is not None:
+        if latent is not None and latent.kl is not None:
             posterior_logits = latent.posterior_logits
             prior_logits = latent.prior_logits
             latent_terms = latent_loss(self.config.latent, self.state.kl_weight, latent.kl, posterior_logits)
@@ -98,6 +98,8 @@ class TrainingLoss:
                 divergence = swap_divergence(latent.own_logits, latent.swapped_logits)
                 latent_terms = latent_terms + self.config.latent.swap_guidance_weight * divergence
                 extra["lpc/swap_divergence"] = divergence.detach().double().sum()
+            if posterior_logits is None:  # A Gaussian; codes give their KL through the logits.
+                extra["lpc/kl"] = latent.kl.detach().double().sum()
             losses = losses + latent_terms
             total = total + latent_terms.sum()
         metrics = pair_metrics(losses, rewards, logps, posterior_logits, prior_logits)

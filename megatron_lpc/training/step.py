@@ -51,6 +51,7 @@ class TrainStep:
         self._reference = reference
         self._latent_schedule = LatentSchedule(config.latent, policy.train_iters)
         self._samples_codes = samples_codes(config.latent)
+        self._has_divergence = self._samples_codes or config.latent.latent_mode == "gaussian"
         self._reduce_metrics = MetricReducer(context.groups, platform)
         self._peak_tflops = config.logging.peak_tflops or peak_tflops(platform, bool(config.training.bf16))
 
@@ -74,6 +75,7 @@ class TrainStep:
         if self._samples_codes:
             metrics["lpc/tau"] = latent.tau
             metrics["lpc/prior_mix"] = latent.prior_mix
+        if self._has_divergence:
             metrics["lpc/kl_weight"] = latent.kl_weight
         metrics["skipped"] = float(not updated)
         metrics |= self._speed(totals["work"], seconds)

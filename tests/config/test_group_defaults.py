@@ -19,6 +19,9 @@ from megatron_lpc.config.resolved import save_resolved
         ("--group-column a --streaming", "amortized", 0),
         ("--group-column a --latent-mode none", "amortized", 0),
         ("--group-column a --latent-mode continuous", "amortized", 0),
+        ("--group-column a --latent-mode gaussian", "amortized", 7),
+        ("--group-column a --latent-mode gaussian --posterior-context 0", "amortized", 0),
+        ("--group-column a --latent-mode embedding", "amortized", 0),
         ("--group-column none", "amortized", 0),
     ],
 )

@@ -44,8 +44,39 @@ from megatron_lpc.config.options import all_options
             )
         ),
         *(
+            (f"--latent-mode embedding {flag}", flag.split()[0], "with --latent-mode embedding")
+            for flag in (
+                "--codebook-size 8",
+                "--codebook-init-std 0",
+                "--latent-mlp-hidden-size 8",
+                "--posterior-input bilinear",
+                "--posterior-context 1",
+                "--relaxation straight_through",
+                "--gumbel-tau 2",
+                "--prior-mix-final 1",
+                "--kl-weight 1",
+                "--usage-entropy-weight 1",
+                "--swap-guidance-weight 1",
+                "--latent-lr 1",
+            )
+        ),
+        *(
+            (f"--latent-mode gaussian {flag}", flag.split()[0], "with --latent-mode gaussian")
+            for flag in (
+                "--codebook-size 8",
+                "--relaxation straight_through",
+                "--gumbel-tau 2",
+                "--prior-mix-final 1",
+                "--usage-entropy-weight 1",
+                "--swap-guidance-weight 1",
+            )
+        ),
+        ("--latent-size 8", "--latent-size", "without --latent-mode gaussian"),
+        ("--known-groups ada", "--known-groups", "without --latent-mode embedding"),
+        ("--group-dropout 0.5", "--group-dropout", "without --latent-mode embedding"),
+        *(
             (f"--latent-mode {mode} --latent-inference exact", "--latent-inference", f"with --latent-mode {mode}")
-            for mode in ("none", "continuous")
+            for mode in ("none", "continuous", "embedding", "gaussian")
         ),
         *(
             (f"--latent-inference exact {flag}", flag.split()[0], "with --latent-inference exact")

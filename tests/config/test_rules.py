@@ -21,6 +21,7 @@ from megatron_lpc.config import ConfigError, seq_len_multiple, validate, validat
         ("--loss-type simpo --simpo-gamma 1 --latent-mode none", 1),
         ("--loss-type ipo --no-ipo-length-average --rpo-alpha 0.1 --reference-load r --reference-offload", 1),
         ("--loss-type dpo --label-smoothing 0.1 --robust --reference precomputed --reference-cache f", 1),
+        ("--latent-mode gaussian --latent-size 8 --posterior-input concat --kl-weight 0.1 --kl-warmup-iters 3", 1),
         ("--latent-mode continuous --codebook-size 8 --posterior-input bilinear --latent-lr 1e-4", 1),
         ("--latent-inference exact --exact-temperature 0.5 --loss-type ipo --codebook-size 8", 1),
         (

@@ -75,6 +75,8 @@ _LATENTS = {
         latent_inference="exact", codebook_size=6, codebook_init_std=0.3, posterior_context=1
     ),
     "continuous": LatentConfig(latent_mode="continuous", codebook_size=6, codebook_init_std=0.3),
+    "embedding": LatentConfig(latent_mode="embedding", known_groups=["a", "b", "c"], group_dropout=0.4),
+    "gaussian": LatentConfig(latent_mode="gaussian", latent_size=3, posterior_context=1, kl_free_bits=0.01),
     "none": LatentConfig(latent_mode="none"),
 }
 _MODEL = {
@@ -101,6 +103,12 @@ _MODEL = {
 }
 _FEW_LOSSES = {"experts": ("dpo", "simpo"), "varied": ("dpo",)}
 """Models that are compared under these losses only."""
+_FEW_LATENTS = {
+    "context": (("dpo", "untied"),),
+    "embedding": (("dpo", "tied"), ("ipo", "untied")),
+    "gaussian": (("dpo", "tied"), ("simpo", "untied")),
+}
+"""Latents that are compared under these losses and models only."""
 _EXACT = {
     "exact": (("dpo_exact", "tied"), ("dpo_exact", "untied"), ("simpo", "tied")),
     "exact_episodes": (("dpo_exact", "tied"),),
@@ -113,7 +121,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     for latent in _LATENTS
     for model in _MODEL
     if (loss != "sft" or latent == "none") and (loss != "dpo_recomputed" or latent == "lpc")
-    if latent != "context" or (loss, model) == ("dpo", "untied")
+    if latent not in _FEW_LATENTS or (loss, model) in _FEW_LATENTS[latent]
     if model not in _FEW_LOSSES or (loss in _FEW_LOSSES[model] and latent == "lpc")
     if ((loss, model) in _EXACT[latent] if latent in _EXACT else loss != "dpo_exact")
 }
@@ -157,6 +165,8 @@ FROZEN_CASES: dict[str, tuple[str, str]] = {
         ("simpo-lpc-tied", ""),
         ("dpo-lpc-experts", ""),
         ("dpo-lpc-untied", "packed-shared"),
+        ("dpo-embedding-tied", ""),
+        ("dpo-gaussian-tied", ""),
     )
 }
 """name -> case, packing: only the LPC head trains, with the same losses and gradients as in the case."""
@@ -225,7 +235,8 @@ def pair_batches(config: Config, packing: str = "separate", seed: int = 7) -> li
             EncodedPair(text(2, 5), text(3, longest), text(3, longest)) for _ in range(config.training.micro_batch_size)
         ]
         samples = range(number * len(pairs), (number + 1) * len(pairs))
-        batches.append(collate(pairs, samples, samples, pad_id=0, pad_to_multiple=2, **PACKINGS[packing]))
+        batch = collate(pairs, samples, samples, pad_id=0, pad_to_multiple=2, **PACKINGS[packing])
+        batches.append(replace(batch, group_ids=batch.sample_ids % 4))
     if config.parallel.num_virtual_stages_per_pipeline_rank:
         longest = max(batch.tokens.size(1) for batch in batches)
         return [batch.padded_to(longest, pad_id=0) for batch in batches]

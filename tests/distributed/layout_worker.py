@@ -39,6 +39,8 @@ from megatron_lpc.training.policy import build_policy
 from megatron_lpc.training.reference import NoReference, OnlineReference, split_reference
 from megatron_lpc.training.setup import RunContext, seed_everything, start_distributed
 
+_START_AT_ZERO = ("prior.2.weight", "posterior.2.weight", "encoder.2.weight", "latent_head.vectors")
+
 
 def run_case(context: RunContext, packing: str = "separate") -> dict[str, object]:
     """One step: metrics of the global batch, log-probs by sample id, gradients by name and place."""
@@ -81,10 +83,10 @@ def run_case(context: RunContext, packing: str = "separate") -> dict[str, object
 
 @torch.no_grad()
 def _draw_last_layers(chunks) -> None:
-    """Those of prior and posterior start at 0, where no gradient reaches the layers before them."""
+    """What starts at 0, where no gradient reaches the layers before, or all groups have one latent."""
     for chunk in chunks:
         for name, weight in chunk.named_parameters():
-            if "latent_head" in name and name.endswith(("prior.2.weight", "posterior.2.weight")):
+            if "latent_head" in name and name.endswith(_START_AT_ZERO):
                 weight.copy_(torch.empty(weight.shape).normal_(0, 0.2, generator=torch.Generator().manual_seed(1)))
 
 

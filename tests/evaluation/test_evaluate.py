@@ -194,7 +194,8 @@ def test_no_pair_left(run):
         (["--suport-pairs", "1"], "unknown flag"),
         (["--support-pairs", "x"], "invalid int value"),
         (["--support-pairs", "0"], "--support-pairs 0: must be at least 1"),
-        (["--group-column", "none", "--support-seed", "0"], "--support-seed: support needs codes and groups"),
+        (["--group-column", "none", "--support-seed", "0"], "--support-seed: support needs groups"),
+        (["--support-steps", "3"], "--support-steps: is of the vectors that --latent-mode embedding fits"),
         (["--valid-data"], "--valid-data: is empty"),
     ],
 )

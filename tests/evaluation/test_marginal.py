@@ -46,6 +46,7 @@ def table() -> PairTable:
         response_length=torch.randint(5, 8, (PAIRS, 2), generator=generator).double(),
         posterior_logits=normal(PAIRS, CODES),
         prior_logits=2 * normal(PAIRS, CODES),
+        latent_mean=normal(PAIRS, 0),
     )
 
 

@@ -70,3 +70,35 @@ def test_codes_tell_more_than_two_annotators_apart(
     data = evaluation("--config", str(tmp_path / "config.yaml"), "--support-data", world[1])["data"]
     assert data["disagree"]["support"]["accuracy"]["support_exact"] >= most_with_two_codes + 0.1
     assert data["agree"]["support"]["accuracy"]["support_exact"] >= 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("annotators", "learned"), [(2, 0.97), (4, 0.85)])
+def test_vectors_of_annotators(make_world, evaluation, tmp_path, annotators, learned):
+    """Of known ones, and of new ones by 8 labelled pairs; the generic vector is plain DPO's 50%."""
+    from megatron_lpc.train import train
+
+    world = make_world("--num-annotators", str(annotators))
+    settings = ["--config", str(SETTINGS / "lpc.yaml"), "--seed", "1", "--latent-mode", "embedding"]
+    train(parse_args([*settings, *world, "--no-tensorboard", "--save", str(tmp_path)]))
+    report = evaluation("--config", str(tmp_path / "config.yaml"), "--support-data", world[1])["data"]["disagree"]
+    accuracy = report["support"]["accuracy"]
+    assert accuracy["prior"] == pytest.approx(0.5, abs=0.02)
+    assert min(accuracy["group"], accuracy["support"]) >= learned
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_gaussian_latents_find_the_annotators(make_world, evaluation, tmp_path):
+    """From the 7 other pairs of an episode in training, and from 8 labelled pairs at evaluation."""
+    from megatron_lpc.train import train
+
+    world = make_world()
+    mode = ["--latent-mode", "gaussian", "--num-train-epochs", "4"]
+    settings = ["--config", str(SETTINGS / "lpc.yaml"), "--seed", "1", *mode]
+    train(parse_args([*settings, *world, "--no-tensorboard", "--save", str(tmp_path)]))
+    report = evaluation("--config", str(tmp_path / "config.yaml"), "--support-data", world[1])["data"]["disagree"]
+    accuracy = report["support"]["accuracy"]
+    assert accuracy["prior"] == pytest.approx(0.5, abs=0.05)
+    assert accuracy["support"] >= 0.9

@@ -49,6 +49,7 @@ def test_every_option_has_a_row_with_all_that_is_known_of_it(program):
         "train_data": "| `list[str]` | `[]` |",
         "recompute_method": "| `uniform`, `block` or none | `none` |  | run | without --recompute-granularity full |",
         "kl_warmup_iters": "with --latent-mode none; with --latent-mode continuous: no noise, no KL; "
+        "with --latent-mode embedding: no codes, no networks, no KL; "
         "with --latent-inference exact (the default with --group-column): no posterior network, no sample, no KL; "
         "with --kl-weight 0",
     }.items():

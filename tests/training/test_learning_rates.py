@@ -17,8 +17,10 @@ from megatron_lpc.training.learning_rates import head_learning_rates
         LatentConfig(codebook_size=3, latent_mlp_hidden_size=16, posterior_input="concat"),
         LatentConfig(codebook_size=3, latent_mlp_hidden_size=16, latent_mode="continuous"),
         LatentConfig(codebook_size=3, latent_mlp_hidden_size=16, latent_inference="exact"),
+        LatentConfig(latent_mode="embedding", known_groups=["a"]),
+        LatentConfig(latent_mode="gaussian", latent_size=4, latent_mlp_hidden_size=16, posterior_input="concat"),
     ],
-    ids=["amortized", "continuous", "exact"],
+    ids=["amortized", "continuous", "exact", "embedding", "gaussian"],
 )
 def test_every_parameter_of_the_head_has_a_rate(latent: LatentConfig) -> None:
     config = Config(
@@ -34,11 +36,11 @@ def test_every_parameter_of_the_head_has_a_rate(latent: LatentConfig) -> None:
     parameters = dict(head.named_parameters())
     assert rates.keys() == parameters.keys()
     codebook_lr = 0.5 * (256 / 8) ** 0.5
-    gives_latent = {"codebook": codebook_lr, "network.2.bias": codebook_lr}
+    gives_latent = dict.fromkeys(("codebook", "network.2.bias", "vectors", "decoder.bias"), codebook_lr)
     for name, parameter in parameters.items():
         if name in gives_latent:
             expected = gives_latent[name]
-        elif name == "network.2.weight":
+        elif name in ("network.2.weight", "decoder.weight"):
             expected = codebook_lr / parameter.size(1)
         else:
             latent_lr = 0.001 if name.startswith("prior.") else 0.01

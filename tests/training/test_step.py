@@ -16,6 +16,7 @@ SCHEDULED = {"lpc/tau", "lpc/prior_mix", "lpc/kl_weight"}
         ((), SCHEDULED),
         (("--latent-inference", "exact"), set()),
         (("--latent-mode", "continuous"), set()),
+        (("--latent-mode", "gaussian"), {"lpc/kl_weight"}),
     ],
 )
 def test_the_latent_schedule_is_logged_where_it_counts(

@@ -89,6 +89,6 @@ class DataConfig:
     """Processes that tokenize data which is not cached yet; as many as this process may use cores when unset."""
 
     group_column: str | None = option(None, role=Role.RUN, evaluation=True)
-    """Column with the group of a pair (its annotator or source), for episodes in training and for support evaluation;
-    the model never sees it. With it the defaults of codes are `posterior_context` 7 and `latent_inference` exact,
-    unless data is streamed."""
+    """Column with the group of a pair (its annotator or source), for episodes in training, `latent_mode: embedding` and
+    support evaluation; no other mode shows it to the model. With it the defaults of codes are `posterior_context` 7 and
+    `latent_inference` exact, and of a Gaussian latent `posterior_context` 7, unless data is streamed."""

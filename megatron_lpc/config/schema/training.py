@@ -10,6 +10,7 @@ from megatron_lpc.config.idle_rules import (
     FROZEN_LR,
     NO_FP8,
     NO_LATENT,
+    NO_NETWORKS,
     NOT_FROZEN,
     PACKED,
     STEPS_GIVEN,
@@ -77,14 +78,15 @@ class TrainingConfig:
     min_lr: float = option(0.0, range="[0, inf)", role=Role.RUN, idle=CONSTANT_LR)
     """Learning rate at the last step. The rates of the LPC head fall by the same factor."""
 
-    latent_lr: float = option(1e-2, range="[0, inf)", role=Role.RUN, idle=NO_LATENT)
+    latent_lr: float = option(1e-2, range="[0, inf)", role=Role.RUN, idle=NO_NETWORKS)
     """Peak learning rate of the LPC head's networks: of their biases, and of a matrix with 256 inputs. Others get it in
     inverse proportion to their inputs, so that a step changes what they give by the same in any width. The
     prior network has a tenth of it."""
 
     codebook_lr: float = option(1.5e-2, range="[0, inf)", role=Role.RUN, idle=NO_LATENT)
-    """Peak learning rate of the codes at hidden size 256, in the unit of `codebook_init_std`. At others it is in
-    inverse proportion to the root of the hidden size, so that a step changes logits by the same in any width."""
+    """Peak learning rate of the codes at hidden size 256, in the unit of `codebook_init_std`; of the vectors under
+    `latent_mode: embedding`, and of what decodes a Gaussian latent. At other sizes it is in inverse proportion to the
+    root of the hidden size, so that a step changes logits by the same in any width."""
 
     lr_decay_style: Literal["constant", "linear", "cosine"] = option("cosine", role=Role.RUN)
     """Shape of the LR schedule after warmup."""
