@@ -164,6 +164,7 @@ def run_study(study: Study, rows: Sequence[str], arguments: argparse.Namespace) 
         run_all(to_do, arguments.jobs, lambda: Results.of_runs(study, columns, runs), output)
     results = Results.of_runs(study, columns, runs)
     write_results(results if study.metrics else results.without_empty_columns(), drawn, arguments)
+    print(f"{sum(run.is_finished() for run in runs)} of {len(runs)} runs are finished")
     return any(not run.is_finished() for run in to_do)
 
 

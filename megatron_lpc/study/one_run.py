@@ -15,7 +15,6 @@ import json
 import os
 import shlex
 import shutil
-import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from copy import deepcopy
@@ -121,7 +120,9 @@ def _remove_checkpoint(save: Path) -> None:
 
 def _end_with_input() -> None:
     """The study holds the other end of standard input, so it is at its end when the study was killed."""
-    sys.stdin.buffer.read()
+    # Not `sys.stdin`, whose lock a thread that waits would keep while the interpreter ends.
+    while os.read(0, 1):
+        pass
     os._exit(1)
 
 

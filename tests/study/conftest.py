@@ -20,6 +20,7 @@ STUDY: dict[str, Any] = {
     "data": {"two": [], "three": []},
     "options": {
         "latent_mode": "lpc",
+        "posterior_context": 0,
         "codebook_size": 8,
         "kl_warmup_iters": 7,
         "train_data": ["{data}/train.jsonl"],

@@ -59,8 +59,8 @@ def test_a_run_has_the_options_of_file_study_and_row(planned: Plan, tmp_path: Pa
     support = ("--support-seed", "5", "--support-pairs", "4", "--support-data", f"{tmp_path}/data/two/valid.jsonl")
     assert set(support) <= set(command)
     assert not any("--support" in part for part in by_row["plain"].command), "a model without codes has no support"
-    options = {"latent_mode": "lpc", "lr": "default", "valid_data": {"d": "x"}}
-    assert planned(options=options)[0].config.training.lr == Config().training.lr != 2e-3
+    options = {"posterior_context": 0, "lr": "default", "valid_data": {"d": "x"}}
+    assert planned(options=options, rows={"lpc": {}}, sweep=None)[0].config.training.lr == Config().training.lr != 2e-3
 
 
 def test_a_set_of_data_may_have_options(planned: Plan) -> None:
@@ -102,7 +102,7 @@ def test_other_options_make_a_run_unfinished(planned: Plan, finish: Finish) -> N
         return [run.row.name for run in planned(**changes) if run.is_finished()]
 
     assert finished() == ROWS
-    base = {"latent_mode": "lpc", "codebook_size": 8, "kl_warmup_iters": 9}
+    base = {"latent_mode": "lpc", "posterior_context": 0, "codebook_size": 8, "kl_warmup_iters": 9}
     data = {"train_data": ["{data}/train.jsonl"], "valid_data": {"d": "{data}/test.jsonl", "a": "{data}/agree.jsonl"}}
     assert finished(options={**base, **data}) == ["plain", "kl_weight=0.0"], "idle options do not count"
     assert finished(support={"pairs": 5}) == ["plain"]

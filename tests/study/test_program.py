@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -59,7 +61,8 @@ def test_the_tables(results: Callable[..., list[str]], tmp_path: Path, capsys: p
     assert len(figures) == 6 * (2 * len(ROWS) - 1)
     printed = capsys.readouterr().out
     assert "65.0 ± 63.5" in printed
-    assert printed.endswith("table.md, results.csv, rows.png, rows.svg, sweep.png, sweep.svg\n")
+    assert "table.md, results.csv, rows.png, rows.svg, sweep.png, sweep.svg\n" in printed
+    assert printed.endswith("13 of 14 runs are finished\n")
 
 
 def test_several_numbers_of_support_pairs(results: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -120,6 +123,28 @@ def test_mistakes(
         program.main([str(write_study(**changes)), "--output", str(tmp_path), *flags])
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_terminal_shows_the_table_after_each_run(write_study: Write, tmp_path: Path) -> None:
+    result = '{"data": {"d": {"metrics": {"none": {"rewards/accuracies": 0.%s}}}}}'
+    rule = tmp_path / "rule.py"
+    rule.write_text(f"import sys; open(sys.argv[1], 'w').write({result!r} % sys.argv[2])")
+    rows = {"rule": {"command": f"{rule} {{report}} {{seed}}"}}
+    study = write_study(data={"two": []}, rows=rows, sweep=None, metrics=["prior(d)"])
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "megatron_lpc.study", str(study), "--output", str(tmp_path / "out")]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):
+            while part := os.read(ours, 4096):
+                shown += part
+    os.close(ours)
+    assert process.returncode == 0
+    first, last = shown.decode().split("[2/2]")
+    assert "10.0 (n=1)" in first
+    assert "15.0 ± " in last
+    assert "15.0 ± " not in first
 
 
 def test_the_commands_are_those_that_run(write_study: Write, tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ def study_of(tiny_run: Any, file: Path) -> Path:
         "config": tiny_run.config,
         "seeds": [1, 2],
         "data": {"tiny": []},
-        "options": {"group_column": "annotator", "train_iters": 3},
-        "support": {"pairs": [0, 2, 4]},
+        "options": {"group_column": "annotator", "posterior_context": 0, "train_iters": 3},
+        "support": {"pairs": [0, 1, 2]},
         "rows": {"plain": {"latent_mode": "none"}, "lpc": {"latent_lr": 0.05}},
         "reference": "plain",
         "metrics": ["accuracy(disagree)", "prior(disagree)", "loss(disagree)", "kl(disagree)"],
@@ -56,17 +56,26 @@ def test_a_killed_study_ends_with_the_same_table(tiny_run: Any, tmp_path: Path) 
     assert (killed / "table.md").read_text() == table
     assert "| lpc | " in table
     assert "(n=" not in table
-    of_none, of_two = (json.loads((second / f"report-{pairs}.json").read_text()) for pairs in (0, 2))
-    assert of_none == without_support(of_two)
+    of_none, of_one = (json.loads((second / f"report-{pairs}.json").read_text()) for pairs in (0, 1))
+    assert of_none == without_support(of_one)
 
     # With another evaluation nothing is trained again.
     trained = (second / "metrics.jsonl").stat().st_mtime
     content = yaml.safe_load(file.read_text())
-    file.write_text(yaml.safe_dump(content | {"support": {"pairs": 3}}))
+    file.write_text(yaml.safe_dump(content | {"support": {"pairs": 2}}))
     assert start(file, killed).wait() == 0
-    assert (second / "report-3.json").exists()
-    assert not (second / "report-2.json").exists()
+    assert (second / "report-2.json").exists()
+    assert not (second / "report-1.json").exists()
     assert (second / "metrics.jsonl").stat().st_mtime == trained
+
+
+def test_a_training_that_ends_early_has_no_report(tiny_run: Any, tmp_path: Path) -> None:
+    flags = ["--config", tiny_run.config, "--train-iters", "3", "--exit-interval", "1", "--eval-interval", "1"]
+    command = [sys.executable, "-m", "megatron_lpc.study.one_run", *flags, "--save", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "error: the training ended before its last step, so there is nothing to report" in done.stderr
+    assert not list((tmp_path / "run").glob("report*.json"))
 
 
 def test_without_support_pairs_a_group_is_known_by_its_prompts() -> None:
