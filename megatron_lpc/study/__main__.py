@@ -132,7 +132,7 @@ def write_results(results: Results, drawn: Sequence[Metric], arguments: argparse
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line. Exits with 2 when the study cannot work, with 1 when runs failed, with 130 after Ctrl-C."""
     # As an exception, so that it ends the runs as well.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with reports_errors():
             arguments = parse(argv)
@@ -145,6 +145,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 failed = run_study(study, rows, arguments)
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if failed:
         raise SystemExit(1)
 

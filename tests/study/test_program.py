@@ -6,6 +6,7 @@ import contextlib
 import csv
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -97,6 +98,7 @@ def test_metrics_need_not_be_named(results: Callable[..., list[str]], capsys: py
 def test_the_rows_are_listed(write_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program.main([str(write_study()), "--output", str(tmp_path / "new"), "--list", "--rows", "codebook", "plain"])
     assert capsys.readouterr().out.split() == ["plain", "codebook_size=2", "codebook_size=8"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "whoever calls it keeps the handler"
     assert not (tmp_path / "new").exists()
 
 
