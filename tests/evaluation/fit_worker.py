@@ -20,7 +20,7 @@ def main() -> None:
     scorer = CheckpointScorer(start_distributed(with_options(config, train_data=[source])))
     data = scorer.open("support", source)
     support_sets = draw_support([str(group) for group in data.groups], 3, seed=0)
-    fitted = scorer.fit_group_vectors(data, support_sets, SupportOptions(pairs=3, steps=4, lr=0.1))
+    fitted = scorer.fit_group_vectors(data, support_sets, SupportOptions(pairs=3, steps=4, lr=0.025))
     torch.save(fitted, f"{output}-{dist.get_rank()}.pt")
     dist.barrier()
 

@@ -103,11 +103,14 @@ def test_each_pair_is_scored_under_the_vector_of_its_group(scorer):
 
 
 def test_the_fit_follows_the_gradient_of_the_support_set_alone(scorer):
-    """The first step of Adam is the sign of the gradient, which differences of losses tell too."""
+    """The first step of Adam is the sign of the gradient, which differences of losses tell too.
+
+    At hidden size 16 it is of four times the learning rate.
+    """
     scorer, data = scorer
     groups = [str(group) for group in data.groups]
     support_sets = draw_support(groups, 3, seed=0)
-    one_step = scorer.fit_group_vectors(data, support_sets, SupportOptions(steps=1, lr=0.1))
+    one_step = scorer.fit_group_vectors(data, support_sets, SupportOptions(steps=1, lr=0.025))
     (chunk,) = scorer._policy
     generic = chunk.latent_head.vectors[0].detach().double()
 
@@ -126,11 +129,11 @@ def test_the_fit_follows_the_gradient_of_the_support_set_alone(scorer):
         for group, indices in support_sets.items():
             assert moved[group][place] == pytest.approx(-0.1 * float(slope[indices].sum().sign()), rel=1e-3)
 
-    fitted = scorer.fit_group_vectors(data, support_sets, SupportOptions(steps=30, lr=0.1))
+    fitted = scorer.fit_group_vectors(data, support_sets, SupportOptions(steps=30, lr=0.025))
     before = losses(torch.zeros_like(generic))
     for group, indices in support_sets.items():
         assert losses(fitted[group] - generic)[indices].mean() < before[indices].mean() - 0.1
-    alone = scorer.fit_group_vectors(data, {"dan": support_sets["dan"]}, SupportOptions(steps=30, lr=0.1))
+    alone = scorer.fit_group_vectors(data, {"dan": support_sets["dan"]}, SupportOptions(steps=30, lr=0.025))
     torch.testing.assert_close(alone["dan"], fitted["dan"], rtol=0, atol=1e-4)
 
 
@@ -148,7 +151,7 @@ def test_the_fit_follows_the_gradient_of_the_support_set_alone(scorer):
 def test_every_layout_fits_the_same(config_file, scorer, layout, tmp_path):
     scorer, data = scorer
     support_sets = draw_support([str(group) for group in data.groups], 3, seed=0)
-    expected = scorer.fit_group_vectors(data, support_sets, SupportOptions(pairs=3, steps=4, lr=0.1))
+    expected = scorer.fit_group_vectors(data, support_sets, SupportOptions(pairs=3, steps=4, lr=0.025))
     source = scorer.config.data.valid_data["disagree"]
     worker = Path(__file__).parent / "fit_worker.py"
     torchrun(2, str(worker), config_file, source, str(tmp_path / "fit"), *layout.split())
