@@ -131,7 +131,7 @@ def start(file: Path, output: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda sent: sent.name)
 def test_an_ended_study_goes_on(sent: signal.Signals, write_study: Write, tmp_path: Path) -> None:
     """A rule that waits at first and writes when it is started again."""
     result = '{"data": {"d": {"metrics": {"none": {"rewards/accuracies": 0.%s}}}}}'

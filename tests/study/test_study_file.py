@@ -52,6 +52,9 @@ def test_the_reference_within_a_grid(write_study: Write) -> None:
     assert study.reference_of(study.rows["loss_type=simpo, lpc"]) == "loss_type=simpo, plain"
     assert study.reference_of(study.rows["loss_type=dpo, plain"]) == "loss_type=dpo, plain"
     assert study.reference_of(study.rows["plain"]) is None
+    study = read_study(write_study(grid={"latent": latent}, reference={"latent": "plain"}, rows={"other": {}}))
+    assert study.reference_of(study.rows["lpc"]) == "plain"
+    assert study.reference_of(study.rows["other"]) is None
     study = read_study(write_study(reference="plain"))
     assert study.reference_of(study.rows["both"]) == "plain"
 
