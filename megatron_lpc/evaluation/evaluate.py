@@ -16,13 +16,14 @@ from megatron_lpc.evaluation.marginal import (
     log_prior,
     metrics_by_latent,
     mixture_is_correct,
+    swapped_is_correct,
 )
 from megatron_lpc.evaluation.options import SupportOptions, has_groups
 from megatron_lpc.evaluation.pair_table import PairTable, is_correct
 from megatron_lpc.evaluation.report import Report, SupportReport
 from megatron_lpc.evaluation.scoring import report_sources
 from megatron_lpc.evaluation.support import GroupLatents, draw_support, prompts_of_support
-from megatron_lpc.evaluation.support_report import SUPPORT, SUPPORT_EXACT, report_support
+from megatron_lpc.evaluation.support_report import SUPPORT, SUPPORT_EXACT, SWAPPED, report_support
 from megatron_lpc.losses import code_verdict
 from megatron_lpc.model import LatentSource
 from megatron_lpc.training.setup import start_distributed, stop_distributed
@@ -114,6 +115,9 @@ def _support_report(
         own = log_prior(table)
         correct[MARGINAL] = mixture_is_correct(loss, table, own)
         correct[SUPPORT_EXACT] = mixture_is_correct(loss, table, group_latents.exact_log_weights(groups, own))
+        swapped = swapped_is_correct(loss, table, group_latents, groups)
+        if swapped is not None:
+            correct[SWAPPED] = swapped
     return report_support(correct, groups=groups, is_query=is_query, latents=group_latents)
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from megatron_lpc.config import LatentConfig, LossConfig
 from megatron_lpc.evaluation.pair_table import PairTable, Responses, table_metrics
+from megatron_lpc.evaluation.support import GroupLatents
 from megatron_lpc.losses import (
     code_losses,
     exact_posterior_logits,
@@ -77,6 +79,22 @@ def mixture_is_correct(loss: LossConfig, table: PairTable, log_weights: Tensor) 
     """
     of = Responses.under_codes(table)
     return prefers_chosen(loss, log_weights, of.logps, of.reference_logps, of.response_length)
+
+
+def swapped_is_correct(
+    loss: LossConfig, table: PairTable, latents: GroupLatents, groups: Sequence[str]
+) -> Tensor | None:
+    """[P] fp64 share of the other groups by whose exact posterior a pair is ordered as labelled; None without others.
+
+    Args:
+        latents: what the support sets say of each group.
+        groups: group of each pair.
+    """
+    own = log_prior(table)
+    swapped = [
+        mixture_is_correct(loss, table, latents.exact_log_weights(others, own)) for others in latents.swaps(groups)
+    ]
+    return torch.stack(swapped).double().mean(0) if swapped else None
 
 
 def with_exact_posterior(latent: LatentConfig, loss: LossConfig, table: PairTable) -> PairTable:

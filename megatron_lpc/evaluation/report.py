@@ -37,7 +37,8 @@ class SupportReport:
     """Pairs of a group with a support set, with a prompt that is not in it."""
     accuracy: dict[str, float]
     """On the same query pairs, under each of the model's own latents, under `support` (the group's latent), and, with
-    codes, by `support_exact` (the exact posterior of the group and the prompt)."""
+    codes, by `support_exact` (the exact posterior of the group and the prompt) and `swapped` (that of another group,
+    averaged over the other groups)."""
     groups: dict[str, GroupReport]
     left_out: list[str]
     """Groups with too few pairs for a support set."""
@@ -87,6 +88,8 @@ def _cells(report: Report) -> dict[str, str]:
         cells["support"] = f"{report.support.accuracy['support']:.1%}"
         if "support_exact" in report.support.accuracy:
             cells["support, exact"] = f"{report.support.accuracy['support_exact']:.1%}"
+        if "swapped" in report.support.accuracy:
+            cells["swapped"] = f"{report.support.accuracy['swapped']:.1%}"
         cells["query pairs"] = str(report.support.query_pairs)
     if report.information is not None:
         cells["bits"] = f"{report.information.bits:.3f}"

@@ -7,13 +7,16 @@ accuracy on other pairs of the same group, its query set, does.
 from __future__ import annotations
 
 import random
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from megatron_lpc.losses.experts import product_of_experts
+
+MOST_SWAPS = 16
+"""Other groups, at most, by whose latent each pair is scored: every further one costs a pass over pairs and codes."""
 
 
 def draw_support(groups: Sequence[str], pairs: int, seed: int) -> dict[str, list[int]]:
@@ -143,3 +146,14 @@ class GroupLatents:
         """
         zero = torch.zeros(log_prior.size(1), dtype=log_prior.dtype)
         return log_prior + torch.stack([self.log_likelihoods.get(group, zero) for group in groups])
+
+    def swaps(self, groups: Sequence[str]) -> Iterator[list[str]]:
+        """For each pair another group than its own, again and again until each pair has met all other groups.
+
+        Of more than `MOST_SWAPS` others only those that follow its own in the order of their names. A group without a
+        support set stays as it is.
+        """
+        names = sorted(self.log_likelihoods)
+        place = {name: index for index, name in enumerate(names)}
+        for shift in range(1, min(len(names), MOST_SWAPS + 1)):
+            yield [names[(place[group] + shift) % len(names)] if group in place else group for group in groups]

@@ -14,6 +14,8 @@ SUPPORT = "support"
 """Name of the mixture of codes by a group's mean posterior, among the latents of a report."""
 SUPPORT_EXACT = "support_exact"
 """Name of the prediction by a group's exact posterior."""
+SWAPPED = "swapped"
+"""Name of the prediction by the exact posterior of another group, averaged over the other groups."""
 
 
 def report_support(
@@ -22,8 +24,8 @@ def report_support(
     """Accuracies on the query pairs of a scored data set.
 
     Args:
-        correct: name of a latent -> [P] bool, the pairs that it orders as labelled; `SUPPORT` is among them,
-            and with codes `SUPPORT_EXACT`.
+        correct: name of a latent -> [P] bool, the pairs that it orders as labelled, or [P] the share of several
+            latents that do; `SUPPORT` is among them, and with codes `SUPPORT_EXACT`.
         groups: group of each pair.
         is_query: [P] bool, the query pairs; at least one.
         latents: what the support sets say of each group.

@@ -5,8 +5,9 @@ A metric is a place in the report of `megatron_lpc.evaluate`: keys divided by do
 
     support, support_exact, prior, marginal    accuracy in percent under this latent. `prior` is the only latent of a
                                                model without codes, and none of one without a latent
-    accuracy, accuracy_exact                   as `support` and `support_exact`, or else as `prior`: for differences to
-                                               rows without support
+    swapped                                    as `support_exact`, by the support sets of the other groups
+    accuracy, accuracy_exact                   as `support` and `support_exact`, where there are no codes as `support`,
+                                               or else as `prior`: for differences to rows without support
     kl, bits, active_codes                     KL(q || p) in nats; information of codes and groups; codes in use
     loss, margin                               of the objective, as `prior`
 
@@ -68,10 +69,11 @@ _ACCURACIES = tuple(f"{own}.rewards/accuracies" for own in _OWN)
 PRESETS = {
     "support": _accuracy(_SUPPORT),
     "support_exact": _accuracy(_SUPPORT_EXACT),
+    "swapped": _accuracy("support.accuracy.swapped"),
     "prior": _accuracy(*_ACCURACIES),
     "marginal": _accuracy("metrics.marginal.rewards/accuracies"),
     "accuracy": _accuracy(_SUPPORT, *_ACCURACIES),
-    "accuracy_exact": _accuracy(_SUPPORT_EXACT, *_ACCURACIES),
+    "accuracy_exact": _accuracy(_SUPPORT_EXACT, _SUPPORT, *_ACCURACIES),
     "kl": Metric(name="", paths=("metrics.prior.lpc/kl",), digits=2, unit="nats"),
     "bits": Metric(name="", paths=("information.bits",), digits=2),
     "active_codes": Metric(name="", paths=("metrics.prior.lpc/active_codes",), digits=0),

@@ -107,6 +107,7 @@ def without_support(report: dict[str, Any]) -> dict[str, Any]:
         accuracy["support"] = accuracy["prior"]
         if "support_exact" in accuracy:
             accuracy["support_exact"] = accuracy["marginal"]
+        accuracy.pop("swapped", None)
         of_data["support"]["groups"] = {}
     return report
 

@@ -13,6 +13,7 @@ from megatron_lpc.config import ConfigError, parse_args
 from megatron_lpc.evaluation.checkpoint_scorer import CheckpointScorer
 from megatron_lpc.evaluation.evaluate import evaluate
 from megatron_lpc.evaluation.options import SupportOptions, parse_command
+from megatron_lpc.evaluation.support import GroupLatents
 from megatron_lpc.training.setup import stop_distributed
 
 SHAPE = (
@@ -22,6 +23,7 @@ SHAPE = (
 HEAD = "--codebook-size 4 --codebook-init-std 1 --init-method-std 0.1"
 BATCHES = "--micro-batch-size 4 --global-batch-size 8 --device cpu"
 RUN = f"{SHAPE} {BATCHES} --train-iters 2 --lr 0.01 --no-tensorboard".split()
+SUPPORTED = ("support", "support_exact", "swapped")
 SINGLE_PAIRS = ["--group-column", "annotator", "--posterior-context", "0"]
 
 
@@ -61,7 +63,7 @@ def test_report_of_each_data_set(report):
         assert found["information"]["maximum"] == pytest.approx(1.0)
         support = found["support"]
         assert support["query_pairs"] == pairs - 4  # Each annotator sees a prompt once.
-        assert set(support["accuracy"]) == {"prior", "posterior", "marginal", "support", "support_exact"}
+        assert set(support["accuracy"]) == {"prior", "posterior", "marginal", *SUPPORTED}
         assert support["left_out"] == []
         groups = support["groups"]
         assert set(groups) == {"ada", "ben"}
@@ -120,7 +122,7 @@ def test_exact_inference_is_evaluated_without_a_posterior_network(make_world, ev
         assert set(one["metrics"]) == {"prior", "marginal"}
         assert one["metrics"]["marginal"] == pytest.approx(trained[f"{name}/marginal"], abs=1e-9)
         assert one["metrics"]["marginal"]["lpc/kl"] > 0
-        assert set(one["support"]["accuracy"]) == {"prior", "marginal", "support", "support_exact"}
+        assert set(one["support"]["accuracy"]) == {"prior", "marginal", *SUPPORTED}
 
 
 def test_with_support_from_other_data_all_pairs_are_query_pairs(run, evaluation):
@@ -157,6 +159,29 @@ def test_pairs_are_scored_under_the_latent_of_their_group(run):
             assert distance[pair] < 1e-12
             assert support[pair].tolist() == pytest.approx(posterior[pair].tolist(), abs=1e-4)
             assert abs(support[of_group, 0] - prior[of_group, 0]).max() > 1e-4, "support and prior differ"
+
+
+def test_swapped_latents_are_those_of_the_other_group(run):
+    """With two groups, each pair is predicted by the codes' weights of the group that it is not of."""
+    config, _, _ = parse_command(run)
+    asked = []
+    weights = GroupLatents.exact_log_weights
+
+    def spy(self, groups, log_prior):
+        found = weights(self, groups, log_prior)
+        asked.append((list(groups), found))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GroupLatents, "exact_log_weights", spy)
+        reports = evaluate(config, SupportOptions(pairs=2))
+    assert len(asked) == 4
+    for (own, under_own), (other, under_other) in zip(asked[::2], asked[1::2], strict=True):
+        assert [{"ada": "ben", "ben": "ada"}[group] for group in own] == other
+        assert not under_own.equal(under_other)
+    for report in reports.values():
+        assert report.support is not None
+        assert 0 <= report.support.accuracy["swapped"] <= 1
 
 
 def test_options_of_training_in_the_file_change_nothing(run, evaluation, report, tmp_path):

@@ -12,6 +12,7 @@ from megatron_lpc.evaluation.marginal import (
     log_prior,
     metrics_by_latent,
     mixture_is_correct,
+    swapped_is_correct,
     with_exact_posterior,
 )
 from megatron_lpc.evaluation.pair_table import PairTable
@@ -125,3 +126,25 @@ def test_exact_posterior(loss: LossConfig, table: PairTable, temperature: float)
         likelihoods = np.array([likelihood(loss, table, pair, code) for code in range(CODES)])
         weights = prior(table, pair) * likelihoods ** (1 / temperature)
         torch.testing.assert_close(found[pair], torch.from_numpy(weights / weights.sum()), rtol=1e-9, atol=1e-12)
+
+
+def test_swapped_is_by_the_support_sets_of_the_other_groups(loss: LossConfig, table: PairTable) -> None:
+    groups = ["a", "b", "c"] * (PAIRS // 3) + ["z"] * (PAIRS % 3)
+    generator = torch.Generator().manual_seed(5)
+    sums = {group: 3 * torch.randn(CODES, generator=generator, dtype=torch.float64) for group in "abc"}
+    latents = GroupLatents(mixtures={}, log_likelihoods=sums, prompts={})
+    found = swapped_is_correct(loss, table, latents, groups)
+    assert found is not None
+    for pair, group in enumerate(groups):
+        correct = []
+        for other in sums.keys() - {group} if group in sums else ["z"]:
+            weights = prior(table, pair) * np.exp(sums.get(other, torch.zeros(CODES)).numpy())
+            right, wrong = (
+                sum(weights[code] * likelihood(loss, table, pair, code, exchanged=exchanged) for code in range(CODES))
+                for exchanged in (False, True)
+            )
+            correct.append(right > wrong)
+        assert found[pair] == np.mean(correct)
+    assert len(set(found.tolist())) == 3
+    alone = GroupLatents(mixtures={}, log_likelihoods={"a": sums["a"]}, prompts={})
+    assert swapped_is_correct(loss, table, alone, groups) is None

@@ -11,9 +11,12 @@ from megatron_lpc.evaluation.report import Report, SupportReport, report_table, 
 from megatron_lpc.losses import CodeVerdict
 
 SUPPORT = SupportReport(
-    query_pairs=7, accuracy={"prior": 0.4, "support": 0.75, "support_exact": 0.875}, groups={}, left_out=["c"]
+    query_pairs=7,
+    accuracy={"prior": 0.4, "support": 0.75, "support_exact": 0.875, "swapped": 0.25},
+    groups={},
+    left_out=["c"],
 )
-SUPPORT_HEADINGS = ["support", "support, exact", "query pairs"]
+SUPPORT_HEADINGS = ["support", "support, exact", "swapped", "query pairs"]
 INFORMATION = Information(bits=0.5, maximum=1.0, bias=0.01)
 FULL = Report(pairs=9, metrics={"prior": {"rewards/accuracies": 0.5}}, information=INFORMATION, support=SUPPORT)
 BARE = Report(pairs=3, metrics={"none": {"rewards/accuracies": 0.25}}, information=None, support=None)
@@ -37,15 +40,26 @@ def test_a_column_for_what_there_is_and_no_other():
 def test_cells_stand_under_their_heading():
     lines = _lines({"x": BARE, "y": FULL})
     assert ["data", "pairs", "none", "prior", *SUPPORT_HEADINGS, "bits", "at most", "by chance"] in lines
-    assert ["x", "3", "25.0%", "", "", "", "", "", "", ""] in lines
-    assert ["y", "9", "", "50.0%", "75.0%", "87.5%", "7", "0.500", "1.000", "0.010"] in lines
+    assert ["x", "3", "25.0%", "", "", "", "", "", "", "", ""] in lines
+    assert ["y", "9", "", "50.0%", "75.0%", "87.5%", "25.0%", "7", "0.500", "1.000", "0.010"] in lines
 
 
 def test_verdict_is_a_cell_and_a_line_that_says_why():
     reports = {"x": BARE, "y": replace(FULL, verdict=CodeVerdict("partly collapsed", "KL 0.1 nats"))}
-    assert ["y", "9", "", "50.0%", "partly collapsed", "75.0%", "87.5%", "7", "0.500", "1.000", "0.010"] in _lines(
-        reports
-    )
+    assert [
+        "y",
+        "9",
+        "",
+        "50.0%",
+        "partly collapsed",
+        "75.0%",
+        "87.5%",
+        "25.0%",
+        "7",
+        "0.500",
+        "1.000",
+        "0.010",
+    ] in _lines(reports)
     assert verdict_lines(reports) == ["codes on y: partly collapsed (KL 0.1 nats); support 75.0%, prior 40.0%"]
     assert verdict_lines({"z": replace(reports["y"], support=None)}) == ["codes on z: partly collapsed (KL 0.1 nats)"]
 

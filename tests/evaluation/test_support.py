@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from megatron_lpc.evaluation.support import draw_support, query_pairs, support_mixtures
+from megatron_lpc.evaluation.support import MOST_SWAPS, GroupLatents, draw_support, query_pairs, support_mixtures
 
 GROUPS = ["a", "b"] * 10 + ["c"] * 3
 
@@ -47,3 +47,19 @@ def test_query_pairs_share_no_prompt_with_their_own_groups_support():
     is_query = query_pairs(groups, prompts, {"a": {"p"}, "b": {"r"}})
     # Both pairs of a with prompt p are excluded, that of b with prompt p is not, and c has no support set.
     assert is_query.tolist() == [False, False, True, True, False, False]
+
+
+def latents_of(names):
+    return GroupLatents(mixtures={}, log_likelihoods={name: torch.zeros(2) for name in names}, prompts={})
+
+
+def test_each_pair_meets_all_other_groups():
+    swaps = list(latents_of("bca").swaps(["a", "c", "a", "z"]))
+    assert swaps == [["b", "a", "b", "z"], ["c", "b", "c", "z"]]
+    assert list(latents_of("a").swaps(["a", "a"])) == []
+
+
+def test_of_many_groups_a_pair_meets_some():
+    names = [f"{number:03}" for number in range(100)]
+    swaps = list(latents_of(names).swaps(["099"]))
+    assert swaps == [[f"{number:03}"] for number in range(MOST_SWAPS)]

@@ -21,9 +21,11 @@ def test_accuracy_under_each_latent_and_of_each_group():
         prompts={},
     )
     correct = dict(zip(("prior", "posterior", "support", "support_exact"), CORRECT, strict=True))
+    correct["swapped"] = torch.tensor([0.5, 0, 1, 1, 1], dtype=torch.float64)
     report = report_support(correct, groups=GROUPS, is_query=IS_QUERY, latents=latents)
     assert report.query_pairs == 3
-    assert report.accuracy == pytest.approx({"prior": 0, "posterior": 1 / 3, "support": 2 / 3, "support_exact": 1 / 3})
+    of_latents = {"prior": 0, "posterior": 1 / 3, "support": 2 / 3, "support_exact": 1 / 3, "swapped": 1 / 2}
+    assert report.accuracy == pytest.approx(of_latents)
     assert report.left_out == ["c"]
     assert {name: (group.query_pairs, group.accuracy) for name, group in report.groups.items()} == {
         "a": (2, 1.0),

@@ -17,10 +17,14 @@ LPC: dict[str, Any] = {
         "marginal": {ACCURACY: 0.51},
     },
     "information": {"bits": 1.0},
-    "support": {"accuracy": {"support": 0.9, "support_exact": 0.8}, "groups": {"a.b": {"accuracy": 0.7}}},
+    "support": {
+        "accuracy": {"support": 0.9, "support_exact": 0.8, "swapped": 0.3},
+        "groups": {"a.b": {"accuracy": 0.7}},
+    },
 }
 PLAIN = {"metrics": {"none": {ACCURACY: 0.55, "loss": 0.65}}, "information": None, "support": None}
-REPORT = {"data": {"new.1": LPC, "plain": PLAIN}}
+VECTOR = PLAIN | {"support": {"accuracy": {"prior": 0.5, "support": 0.85}}}
+REPORT = {"data": {"new.1": LPC, "plain": PLAIN, "vector": VECTOR}}
 
 
 def metrics(value: Any) -> list[Metric]:
@@ -32,6 +36,8 @@ def metrics(value: Any) -> list[Metric]:
     [
         ("support(new.1)", 90),
         ("support_exact(new.1)", 80),
+        ("swapped(new.1)", 30),
+        ("accuracy_exact(vector)", 85),
         ("prior(new.1)", 50),
         ("marginal(new.1)", 51),
         ("accuracy(new.1)", 90),
@@ -54,7 +60,7 @@ def metrics(value: Any) -> list[Metric]:
 def test_the_figure_of(spec: str, value: float | None) -> None:
     (metric,) = metrics([spec])
     assert metric.value(REPORT) == (None if value is None else pytest.approx(value))
-    assert metric.needs_support == ("support" in spec or "accuracy" in spec.partition("(")[0])
+    assert metric.needs_support == any(word in spec.partition("(")[0] for word in ("support", "swapped", "accuracy"))
 
 
 def test_named_metrics() -> None:

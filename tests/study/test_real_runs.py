@@ -79,12 +79,13 @@ def test_a_training_that_ends_early_has_no_report(tiny_run: Any, tmp_path: Path)
 
 
 def test_without_support_pairs_a_group_is_known_by_its_prompts() -> None:
-    accuracy = {"prior": 0.5, "posterior": 1.0, "marginal": 0.6, "support": 0.9, "support_exact": 0.8}
+    accuracy = {"prior": 0.5, "posterior": 1.0, "marginal": 0.6, "support": 0.9, "support_exact": 0.8, "swapped": 0.1}
     support = {"query_pairs": 4, "accuracy": accuracy, "groups": {"ada": {"accuracy": 0.9}}, "left_out": []}
     report = {"support": {"pairs": 8, "seed": 1}, "data": {"d": {"metrics": {}, "support": support}}}
     found = without_support(report)
     assert found["support"] == {"pairs": 0, "seed": 1}
     of_data = found["data"]["d"]["support"]
     assert (of_data["accuracy"]["support"], of_data["accuracy"]["support_exact"]) == (0.5, 0.6)
+    assert "swapped" not in of_data["accuracy"]
     assert of_data["groups"] == {}
     assert accuracy["support"] == 0.9
