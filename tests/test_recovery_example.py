@@ -32,7 +32,9 @@ def test_the_report(tmp_path: Path) -> None:
     rows = [dict(zip(("prompt", "chosen", "rejected", "annotator"), pair, strict=True)) for pair in pairs]
     file, output = tmp_path / "pairs.jsonl", tmp_path / "report.json"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    subprocess.run([sys.executable, str(FILE), "--data", f"d={file}", "--output", str(output)], check=True)
-    report = json.loads(output.read_text())["data"]["d"]
+    sets = [f"d={file}", f"again={file}"]
+    subprocess.run([sys.executable, str(FILE), "--data", *sets, "--output", str(output)], check=True)
+    reports = json.loads(output.read_text())["data"]
+    assert reports["again"] == (report := reports["d"])
     assert report["metrics"]["prior"]["rewards/accuracies"] == pytest.approx(0.75)
     assert report["support"]["accuracy"]["support"] == 1

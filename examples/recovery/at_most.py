@@ -1,6 +1,6 @@
 """What accuracy can be had at most on pairs that several annotators label, without codes and with two.
 
-    python examples/recovery/at_most.py --data NAME=FILE.jsonl --output report.json
+    python examples/recovery/at_most.py --data NAME=FILE.jsonl ... --output report.json
 
 Writes a report as `megatron_lpc.evaluate` does: `prior` is who does not know the annotator; `support` and
 `support_exact` are two codes that choose as two of the annotators do, where each annotator is given the better one.
@@ -14,6 +14,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from megatron_lpc.files import write_json
 
@@ -54,19 +55,22 @@ def with_two_codes(labelled: Sequence[Labels]) -> float:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, metavar="NAME=FILE", help="a validation set: pairs as JSON lines")
+    parser.add_argument("--data", nargs="+", required=True, metavar="NAME=FILE", help="validation sets: JSON lines")
     parser.add_argument("--group-column", default="annotator", metavar="NAME", help="the annotator's (%(default)s)")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="the report")
     arguments = parser.parse_args()
-    name, _, file = arguments.data.partition("=")
-    labelled = read_labels(Path(file), arguments.group_column)
+    sets = (data.partition("=") for data in arguments.data)
+    reports = {name: _report(read_labels(Path(file), arguments.group_column)) for name, _, file in sets}
+    write_json(arguments.output, {"data": reports})
+
+
+def _report(labelled: Sequence[Labels]) -> dict[str, Any]:
     known = with_two_codes(labelled)
     accuracy = {"prior": without_codes(labelled), "support": known, "support_exact": known}
-    report = {
+    return {
         "metrics": {"prior": {"rewards/accuracies": accuracy["prior"]}},
         "support": {"accuracy": accuracy},
     }
-    write_json(arguments.output, {"data": {name: report}})
 
 
 if __name__ == "__main__":
