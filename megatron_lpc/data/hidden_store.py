@@ -1,8 +1,10 @@
 """Hidden states of a frozen backbone on disk: one folder per data set, in blocks of pairs that are memory-mapped.
 
 Of each response the hidden states from the last token of its prompt to its own last token are kept, [n + 1, H] for n
-tokens: the first n predict its tokens, the first is h_x too, and the last is h_w or h_l. A block has the rows of its
-pairs one after the other, chosen before rejected, as the one tensor `hidden` of a safetensors file.
+tokens: the first n predict its tokens, the first is h_x too, and the last is h_w or h_l. A response to a prompt that
+stands in many pairs, as where many annotators label the same ones, is kept once, computed in the first of them. A block
+has the rows of the responses that are new in its pairs one after the other, chosen before rejected, as the one tensor
+`hidden` of a safetensors file.
 """
 
 from __future__ import annotations
@@ -10,15 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from megatron_lpc.data.distinct_responses import DistinctResponses
 from megatron_lpc.data.pair_hidden import PairHidden
 from megatron_lpc.files import whole_file
 
@@ -41,29 +42,39 @@ class HiddenOrigin:
 class HiddenStore:
     """The hidden states of one data set. Files that are there are complete: they appear under their name at the end."""
 
-    def __init__(self, root: str | Path, origin: HiddenOrigin, lengths: NDArray[np.int32], hidden_size: int) -> None:
+    def __init__(self, root: str | Path, origin: HiddenOrigin, responses: DistinctResponses, hidden_size: int) -> None:
         """
         Args:
             root: folder that data sets share, each in a folder named after its fingerprint.
-            lengths: [P, 3] tokens of the prompt, chosen and rejected of all P pairs.
+            responses: those of the data set.
         """
         self.folder = Path(root) / origin.data[:20]
         self._origin = origin
-        self._lengths = lengths
+        self._responses = responses
         self._hidden_size = hidden_size
         self._blocks: dict[int, Tensor] = {}
+        new_of_pairs = responses.new_of_pairs
+        self._pairs = np.flatnonzero(new_of_pairs)
+        # Responses are numbered as they first occur, so those of a block are consecutive.
+        self._first_response = np.cumsum([0, *new_of_pairs[self._pairs]])[::BLOCK_PAIRS]
+        self._row_ends = np.cumsum(responses.tokens + 1, dtype=np.int64)
 
     @property
     def num_blocks(self) -> int:
-        return -(-len(self._lengths) // BLOCK_PAIRS)
+        return -(-len(self._pairs) // BLOCK_PAIRS)
 
-    def pairs_of(self, block: int) -> range:
-        """Example indices of a block."""
-        return range(block * BLOCK_PAIRS, min((block + 1) * BLOCK_PAIRS, len(self._lengths)))
+    def pairs_of(self, block: int) -> list[int]:
+        """Example indices of a block: pairs of which a response stands in no earlier pair."""
+        pairs: list[int] = self._pairs[block * BLOCK_PAIRS : (block + 1) * BLOCK_PAIRS].tolist()
+        return pairs
+
+    def num_responses(self, blocks: Sequence[int]) -> int:
+        """Responses whose hidden states these blocks have."""
+        return sum(len(self._responses.tokens[self._responses_of(block)]) for block in blocks)
 
     def num_rows(self, blocks: Sequence[int]) -> int:
-        """Hidden states of all pairs of these blocks."""
-        return sum(int(self._rows_of_pairs(block).sum()) for block in blocks)
+        """Hidden states of all responses of these blocks."""
+        return sum(int((self._responses.tokens[self._responses_of(block)] + 1).sum()) for block in blocks)
 
     def missing_blocks(self) -> list[int]:
         """Blocks that are not written yet.
@@ -73,22 +84,27 @@ class HiddenStore:
         """
         return [block for block in range(self.num_blocks) if self._open(block) is None]
 
-    def write_block(self, block: int, rows_of_pairs: Sequence[Tensor]) -> None:
+    def write_block(self, block: int, rows_of_pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Write a block whole.
 
         Args:
             rows_of_pairs: what `rows_of_pairs` gives for each of its pairs, in their order, on the host.
         """
+        rows: dict[int, Tensor] = {}
+        for example_index, of_pair in zip(self.pairs_of(block), rows_of_pairs, strict=True):
+            rows |= zip(self._responses.numbers[example_index].tolist(), of_pair, strict=True)
+        wanted = self._responses_of(block)
+        hidden = torch.cat([rows[response] for response in range(wanted.start, wanted.stop)])
         with whole_file(self._file(block)) as temporary:
-            save_file({"hidden": torch.cat(list(rows_of_pairs))}, temporary, metadata=asdict(self._origin))
+            save_file({"hidden": hidden}, temporary, metadata=asdict(self._origin))
 
     def read(self, example_indices: Sequence[int]) -> PairHidden:
         """The hidden states of B pairs, copied from the files."""
-        chosen, rejected = [], []
-        for example_index in example_indices:
-            rows, num_chosen = self._rows(example_index)
-            chosen.append(rows[:num_chosen])
-            rejected.append(rows[num_chosen:])
+        rows_of_pairs = [
+            [self._rows(response, example_index) for response in self._responses.numbers[example_index].tolist()]
+            for example_index in example_indices
+        ]
+        chosen, rejected = zip(*rows_of_pairs, strict=True)
         responses = [*chosen, *rejected]
         return PairHidden(
             loss_tokens=torch.cat([rows[:-1] for rows in responses]),
@@ -96,21 +112,25 @@ class HiddenStore:
             response_end=torch.stack([rows[-1] for rows in responses]),
         )
 
-    def _rows(self, example_index: int) -> tuple[Tensor, int]:
-        """Both responses' rows of a pair, and how many of them are the chosen one's."""
-        block, position = divmod(example_index, BLOCK_PAIRS)
+    def _rows(self, response: int, example_index: int) -> Tensor:
+        """[n + 1, H] of a response of a pair."""
+        block = int(np.searchsorted(self._first_response, response, side="right")) - 1
         if block not in self._blocks:
             hidden = self._open(block)
             if hidden is None:
                 raise FileNotFoundError(f"{self._file(block)}: the hidden states of pair {example_index} are gone")
             self._blocks[block] = hidden
-        rows = self._rows_of_pairs(block)
-        start = int(rows[:position].sum())
-        return self._blocks[block][start : start + int(rows[position])], int(self._lengths[example_index, 1]) + 1
+        before = self._start_of(int(self._first_response[block]))
+        return self._blocks[block][self._start_of(response) - before : int(self._row_ends[response]) - before]
 
-    def _rows_of_pairs(self, block: int) -> NDArray[Any]:
-        pairs = self.pairs_of(block)
-        return self._lengths[pairs.start : pairs.stop, 1:].sum(1) + 2
+    def _start_of(self, response: int) -> int:
+        """Rows of all responses before it."""
+        return int(self._row_ends[response - 1]) if response else 0
+
+    def _responses_of(self, block: int) -> slice:
+        """Numbers of the responses whose rows a block has."""
+        ends = [*self._first_response[1 : self.num_blocks], len(self._responses.tokens)]
+        return slice(int(self._first_response[block]), int(ends[block]))
 
     def _file(self, block: int) -> Path:
         return self.folder / f"hidden-{block:05d}.safetensors"
@@ -137,8 +157,8 @@ class HiddenStore:
         return hidden
 
 
-def rows_of_pairs(hidden: PairHidden, response_length: Sequence[int]) -> list[Tensor]:
-    """What a store keeps of each pair of a micro-batch.
+def rows_of_pairs(hidden: PairHidden, response_length: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """What a store keeps of each pair of a micro-batch: the rows of chosen and rejected.
 
     Args:
         response_length: tokens of the 2B responses, chosen first.
@@ -146,4 +166,4 @@ def rows_of_pairs(hidden: PairHidden, response_length: Sequence[int]) -> list[Te
     segments = hidden.loss_tokens.split(list(response_length))
     responses = [torch.cat([rows, last[None]]) for rows, last in zip(segments, hidden.response_end, strict=True)]
     pairs = len(responses) // 2
-    return [torch.cat(both) for both in zip(responses[:pairs], responses[pairs:], strict=True)]
+    return list(zip(responses[:pairs], responses[pairs:], strict=True))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from megatron_lpc.data.dataset import PairDataset
+from megatron_lpc.data.hidden_store import HiddenStore
 from megatron_lpc.evaluation.group_vectors import fit_group_vectors
 from megatron_lpc.evaluation.options import SupportOptions
 from megatron_lpc.evaluation.pair_table import PairTable
@@ -18,6 +19,7 @@ from megatron_lpc.evaluation.scoring import EvaluationStep, score_pairs
 from megatron_lpc.losses import uses_reference
 from megatron_lpc.model import LatentSource
 from megatron_lpc.terminal import progress
+from megatron_lpc.training.hidden_cache import hidden_stores
 from megatron_lpc.training.inputs import open_dataset, open_inputs
 from megatron_lpc.training.known_groups import with_saved_groups
 from megatron_lpc.training.loaders import pair_loader
@@ -47,6 +49,8 @@ class CheckpointScorer:
             self._reference = ZeroLatentReference()
         elif uses_reference(self.config.loss):
             self._reference = online_reference(self._context)
+        self._hidden: dict[str, HiddenStore | None] = {}
+        """By the fingerprint of a data set."""
 
     def open(self, name: str, source: str) -> PairDataset:
         """A tokenized data set. Errors and collectives: those of `open_dataset`."""
@@ -59,13 +63,17 @@ class CheckpointScorer:
         sources: tuple[LatentSource, ...],
         mixture: Tensor | None = None,
     ) -> PairTable:
-        """Score all P pairs of a data set. Collectives: those of `score_pairs`.
+        """Score all P pairs of a data set. Collectives: those of `hidden_stores` and `score_pairs`.
 
         Args:
             sources: the latents, axis L of `PairTable.logps`.
             mixture: [P, K] mixture weights of each pair, or [P, H] vectors, for the source of that name.
         """
-        loader = pair_loader(self._context, self._tokenizer, data)
+        if data.fingerprint not in self._hidden:
+            (self._hidden[data.fingerprint],) = hidden_stores(
+                self._context, self._tokenizer, self._policy, [(name, data)]
+            )
+        loader = pair_loader(self._context, self._tokenizer, data, self._hidden[data.fingerprint])
         steps: Iterable[EvaluationStep] = loader.evaluation()
         if mixture is not None:
             steps = _with_mixture(steps, mixture)

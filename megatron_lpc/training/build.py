@@ -18,7 +18,7 @@ from megatron_lpc.platform import Platform
 from megatron_lpc.training.checkpoint import Checkpoints
 from megatron_lpc.training.checkpoint_folder import holds_checkpoint, resolve_checkpoint
 from megatron_lpc.training.episodes import open_episodes
-from megatron_lpc.training.hidden_cache import hidden_stores
+from megatron_lpc.training.hidden_cache import hidden_stores, offload_cached_backbone
 from megatron_lpc.training.inputs import open_dataset, open_inputs
 from megatron_lpc.training.known_groups import with_known_groups
 from megatron_lpc.training.loaders import (
@@ -141,6 +141,7 @@ def assemble_run(context: RunContext) -> Run:
 
     datasets = [("train", train_data), *valid_data.items()]
     hidden, *valid_hidden = hidden_stores(context, tokenizer, policy.chunks, datasets)
+    offload_cached_backbone(context, policy.chunks)
     if train_data is None:
         train_loader: TrainingLoader = stream_loader(context, tokenizer, start)
     else:

@@ -18,6 +18,7 @@ from megatron_lpc.command_line import is_first_rank
 from megatron_lpc.config import Config, ConfigError, Role, canonical, options_with_role
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.dataset import PairDataset
+from megatron_lpc.data.distinct_responses import DistinctResponses
 from megatron_lpc.data.hidden_store import HiddenOrigin, HiddenStore, rows_of_pairs
 from megatron_lpc.data.input_errors import input_errors
 from megatron_lpc.data.micro_batches import IndexedPair, MicroBatchPlanner
@@ -39,8 +40,7 @@ def hidden_stores(
 ) -> list[HiddenStore | None]:
     """The hidden states of each data set; what `cache_hidden_states` lacks of them is computed first.
 
-    Data parallel ranks share that work by blocks of pairs, so ranks must see one folder. Afterwards the weights of the
-    layers leave a GPU.
+    Data parallel ranks share that work by blocks of pairs, so ranks must see one folder.
 
     Collectives: those of `weights_fingerprint`; while blocks are computed, those of the layers over the tensor parallel
     group.
@@ -67,15 +67,22 @@ def hidden_stores(
     for name, data in datasets:
         assert data is not None
         origin = HiddenOrigin(data=data.fingerprint, weights=weights, model=model)
-        store = HiddenStore(folder, origin, data.lengths, config.model.hidden_size)
+        store = HiddenStore(folder, origin, DistinctResponses.of(data), config.model.hidden_size)
         with input_errors():
             planner.check_fit(data.lengths)
         _Fill(context, unwrapped(chunk), planner, name, data, store).run()
         stores.append(store)
-    if context.platform.is_cuda:
-        # Needed again only for checkpoints, which read them where they are.
-        OffloadedWeights(unwrapped(chunk).parameters_of_layers(), context.platform.device)
     return stores
+
+
+def offload_cached_backbone(context: RunContext, chunks: Sequence[nn.Module]) -> None:
+    """Take the weights of the layers off a GPU, where the hidden states of all data sets are cached.
+
+    They are needed again only for checkpoints, which read them where they are.
+    """
+    if context.platform.is_cuda and context.config.training.cache_hidden_states is not None:
+        (chunk,) = chunks
+        OffloadedWeights(unwrapped(chunk).parameters_of_layers(), context.platform.device)
 
 
 def _model_fingerprint(config: Config) -> str:
@@ -124,7 +131,7 @@ class _Fill:
                 rows = self._compute(block)
                 if groups.tp.rank() == 0:
                     self._store.write_block(block, rows)
-                advance(sum(len(of_pair) for of_pair in rows) * self._row_bytes)
+                advance(self._store.num_rows([block]) * self._row_bytes)
         wait_for_all_ranks()
 
     def _announce(self) -> str:
@@ -135,28 +142,28 @@ class _Fill:
         except ValueError as error:
             raise ConfigError(f"--cache-hidden-states: {error}") from error
         if missing:
-            pairs = sum(len(store.pairs_of(block)) for block in missing)
+            responses = store.num_responses(missing)
             nbytes = store.num_rows(missing) * self._row_bytes
             Console(stderr=True, quiet=not is_first_rank()).print(
-                f"Hidden states of {self._name}: {nbytes / 1e9:,.2f} GB for {pairs:,} pairs "
-                f"({nbytes / pairs / 1e6:.3f} MB per pair), to be written once into {folder}",
+                f"Hidden states of {self._name}: {nbytes / 1e9:,.2f} GB for {responses:,} different responses "
+                f"({nbytes / responses / 1e6:.3f} MB each), to be written once into {folder}",
                 soft_wrap=True,
                 markup=False,
             )
             _check_space(folder, nbytes)
         return json.dumps(missing)
 
-    def _compute(self, block: int) -> list[Tensor]:
-        """Rows of each pair of a block, on the host.
+    def _compute(self, block: int) -> list[tuple[Tensor, Tensor]]:
+        """Rows of both responses of each pair of a block, on the host.
 
         Collectives: those of the layers, and the gather of sequence shards, over the tensor parallel group.
         """
         wanted = self._store.pairs_of(block)
         multiple = self._planner.pairs_multiple
         # Filled up to whole micro-batches; what is computed twice is the same.
-        examples = np.arange(wanted.start, wanted.start + -(-len(wanted) // multiple) * multiple) % len(self._data)
+        examples = np.resize(wanted, -(-len(wanted) // multiple) * multiple)
         plan = self._planner.plan(self._data.lengths[examples].astype(np.int64))
-        rows: dict[int, Tensor] = {}
+        rows: dict[int, tuple[Tensor, Tensor]] = {}
         for positions in plan:
             numbers = [int(examples[position]) for position in positions]
             pairs = [IndexedPair(self._data[number], number, number) for number in numbers]
@@ -165,7 +172,7 @@ class _Fill:
         return [rows[number] for number in wanted]
 
     @torch.no_grad()
-    def _rows(self, batch: PairBatch) -> list[Tensor]:
+    def _rows(self, batch: PairBatch) -> list[tuple[Tensor, Tensor]]:
         self._model.eval()
         on_device = batch.to(self._context.platform.device)
         hidden = self._model.pair_hidden(on_device).map_tensors(Tensor.cpu)  # type: ignore[operator]

@@ -11,10 +11,14 @@ from frozen_runs import FROZEN, config_of, train_run
 
 from megatron_lpc.config import Config, ConfigError
 from megatron_lpc.data import hidden_store
-from megatron_lpc.data.hidden_store import HiddenStore
+from megatron_lpc.data.dataset import PairDataset
+from megatron_lpc.data.distinct_responses import DistinctResponses
+from megatron_lpc.data.hidden_store import HiddenOrigin, HiddenStore
 from megatron_lpc.model import PreferenceModel
 from megatron_lpc.training.build import assemble_run
 from megatron_lpc.training.setup import RunContext, resolve_device_defaults
+
+ORIGIN = HiddenOrigin(data="d", weights="w", model="m")
 
 
 @pytest.fixture(autouse=True)
@@ -43,15 +47,23 @@ def _assemble(context: RunContext, config: Config) -> None:
     assemble_run(replace(context, config=resolve_device_defaults(config, context.platform)))
 
 
+def _distinct_responses(data: PairDataset) -> set[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Prompt and response as token ids."""
+    pairs = [data[index] for index in range(len(data))]
+    return {(tuple(pair.prompt), tuple(side)) for pair in pairs for side in (pair.chosen, pair.rejected)}
+
+
 def test_a_complete_cache_never_runs_the_backbone(
     tiny_run, context: RunContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = train_run(context, _config(tiny_run, tmp_path))
     said = capsys.readouterr().err
-    assert "for 48 pairs (" in said
-    assert "MB per pair), to be written once into" in said
     data = first.run.train_data
-    rows = int(data.lengths[:, 1:].sum()) + 2 * len(data)
+    responses = _distinct_responses(data)
+    assert len(responses) < 2 * len(data), "annotators label the same responses"
+    assert f"for {len(responses)} different responses (" in said
+    assert "MB each), to be written once into" in said
+    rows = sum(len(response) + 1 for _, response in responses)
     written = sum(path.stat().st_size for path in (tmp_path / data.fingerprint[:20]).iterdir())
     assert rows * 32 * 4 < written < rows * 32 * 4 + 6 * 600, "the hidden states in fp32, and six headers"
 
@@ -82,8 +94,11 @@ def test_an_interrupted_run_goes_on(
             _assemble(context, _config(tiny_run, tmp_path))
     computed.clear()
     resumed = train_run(context, _config(tiny_run, tmp_path))
-    of_train = [example for batch in computed[:8] for example in batch]
-    assert sorted(of_train) == list(range(16, 48)), "not again what was there"
+    store = HiddenStore(tmp_path, ORIGIN, DistinctResponses.of(resumed.run.train_data), hidden_size=32)
+    left = [pair for block in range(2, store.num_blocks) for pair in store.pairs_of(block)]
+    of_train = [example for batch in computed[: -(-len(left) // 4)] for example in batch]
+    assert left
+    assert set(of_train) == set(left), "not again what was there"
     assert resumed.losses == train_run(context, _config(tiny_run, tmp_path / "whole")).losses
 
 

@@ -68,9 +68,9 @@ class TrainingConfig:
     """Train the LPC head only. The reference is the same model with z = 0, scored from the same hidden states: no
     second model, no backward pass through the backbone, no gradients or optimizer state for it."""
 
-    cache_hidden_states: str | None = option(None, role=Role.RUN, idle=NOT_FROZEN)
+    cache_hidden_states: str | None = option(None, role=Role.RUN, idle=NOT_FROZEN, evaluation=True)
     """Folder for the hidden states of a frozen backbone: what it lacks of the training and validation data is computed
-    before the first step, and training then runs the LPC head alone."""
+    before the first step, and training then runs the LPC head alone. An evaluation goes by it likewise."""
 
     lr: float = option(5e-7, range="[0, inf)", role=Role.RUN, idle=FROZEN_LR)
     """Peak learning rate."""
