@@ -18,6 +18,7 @@ WORLDS = {
     "llama3/70b.yaml": (64, "cuda"),
     "paper": (8, "cuda"),
     "hh": (4, "cpu"),
+    "convarg": (1, "cpu"),
     "recovery": (1, "cpu"),
     "smollm2": (3, "cpu"),
 }

@@ -1,0 +1,172 @@
+"""How well models predict the votes of single workers on debates that no one trained on.
+
+    python -m examples.convarg.evaluate --data runs/convarg/data --baseline plain \
+        --scores plain=runs/convarg/plain/scores.json exact=runs/convarg/exact/scores.json --output report.json
+
+Prints a table: for each model the accuracy on the votes of test.jsonl given m = 0, 8 and 50 other votes of the worker,
+which are drawn from train.jsonl, beside two rules: `longer` (the longer argument is chosen) and `others` (the majority
+of the other workers on the same pair, which knows votes on the test debates). All rows are of the same votes: those of
+workers with enough votes in train.jsonl for the largest m. Intervals are over workers. `gain` is against the baseline
+at m = 0, on the same votes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from examples.convarg.figures import Array, calibration_error, hits, log_loss, mean_over_workers, per_worker
+from examples.convarg.predictions import Scores, Vote, draw_support, longer_wins, majority_of_others, read_votes
+from megatron_lpc.command_line import ArgumentParser, UserError, first_few, reports_errors
+from megatron_lpc.files import write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One method with one number of votes of the worker."""
+
+    method: str
+    support: int
+    probabilities: Array
+    """[P] of each vote."""
+    is_rule: bool = False
+    """A rule predicts and gives no probability."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """The votes that are predicted, and those that are given."""
+
+    test: list[Vote]
+    """Of `workers`, those of one worker together."""
+    everyone: list[Vote]
+    """All votes of test.jsonl."""
+    support: dict[str, list[Vote]]
+    """Worker -> other votes, in the order in which they are given."""
+
+    @property
+    def workers(self) -> list[str]:
+        """[P] who gave each vote of `test`."""
+        return [vote.worker for vote in self.test]
+
+
+def open_study(data: Path, sizes: Sequence[int], seed: int) -> Study:
+    """The votes of a folder of `prepare.py`.
+
+    Raises:
+        UserError: no worker has enough votes.
+    """
+    everyone = read_votes(data / "test.jsonl")
+    support = draw_support(read_votes(data / "train.jsonl"), seed)
+    test = sorted(
+        (vote for vote in everyone if len(support.get(vote.worker, [])) >= max(sizes)), key=lambda v: v.worker
+    )
+    if not test:
+        raise UserError(f"--support {max(sizes)}: no worker of test.jsonl has as many votes in train.jsonl; lower it")
+    return Study(test=test, everyone=everyone, support=support)
+
+
+def rules(study: Study) -> list[Row]:
+    """`longer` and `others`."""
+    whole = dict(zip(map(id, study.everyone), majority_of_others(study.everyone), strict=True))
+    others = np.array([whole[id(vote)] for vote in study.test])
+    return [
+        Row(method="longer", support=0, probabilities=longer_wins(study.test), is_rule=True),
+        Row(method="others", support=0, probabilities=others, is_rule=True),
+    ]
+
+
+def rows_of(study: Study, method: str, scores: Scores, sizes: Sequence[int]) -> list[Row]:
+    """A model without codes has m = 0 alone."""
+    rows = []
+    for size in sizes:
+        if size == 0:
+            probabilities = scores.without_worker(study.test)
+        elif scores.has_codes:
+            parts = [
+                scores.with_support(
+                    [vote for vote in study.test if vote.worker == worker], study.support[worker][:size]
+                )
+                for worker in sorted(set(study.workers))
+            ]
+            probabilities = np.concatenate(parts)
+        else:
+            continue
+        rows.append(Row(method=method, support=size, probabilities=probabilities))
+    return rows
+
+
+def figures(study: Study, row: Row, baseline: Row) -> dict[str, Any]:
+    """All figures of a row, for the report."""
+    correct = hits(row.probabilities)
+    workers = study.workers
+    found: dict[str, Any] = {
+        "method": row.method,
+        "support": row.support,
+        "accuracy": asdict(mean_over_workers(correct, workers)),
+        "gain": asdict(mean_over_workers(correct - hits(baseline.probabilities), workers)),
+        "per_worker": per_worker(row.probabilities, workers, lambda values: float(hits(values).mean())),
+    }
+    found["mean_of_workers"] = float(np.mean(list(found["per_worker"].values())))
+    if not row.is_rule:
+        found |= {"calibration_error": calibration_error(row.probabilities), "log_loss": log_loss(row.probabilities)}
+    return found
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """In Markdown."""
+    lines = [
+        "| method | m | accuracy (95%) | mean of workers | gain (95%) | calibration error | log loss |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in found:
+        accuracy, gain = row["accuracy"], row["gain"]
+        cells = [
+            row["method"],
+            str(row["support"]),
+            f"{accuracy['value']:.1%} ({100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f})",
+            f"{row['mean_of_workers']:.1%}",
+            f"{100 * gain['value']:+.2f} ({100 * gain['low']:+.2f} to {100 * gain['high']:+.2f})",
+            f"{row['calibration_error']:.3f}" if "calibration_error" in row else "",
+            f"{row['log_loss']:.3f}" if "log_loss" in row else "",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line; exits with 2 and one message when a file or an option cannot work."""
+    with reports_errors():
+        parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
+        parser.add_argument("--data", type=Path, required=True, help="folder of prepare.py")
+        parser.add_argument(
+            "--scores", nargs="+", required=True, metavar="NAME=FILE", help="models, scored by score.py"
+        )
+        parser.add_argument("--baseline", required=True, metavar="NAME", help="model that gains are measured against")
+        parser.add_argument("--support", type=int, nargs="+", default=[0, 8, 50], metavar="M", help="(0 8 50)")
+        parser.add_argument("--seed", type=int, default=0, help="of the draw of other votes (0)")
+        parser.add_argument("--output", type=Path, help="report to write, per worker too (JSON)")
+        options = parser.parse_args(argv)
+        files = dict(entry.partition("=")[::2] for entry in options.scores)
+        if options.baseline not in files:
+            raise UserError(
+                f"--baseline {options.baseline}: is none of --scores; name {first_few(list(files), 'models')}"
+            )
+        study = open_study(options.data, options.support, options.seed)
+        rows = rules(study)
+        for name, file in files.items():
+            rows += rows_of(study, name, Scores(Path(file)), options.support)
+        baseline = next(row for row in rows if row.method == options.baseline)
+        found = [figures(study, row, baseline) for row in rows]
+        print(f"{len(study.test):,} votes of {len(set(study.workers)):,} workers, gains over {options.baseline}\n")
+        print(table(found))
+        if options.output is not None:
+            write_json(options.output, {"votes": len(study.test), "baseline": options.baseline, "rows": found})
+
+
+if __name__ == "__main__":
+    main()

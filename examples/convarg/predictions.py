@@ -1,0 +1,132 @@
+"""What scored arguments, and the rules beside them, say of each vote: the probability of the vote that was given."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_lpc.command_line import UserError
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vote:
+    """One strict vote: a row of `prepare.py`."""
+
+    worker: str
+    debate: str
+    chosen: str
+    """Names of the arguments, which are the same in no other debate: debate/name."""
+    rejected: str
+    characters: tuple[int, int]
+    """Length of chosen and rejected."""
+
+    @property
+    def pair(self) -> frozenset[str]:
+        return frozenset((self.chosen, self.rejected))
+
+
+def read_votes(file: Path) -> list[Vote]:
+    """Raises UserError where the file is not one of `prepare.py` with workers."""
+    votes = []
+    try:
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            texts = (row[side] for side in ("chosen", "rejected"))
+            chosen, rejected = (f"{row['debate']}/{row[f'{side}_argument']}" for side in ("chosen", "rejected"))
+            votes.append(
+                Vote(
+                    worker=row["worker"],
+                    debate=row["debate"],
+                    chosen=chosen,
+                    rejected=rejected,
+                    characters=(len(next(texts)), len(next(texts))),
+                )
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{file}: cannot be read as votes ({error!r}); take train.jsonl or test.jsonl of prepare.py"
+        ) from error
+    return votes
+
+
+def draw_support(votes: Iterable[Vote], seed: int) -> dict[str, list[Vote]]:
+    """Worker -> their votes in an order drawn with the seed and their name; the first m are the support set of m."""
+    of_workers: dict[str, list[Vote]] = defaultdict(list)
+    for vote in votes:
+        of_workers[vote.worker].append(vote)
+    for worker, of_worker in of_workers.items():
+        random.Random(f"{seed}/{worker}").shuffle(of_worker)
+    return dict(of_workers)
+
+
+class Scores:
+    """What `score.py` wrote of one model."""
+
+    def __init__(self, file: Path) -> None:
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            self._arguments: dict[str, dict[str, Any]] = content["arguments"]
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{file}: cannot be read as scores ({error!r}); let score.py write it") from error
+        self._log_prior = {debate: np.array(prior) for debate, prior in content["log_prior"].items()}
+        self.has_codes = any("codes" in rewards for rewards in self._arguments.values())
+
+    def without_worker(self, votes: Sequence[Vote]) -> Array:
+        """[P] probability of each vote for whoever votes: marginal over the codes, or under the one latent."""
+        if self.has_codes:
+            return self.with_support(votes, [])
+        (latent,) = next(iter(self._arguments.values()))
+        return _sigmoid(self._margins(votes, latent))
+
+    def with_support(self, votes: Sequence[Vote], support: Sequence[Vote]) -> Array:
+        """[P] probability of each vote of one worker by the exact posterior over codes, given other votes of theirs."""
+        evidence = np.log(_sigmoid(self._margins(support, "codes"))).sum(0) if support else 0.0
+        log_weights = np.array([self._log_prior[vote.debate] for vote in votes]) + evidence
+        weights = np.exp(log_weights - log_weights.max(1, keepdims=True))
+        weights /= weights.sum(1, keepdims=True)
+        return (weights * _sigmoid(self._margins(votes, "codes"))).sum(1)
+
+    def _margins(self, votes: Sequence[Vote], latent: str) -> Array:
+        """[P], or [P, K] under the codes."""
+        rewards = [[self._arguments[argument][latent] for argument in (vote.chosen, vote.rejected)] for vote in votes]
+        of_sides = np.array(rewards)
+        margins: Array = of_sides[:, 0] - of_sides[:, 1]
+        return margins
+
+
+def longer_wins(votes: Sequence[Vote]) -> Array:
+    """[P] 1 where the longer argument was chosen, 0 where the shorter one was."""
+    lengths = np.array([vote.characters for vote in votes])
+    return 0.5 + 0.5 * np.sign(lengths[:, 0] - lengths[:, 1])
+
+
+def majority_of_others(votes: Sequence[Vote]) -> Array:
+    """[P] 1 where most other workers who voted on the same pair chose the same, 0.5 where as many did the opposite.
+
+    Args:
+        votes: all votes of the part, as the others are looked for among them.
+    """
+    chosen: Mapping[tuple[frozenset[str], str], set[str]] = defaultdict(set)
+    for vote in votes:
+        chosen[vote.pair, vote.chosen].add(vote.worker)
+    counts = [
+        len(chosen[vote.pair, vote.chosen] - {vote.worker}) - len(chosen[vote.pair, vote.rejected] - {vote.worker})
+        for vote in votes
+    ]
+    return 0.5 + 0.5 * np.sign(np.array(counts, dtype=np.float64))
+
+
+def _sigmoid(values: Array) -> Array:
+    # As hyperbolic tangent it does not overflow.
+    probabilities: Array = 0.5 + 0.5 * np.tanh(values / 2)
+    return np.clip(probabilities, 1e-9, 1 - 1e-9)

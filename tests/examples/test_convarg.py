@@ -1,0 +1,301 @@
+"""Votes on arguments: read from hostile and from honest XML, split by topic, and predicted from scored arguments."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from examples.convarg import evaluate, prepare
+from examples.convarg.argument_pairs import read_file, read_folder
+from examples.convarg.figures import calibration_error, hits, mean_over_workers
+from examples.convarg.predictions import (
+    Scores,
+    draw_support,
+    longer_wins,
+    majority_of_others,
+    read_votes,
+)
+
+ROOT = Path(__file__).parents[2]
+TOPICS = ("Books", "Cats", "Dogs", "Eggs")
+STANCES = ("Yes", "No")
+
+
+def _xml(topic: str, stance: str, votes: str = "a1 a1 a2 equal") -> str:
+    """Three arguments in two pairs; workers w0, w1 ... vote on each."""
+
+    def argument(side: str, name: int) -> str:
+        text = f"{topic} &amp; {stance}" + " more" * name
+        return f"<{side}><stance>{stance}</stance><text>{text}</text><id>arg{name}</id></{side}>"
+
+    assignments = "".join(
+        f"<mTurkAssignment><turkID>w{number}</turkID><value>{vote}</value></mTurkAssignment>"
+        for number, vote in enumerate(votes.split())
+    )
+    pairs = "".join(
+        f"<annotatedArgumentPair>{argument('arg1', first)}{argument('arg2', second)}"
+        f"<debateMetaData><title>{topic}</title></debateMetaData>"
+        f"<mTurkAssignments>{assignments}</mTurkAssignments></annotatedArgumentPair>"
+        for first, second in ((1, 2), (3, 1))
+    )
+    return f"<?xml version='1.0' encoding='utf-8'?><list>{pairs}</list>"
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    folder = tmp_path / "xml"
+    folder.mkdir()
+    for topic in TOPICS:
+        for stance in STANCES:
+            (folder / f"{topic}_{stance}.xml").write_text(_xml(topic, stance), encoding="utf-8")
+    return folder
+
+
+def test_pairs_of_a_folder(corpus: Path) -> None:
+    pairs = read_folder(corpus)
+    assert len(pairs) == 16
+    first = pairs[0]
+    assert (first.topic, first.stance, first.debate) == ("Books", "No", "Books_No")
+    assert [argument.name for argument in first.arguments] == ["arg1", "arg2"]
+    assert first.arguments[1].text == "Books & No more more"
+    assert first.votes == (("w0", "a1"), ("w1", "a1"), ("w2", "a2"), ("w3", "equal"))
+
+
+ENTITY = "<!DOCTYPE list [<!ENTITY a 'aaaaaaaaaa'><!ENTITY b '&a;&a;&a;'>]><list>&b;</list>"
+EXTERNAL = "<!DOCTYPE list SYSTEM 'file:///etc/hostname'><list/>"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (ENTITY, "bad.xml, line 1: declares a document type"),
+        (EXTERNAL, "bad.xml, line 1: declares a document type"),
+        ("<list>\n<a></list>", "bad.xml, line 2: mismatched tag"),
+        ("", "bad.xml, line 1: no element found"),
+        (_xml("Books", "Yes").replace("a1</value>", "a3</value>", 1), "has the vote 'a3', not a1, a2 or equal"),
+        (
+            _xml("Books", "Yes").replace("<title>Books</title>", ""),
+            "<annotatedArgumentPair> has no <debateMetaData/title>",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    (tmp_path / "bad.xml").write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit, match="2"):
+        prepare.main(["--input", str(tmp_path), "--output", str(tmp_path / "data")])
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert message in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--folds", "4"), "--folds 4: must be from 2 to 3"),
+        (("--folds", "2", "--fold", "2"), "--fold 2: must be from 0 to 1"),
+    ],
+)
+def test_folds_that_do_not_fit(
+    corpus: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        prepare.main(["--input", str(corpus), "--output", str(corpus / "data"), *flags])
+    assert message in capsys.readouterr().err
+
+
+def _prepared(corpus: Path, fold: int = 0) -> Path:
+    output = corpus.parent / f"data-{fold}"
+    prepare.main(["--input", str(corpus), "--output", str(output), "--folds", "3", "--fold", str(fold)])
+    return output
+
+
+def _rows(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_each_strict_vote_is_a_row_and_each_topic_in_one_part(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = _prepared(corpus)
+    said = capsys.readouterr().out
+    assert "left out: 16 votes that call both arguments equal" in said
+    parts = {part: _rows(data / f"{part}.jsonl") for part in prepare.PARTS}
+    topics = {part: {row["debate"].partition("_")[0] for row in rows} for part, rows in parts.items()}
+    assert sorted(chain(*topics.values())) == sorted(TOPICS)
+    assert sum(map(len, parts.values())) == 16 * 3
+    row = next(row for row in parts["train"] if row["worker"] == "w2")
+    assert row["chosen_argument"] == "arg2", "w2 votes a2"
+    assert row["chosen"].endswith("more more")
+    assert "more" not in row["prompt"]
+    stance = row["debate"].partition("_")[2]
+    assert row["prompt"].endswith(f"side: {stance}\n\n")
+
+
+def test_folds_test_every_topic_once(corpus: Path) -> None:
+    tested = [{row["debate"] for row in _rows(_prepared(corpus, fold) / "test.jsonl")} for fold in range(3)]
+    assert sorted(chain(*tested)) == sorted(f"{topic}_{stance}" for topic in TOPICS for stance in STANCES)
+
+
+def test_all_arguments_stand_in_the_cover(corpus: Path) -> None:
+    rows = _rows(_prepared(corpus) / "all.jsonl")
+    assert len(rows) == 8 * 2
+    stand = {(row["debate"], row[f"{side}_argument"]) for row in rows for side in ("chosen", "rejected")}
+    assert len(stand) == 8 * 3
+
+
+def test_rules(corpus: Path) -> None:
+    votes = [vote for vote in read_votes(_prepared(corpus) / "train.jsonl") if vote.debate == "Books_Yes"]
+    votes = votes or read_votes(_prepared(corpus) / "train.jsonl")[:6]
+    by = {(vote.worker, vote.chosen.rpartition("/")[2]): index for index, vote in enumerate(votes)}
+    longer, others = longer_wins(votes), majority_of_others(votes)
+    assert longer[by["w0", "arg1"]] == 0
+    assert longer[by["w2", "arg2"]] == 1
+    assert others[by["w0", "arg1"]] == 0.5, "one other each"
+    assert others[by["w2", "arg2"]] == 0
+
+
+def _scores(data: Path, file: Path, with_codes: bool) -> Path:
+    """Under code 0 more words are better, under code 1 fewer are; without codes, more are."""
+    arguments, priors = {}, {}
+    for row in _rows(data / "all.jsonl"):
+        for side in ("chosen", "rejected"):
+            words = len(row[side].split())
+            rewards = {"codes": [4.0 * words, -4.0 * words]} if with_codes else {"continuous": 1.0 * words}
+            arguments[f"{row['debate']}/{row[f'{side}_argument']}"] = rewards
+        priors[row["debate"]] = [float(np.log(0.6)), float(np.log(0.4))] if with_codes else []
+    file.write_text(json.dumps({"arguments": arguments, "log_prior": priors}), encoding="utf-8")
+    return file
+
+
+def test_the_exact_posterior_finds_the_worker(corpus: Path, tmp_path: Path) -> None:
+    data = _prepared(corpus)
+    scores = Scores(_scores(data, tmp_path / "scores.json", with_codes=True))
+    # w0 chooses the shorter argument in the first pair of a debate, and the longer one in the second.
+    votes = [vote for vote in read_votes(data / "test.jsonl") if vote.worker == "w0"]
+    support = draw_support(read_votes(data / "train.jsonl"), 0)["w0"]
+    shorter = [vote for vote in support if vote.characters[0] < vote.characters[1]]
+    before, after = scores.without_worker(votes), scores.with_support(votes, shorter[:1])
+    is_longer = np.array([vote.characters[0] > vote.characters[1] for vote in votes])
+    margin = 4.0 * np.array([2 if vote.chosen.endswith("arg3") else 1 for vote in votes])
+    right = 1 / (1 + np.exp(-margin))
+    assert before == pytest.approx(
+        np.where(is_longer, 0.6 * right + 0.4 * (1 - right), 0.4 * right + 0.6 * (1 - right))
+    )
+    odds = 0.4 * (1 / (1 + np.exp(-4))) / (0.6 * (1 / (1 + np.exp(4))))
+    weight = odds / (1 + odds)
+    assert after == pytest.approx(
+        np.where(is_longer, (1 - weight) * right + weight * (1 - right), weight * right + (1 - weight) * (1 - right))
+    )
+
+
+def test_the_table(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = _prepared(corpus)
+    files = [
+        f"plain={_scores(data, tmp_path / 'plain.json', with_codes=False)}",
+        f"codes={_scores(data, tmp_path / 'codes.json', with_codes=True)}",
+    ]
+    capsys.readouterr()
+    command = ["--data", str(data), "--scores", *files, "--baseline", "plain", "--support", "0", "2"]
+    evaluate.main([*command, "--output", str(tmp_path / "report.json")])
+    said = capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert [(row["method"], row["support"]) for row in report["rows"]] == [
+        ("longer", 0), ("others", 0), ("plain", 0), ("codes", 0), ("codes", 2)
+    ]  # fmt: skip
+    rows = {(row["method"], row["support"]): row for row in report["rows"]}
+    # Of the two pairs of a debate w0 and w1 choose the longer argument in one, w2 in the other.
+    assert rows["plain", 0]["per_worker"] == {"w0": 0.5, "w1": 0.5, "w2": 0.5}
+    assert rows["codes", 0]["gain"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert f"{report['votes']:,} votes of 3 workers" in said
+    assert "| plain | 0 | 50.0% (50.0 to 50.0) |" in said
+    with pytest.raises(SystemExit, match="2"):
+        evaluate.main([*command[:-2], "50"])
+    assert "--support 50: no worker of test.jsonl has as many votes in train.jsonl" in capsys.readouterr().err
+
+
+def test_intervals_are_over_workers() -> None:
+    """Two workers of 100 votes each, one always right and one never: votes would give 0.43 to 0.57."""
+    values = np.repeat([1.0, 0.0], 100)
+    figure = mean_over_workers(values, ["a"] * 100 + ["b"] * 100)
+    assert (figure.value, figure.low, figure.high) == (0.5, 0.0, 1.0)
+
+
+def test_calibration_error() -> None:
+    sure = np.array([0.9, 0.9, 0.9, 0.1])
+    assert hits(sure).tolist() == [1, 1, 1, 0]
+    assert calibration_error(sure) == pytest.approx(0.9 - 0.75)
+    assert calibration_error(np.array([0.75, 0.75, 0.75, 0.25])) == pytest.approx(0)
+
+
+def test_a_file_of_another_program(tmp_path: Path) -> None:
+    (tmp_path / "one.xml").write_text("<list/>", encoding="utf-8")
+    assert read_file(tmp_path / "one.xml") == []
+
+
+@pytest.mark.parametrize("mode", ["none", "lpc"])
+def test_scores_of_a_trained_model(corpus: Path, tmp_path: Path, mode: str) -> None:
+    """From a training to the table, on a corpus of a few words."""
+    data, run = _prepared(corpus), tmp_path / "run"
+    tokenizer = ["--input", str(data / "train.jsonl"), "--output", str(tmp_path / "words"), "--vocab-size", "290"]
+    _python("tools/train_tokenizer.py", *tokenizer)
+    options = {"num_layers": 1, "hidden_size": 32, "ffn_hidden_size": 48, "num_attention_heads": 4}
+    options |= {"max_position_embeddings": 256, "max_length": 200, "train_iters": 4, "lr": 0.02, "latent_mode": mode}
+    options |= {"train_data": data / "train.jsonl", "valid_data": f"all={data / 'all.jsonl'}", "save": run}
+    options |= {
+        "tokenizer_model": tmp_path / "words.model",
+        "data_cache_path": tmp_path / "cache",
+        "group_column": "worker",
+    }
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    flags += ["--codebook-size=3", "--posterior-context=1"] if mode == "lpc" else []
+    _python("-m", "megatron_lpc.train", *flags, "--global-batch-size=8")
+    _python("-m", "examples.convarg.score", "--config", str(run / "config.yaml"), "--output", str(run / "scores.json"))
+    scores = json.loads((run / "scores.json").read_text(encoding="utf-8"))
+    assert len(scores["arguments"]) == 8 * 3
+    rewards = list(scores["arguments"].values())
+    latents = {"none": 1} if mode == "none" else {"prior": 1, "codes": 3}
+    for latent, size in latents.items():
+        values = np.array([of_argument[latent] for of_argument in rewards]).reshape(len(rewards), -1)
+        assert values.shape[1] == size
+        assert np.isfinite(values).all()
+        assert values.std() > 0
+    priors = np.array(list(scores["log_prior"].values()))
+    assert len(priors) == 8
+    assert np.exp(priors).sum(1) == pytest.approx(1) if mode == "lpc" else priors.size == 0
+    flags = ["--data", str(data), "--scores", f"it={run / 'scores.json'}", "--baseline", "it", "--support", "0", "2"]
+    said = _python("-m", "examples.convarg.evaluate", *flags)
+    assert said.count("| it |") == (2 if mode == "lpc" else 1)
+
+
+def _python(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_whole_example_in_a_few_steps(tmp_path: Path) -> None:
+    """From the corpus to the table; the corpus is where CONVARG_XML says."""
+    xml = os.environ.get("CONVARG_XML")
+    if xml is None:
+        pytest.skip("CONVARG_XML does not name the folder UKPConvArg1-full-XML")
+    command = ["bash", str(ROOT / "examples" / "convarg" / "run.sh"), xml, "--train-iters", "4", "--lr", "0.002"]
+    variables = os.environ | {"OUT": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
+    rows = json.loads((tmp_path / "report-1.json").read_text(encoding="utf-8"))["rows"]
+    found = {(row["method"], row["support"]): row["accuracy"]["value"] for row in rows}
+    assert {support for method, support in found if method == "plain"} == {0}
+    assert {support for method, support in found if method == "exact"} == {0, 8, 50}
+    assert 0.6 < found["longer", 0] < found["others", 0] < 0.85
