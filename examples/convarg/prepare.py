@@ -28,8 +28,10 @@ PARTS = ("train", "valid", "test")
 
 
 def rows(pair: ArgumentPair) -> Iterator[dict[str, Any]]:
-    """A row for each strict vote on a pair."""
+    """A row for each strict vote on a pair; none where the two arguments are the same text under two names."""
     first, second = pair.arguments
+    if first.text == second.text:
+        return
     for worker, vote in pair.votes:
         if vote != "equal":
             yield _row(pair, *((first, second) if vote == "a1" else (second, first))) | {"worker": worker}
@@ -42,10 +44,11 @@ def cover(pairs: Iterable[ArgumentPair]) -> Iterator[dict[str, Any]]:
         _, arguments = of_debates.setdefault(pair.debate, (pair, {}))
         arguments |= {argument.name: argument for argument in pair.arguments}
     for pair, arguments in of_debates.values():
-        listed = list(arguments.values())
-        if len(listed) % 2:
-            listed.append(listed[0])
-        yield from (_row(pair, *both) | {"worker": "none"} for both in zip(listed[::2], listed[1::2], strict=True))
+        # Equal texts are neighbours here, and no pair is of neighbours; of an odd number the first one stands twice.
+        listed = sorted(arguments.values(), key=lambda argument: argument.text)
+        half = (len(listed) + 1) // 2
+        opposite = (listed + listed)[half:]
+        yield from (_row(pair, *both) | {"worker": "none"} for both in zip(listed[:half], opposite, strict=False))
 
 
 def _row(pair: ArgumentPair, chosen: Argument, rejected: Argument) -> dict[str, Any]:
@@ -79,7 +82,8 @@ def prepare(pairs: Sequence[ArgumentPair], parts: dict[str, str], output: Path) 
         workers, debates = ({row[column] for row in part_rows} for column in ("worker", "debate"))
         print(f"{part}: {len(part_rows):,} votes of {len(workers):,} workers on {len(debates)} debates")
     dropped = Counter(vote for pair in pairs for _, vote in pair.votes)["equal"]
-    print(f"left out: {dropped:,} votes that call both arguments equal")
+    same = sum(len(pair.votes) for pair in pairs if pair.arguments[0].text == pair.arguments[1].text)
+    print(f"left out: {dropped:,} votes that call both arguments equal, and {same:,} on arguments of the same text")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

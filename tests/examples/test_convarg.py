@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from examples.convarg import evaluate, prepare
-from examples.convarg.argument_pairs import read_file, read_folder
+from examples.convarg.argument_pairs import Argument, ArgumentPair, read_file, read_folder
 from examples.convarg.figures import calibration_error, hits, mean_over_workers
 from examples.convarg.predictions import (
     Scores,
@@ -151,6 +151,21 @@ def test_all_arguments_stand_in_the_cover(corpus: Path) -> None:
     assert len(rows) == 8 * 2
     stand = {(row["debate"], row[f"{side}_argument"]) for row in rows for side in ("chosen", "rejected")}
     assert len(stand) == 8 * 3
+
+
+@pytest.mark.parametrize("number", [3, 4])
+def test_arguments_of_the_same_text_are_no_pair(number: int) -> None:
+    texts = ["one text", "one text", "another", "a third"][:number]
+    arguments = [Argument(name=f"arg{index}", text=text) for index, text in enumerate(texts)]
+    pairs = [
+        ArgumentPair(debate="d", topic="t", stance="s", arguments=both, votes=(("w0", "a1"),))
+        for both in pairwise(arguments)
+    ]
+    assert list(prepare.rows(pairs[0])) == []
+    assert len(list(prepare.rows(pairs[1]))) == 1
+    cover = list(prepare.cover(pairs))
+    assert all(row["chosen"] != row["rejected"] for row in cover)
+    assert {row[f"{side}_argument"] for row in cover for side in ("chosen", "rejected")} == {a.name for a in arguments}
 
 
 def test_rules(corpus: Path) -> None:
