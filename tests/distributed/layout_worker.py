@@ -42,12 +42,17 @@ from megatron_lpc.training.setup import RunContext, seed_everything, start_distr
 _START_AT_ZERO = ("prior.2.weight", "posterior.2.weight", "encoder.2.weight", "latent_head.vectors")
 
 
-def run_case(context: RunContext, packing: str = "separate") -> dict[str, object]:
-    """One step: metrics of the global batch, log-probs by sample id, gradients by name and place."""
+def run_case(context: RunContext, packing: str = "separate", is_start: bool = False) -> dict[str, object]:
+    """One step: metrics of the global batch, log-probs by sample id, gradients by name and place.
+
+    is_start: with the weights that training starts with.
+    """
     config, platform, groups = context.config, context.platform, context.groups
     seed_everything(config.training.seed, groups)
     policy = build_policy(context)
     _draw_last_layers(policy)
+    if config.latent.latent_mode == "none" and not is_start:
+        _move_from_reference(policy)
     chunks = wrap_data_parallel(config, policy)
     is_frozen = config.training.freeze_backbone
     reference = OnlineReference(context) if uses_reference(config.loss) and not is_frozen else NoReference()
@@ -90,6 +95,15 @@ def _draw_last_layers(chunks) -> None:
                 weight.copy_(torch.empty(weight.shape).normal_(0, 0.2, generator=torch.Generator().manual_seed(1)))
 
 
+@torch.no_grad()
+def _move_from_reference(chunks) -> None:
+    """Without a latent the policy starts as its reference, and rounding would decide which response it prefers."""
+    for chunk in chunks:
+        for name, weight in chunk.named_parameters():
+            if name.endswith("final_layernorm.weight"):
+                weight.mul_(1.1)
+
+
 def _gradients(chunks, config: Config) -> dict[tuple[str, tuple[int, ...]], tuple[tuple[int, ...], torch.Tensor]]:
     """This rank's pieces of the gradient: (name, global offset) -> (global shape, piece)."""
     pieces = {}
@@ -124,7 +138,10 @@ def main() -> None:
     configs = {case: layout_config(layout, case) for case in CASES}
     configs |= {case: start_config(layout, case) for case in START_CASES}
     context = start_distributed(configs[next(iter(CASES))])
-    results = {case: run_case(replace(context, config=config)) for case, config in configs.items()}
+    results = {
+        case: run_case(replace(context, config=config), is_start=case in START_CASES)
+        for case, config in configs.items()
+    }
     for name, (case, packing) in PACKING_CASES.items():
         config = with_options(configs[case], **PACKINGS[packing])
         results[name] = run_case(replace(context, config=config), packing)

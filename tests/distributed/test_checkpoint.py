@@ -37,7 +37,7 @@ REFUSALS = {
     "bias": "holds decoder.layers.self_attention.k_layernorm.weight, decoder.layers.self_attention.linear_qkv.bias",
     "width": "decoder.layers.mlp.linear_fc1.weight has shape [4, 96, 32], this model needs [4, 128, 32]",
     "vocabulary": "--vocab-size 101, now 104",
-    "options": "--rotary-base 10000, now 500",
+    "options": "--rotary-base 10000.0, now 500",
     "resume_bf16": "--bf16 false, now true",
     "resume_latent": "--latent-mode continuous, now lpc",
     "resume_layers": "--num-layers 4, now 2",
