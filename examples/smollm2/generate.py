@@ -1,9 +1,10 @@
-"""What each code makes of the same prompts: greedy responses of an export, and their mean length.
+"""What the codes make of the same prompts: greedy responses of an export, and their mean length.
 
     python examples/smollm2/generate.py --model runs/smollm2/export --report runs/smollm2/report.json \
         --data runs/smollm2/data/held_out.jsonl
 
-Latents are the prior's mean, every code, and the mixture that the support set of each annotator gave (`--report`).
+Latents are the prior's mean, the codes that the annotators use most (`--codes 64`: each of 64), and the mixture that
+the support set of each annotator gave (`--report`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, required=True, help="what `megatron_lpc.evaluate --output` wrote")
     parser.add_argument("--data", type=Path, required=True, help="JSONL whose prompts are answered")
     parser.add_argument("--prompts", type=int, default=8, help="how many of them (default: 8)")
+    parser.add_argument("--codes", type=int, default=8, help="how many codes, the most used ones (default: 8)")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="longest response (default: 64)")
     options = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(options.model, trust_remote_code=True).eval()
@@ -38,7 +40,7 @@ def main() -> None:
         return_tensors="pt",
     )
     rows = []
-    for name, latent in latents(options.report, model.config.latent["codebook_size"]).items():
+    for name, latent in latents(options.report, options.codes).items():
         count = batch["input_ids"].shape[0]
         value = torch.tensor([latent] * count) if isinstance(latent, list) else latent
         with torch.inference_mode():
@@ -60,12 +62,14 @@ def prompts(data: Path, count: int) -> list[list[dict[str, str]]]:
     return found[:count]
 
 
-def latents(report: Path, codes: int) -> dict[str, Any]:
-    """Name -> `latent` of `generate`."""
+def latents(report: Path, num_codes: int) -> dict[str, Any]:
+    """Name -> `latent` of `generate`; of the codes those of most weight in the support of some annotator."""
     (held_out,) = json.loads(report.read_text(encoding="utf-8"))["data"].values()
     groups = held_out["support"]["groups"]
     mixtures = {f"support of {name}": group["mixture"] for name, group in groups.items()}
-    return {"mean": "mean", **{f"code {code}": code for code in range(codes)}, **mixtures}
+    most = [max(weights) for weights in zip(*mixtures.values(), strict=True)]
+    codes = sorted(range(len(most)), key=lambda code: -most[code])[:num_codes]
+    return {"mean": "mean", **{f"code {code}": code for code in sorted(codes)}, **mixtures}
 
 
 if __name__ == "__main__":

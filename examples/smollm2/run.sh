@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A published model end to end: SmolLM2-135M-Instruct is fetched, imported, verified, aligned with DPO under LPC on the
-# preferences of two annotators, evaluated, exported, and generates with each code:
+# preferences of two annotators, evaluated, exported, and generates with the codes:
 #
 #     bash examples/smollm2/run.sh [HH_RLHF_FILE_OR_HUB_NAME] [--flag value …]
 #
