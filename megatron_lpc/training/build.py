@@ -123,7 +123,8 @@ def assemble_run(context: RunContext) -> Run:
     config = context.config
     episodes: EpisodeIndex | None = None
     if train_data is not None and config.latent.posterior_context:
-        episodes, notes = open_episodes(config, train_data)
+        episodes, of_episodes = open_episodes(config, train_data)
+        notes += of_episodes
     epoch = None if train_data is None else (episodes.pairs_per_epoch if episodes else len(train_data))
     train_iters = total_steps(config, epoch)
     notes += [] if epoch is None else length_notes(config.training, epoch, train_iters)
