@@ -23,6 +23,7 @@ from examples.convarg.figures import Array, calibration_error, hits, log_loss, m
 from examples.convarg.predictions import Scores, Vote, draw_support, longer_wins, majority_of_others, read_votes
 from megatron_lpc.command_line import ArgumentParser, UserError, first_few, reports_errors
 from megatron_lpc.files import write_json
+from megatron_lpc.terminal import markdown_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,10 +120,8 @@ def figures(study: Study, row: Row, baseline: Row) -> dict[str, Any]:
 
 def table(found: Sequence[dict[str, Any]]) -> str:
     """In Markdown."""
-    lines = [
-        "| method | m | accuracy (95%) | mean of workers | gain (95%) | calibration error | log loss |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    headings = ["method", "m", "accuracy (95%)", "mean of workers", "gain (95%)", "calibration error", "log loss"]
+    lines = []
     for row in found:
         accuracy, gain = row["accuracy"], row["gain"]
         cells = [
@@ -134,8 +133,8 @@ def table(found: Sequence[dict[str, Any]]) -> str:
             f"{row['calibration_error']:.3f}" if "calibration_error" in row else "",
             f"{row['log_loss']:.3f}" if "log_loss" in row else "",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown_table(headings, lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -163,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         baseline = next(row for row in rows if row.method == options.baseline)
         found = [figures(study, row, baseline) for row in rows]
         print(f"{len(study.test):,} votes of {len(set(study.workers)):,} workers, gains over {options.baseline}\n")
-        print(table(found))
+        print(table(found), end="")
         if options.output is not None:
             write_json(options.output, {"votes": len(study.test), "baseline": options.baseline, "rows": found})
 

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from examples.convarg.figures import Array
 from megatron_lpc.command_line import UserError
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
