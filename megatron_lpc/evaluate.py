@@ -15,7 +15,7 @@ from megatron_lpc.command_line import is_first_rank, reports_errors
 from megatron_lpc.config import Config
 from megatron_lpc.evaluation.evaluate import evaluate
 from megatron_lpc.evaluation.options import SupportOptions, parse_command, support_settings
-from megatron_lpc.evaluation.report import report_table, verdict_lines, write_report
+from megatron_lpc.evaluation.results import report_table, verdict_lines, write_report
 from megatron_lpc.terminal import wide_console
 from megatron_lpc.training.checkpoint_folder import resolve_checkpoint
 

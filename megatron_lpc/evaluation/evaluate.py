@@ -20,7 +20,7 @@ from megatron_lpc.evaluation.marginal import (
 )
 from megatron_lpc.evaluation.options import SupportOptions, has_groups
 from megatron_lpc.evaluation.pair_table import PairTable, is_correct
-from megatron_lpc.evaluation.report import Report, SupportReport
+from megatron_lpc.evaluation.results import Report, SupportReport
 from megatron_lpc.evaluation.scoring import report_sources
 from megatron_lpc.evaluation.support import GroupLatents, draw_support, prompts_of_support
 from megatron_lpc.evaluation.support_report import SUPPORT, SUPPORT_EXACT, SWAPPED, report_support

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from megatron_lpc.evaluation.report import GroupReport, SupportReport
+from megatron_lpc.evaluation.results import GroupReport, SupportReport
 from megatron_lpc.evaluation.support import GroupLatents
 
 SUPPORT = "support"

@@ -1,4 +1,4 @@
-"""The report of an evaluation, as a table and as JSON."""
+"""The results of an evaluation, as a table and as JSON."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,7 @@ from io import StringIO
 from rich.console import Console
 
 from megatron_lpc.evaluation.information import Information
-from megatron_lpc.evaluation.report import Report, SupportReport, report_table, verdict_lines, write_report
+from megatron_lpc.evaluation.results import Report, SupportReport, report_table, verdict_lines, write_report
 from megatron_lpc.losses import CodeVerdict
 
 SUPPORT = SupportReport(
