@@ -66,6 +66,7 @@ setup(
         "filelock",
         "protobuf",
         "packaging",
+        "xxhash",
         "safetensors",
         "pyyaml",
         "rich",

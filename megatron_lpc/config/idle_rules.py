@@ -143,6 +143,20 @@ NOT_FROZEN = IdleRule("without --freeze-backbone", lambda config: not config.tra
 NOT_LOADED = IdleRule("without --load", lambda config: config.checkpoint.load is None)
 NOT_SAVED = IdleRule("without --save", lambda config: config.checkpoint.save is None)
 
+NO_CHECKPOINT = IdleRule(
+    "without --save, --load, --pretrained-checkpoint or --reference-load",
+    lambda config: (
+        not any(
+            (
+                config.checkpoint.save,
+                config.checkpoint.load,
+                config.checkpoint.pretrained_checkpoint,
+                config.loss.reference_load,
+            )
+        )
+    ),
+)
+
 NO_PROFILE = IdleRule("without --profile", lambda config: not config.logging.profile)
 NO_MEMORY_HISTORY = IdleRule(
     "without --record-memory-history",

@@ -75,8 +75,8 @@ def megatron_logits(
     Raises:
         ConfigError: the checkpoint is not that of such a model.
     """
-    from megatron_lpc.training.checkpoint_folder import resolve_checkpoint
     from megatron_lpc.training.checkpoint_tensors import load_weights
+    from megatron_lpc.training.checkpoint_verification import open_checkpoint
     from megatron_lpc.training.setup import start_distributed, stop_distributed
 
     config = logits_config(model, bf16=dtype == torch.bfloat16)
@@ -85,7 +85,7 @@ def megatron_logits(
         from megatron_lpc.model import build_model  # After the platform has prepared megatron-core for the CPU.
 
         chunks = build_model(config, context.platform, context.groups, config.latent, fresh="none")
-        load_weights(chunks, resolve_checkpoint(folder), groups=context.groups, latent_head=False, config=config)
+        load_weights(chunks, open_checkpoint(folder, context), groups=context.groups, latent_head=False, config=config)
         return logits_of(chunks, tokens)
     finally:
         stop_distributed()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,11 +21,11 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
-from torch.serialization import get_crc32_options, set_crc32_options
 
 from megatron_lpc.convert.parallel import Work, run_in_threads
 from megatron_lpc.convert.tensor_files import TensorInfo
 from megatron_lpc.training.checkpoint_folder import write_description
+from megatron_lpc.training.checkpoint_integrity import without_crc32, write_manifest
 
 _FORMAT = {
     "sharded_backend": "torch_dist",
@@ -74,17 +73,7 @@ def write_checkpoint(folder: Path, pieces: Sequence[Piece], description: dict[st
     torch.save({}, folder / "common.pt")
     write_description(folder, description)
     (folder / "metadata.json").write_text(json.dumps(_FORMAT), encoding="utf-8")
-
-
-@contextmanager
-def _without_checksums() -> Iterator[None]:
-    """torch writes no CRC-32 in this thread: it takes as long as writing a tensor, and torch never reads it."""
-    before = get_crc32_options()
-    set_crc32_options(False)
-    try:
-        yield
-    finally:
-        set_crc32_options(before)
+    write_manifest(folder, {})
 
 
 def _write_pieces(folder: Path, pieces: Sequence[Piece]) -> dict[MetadataIndex, _StorageInfo]:
@@ -107,7 +96,7 @@ def _write_piece(piece: Piece, file: Path) -> None:
     assert (tuple(tensor.shape), tensor.dtype) == (piece.info.shape, piece.info.dtype), piece.name
     if tensor.untyped_storage().nbytes() != tensor.nbytes:
         tensor = tensor.clone()  # torch saves whole storages.
-    with _without_checksums(), file.open("wb") as stream:
+    with without_crc32(), file.open("wb") as stream:
         torch.save(tensor, stream)
 
 

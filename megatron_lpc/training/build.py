@@ -17,6 +17,7 @@ from megatron_lpc.data.tokenizer import Tokenizer
 from megatron_lpc.platform import Platform
 from megatron_lpc.training.checkpoint import Checkpoints
 from megatron_lpc.training.checkpoint_folder import holds_checkpoint, resolve_checkpoint
+from megatron_lpc.training.checkpoint_verification import verify
 from megatron_lpc.training.episodes import open_episodes
 from megatron_lpc.training.hidden_cache import hidden_stores, offload_cached_backbone
 from megatron_lpc.training.inputs import open_dataset, open_inputs
@@ -119,6 +120,8 @@ def assemble_run(context: RunContext) -> Run:
         name: open_dataset(config, tokenizer, [source], name) for name, source in config.data.valid_data.items()
     }
     resumed = starting_point(config)
+    if resumed is not None:
+        verify(resumed, context)
     context, notes = with_known_groups(context, train_data, resumed)
     config = context.config
     episodes: EpisodeIndex | None = None

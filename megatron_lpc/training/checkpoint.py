@@ -26,13 +26,14 @@ from megatron_lpc.training.checkpoint_folder import (
     resolve_checkpoint,
     write_description,
 )
+from megatron_lpc.training.checkpoint_integrity import checksums, write_manifest
 from megatron_lpc.training.checkpoint_tensors import compare_options, copy_weights, read_tensors, sharded_weights
 from megatron_lpc.training.checkpoint_writer import OneTensorAtATime
 from megatron_lpc.training.collectives import largest_on_any_rank
 from megatron_lpc.training.exit import SaveWatch
 from megatron_lpc.training.optimizer_state import optimizer_updates, restore_optimizer_state, sharded_optimizer_state
 from megatron_lpc.training.policy import TrainablePolicy
-from megatron_lpc.training.random_state import restore_random_state, save_random_state
+from megatron_lpc.training.random_state import random_state_file, restore_random_state, save_random_state
 from megatron_lpc.training.setup import RunContext, seed_everything
 from megatron_lpc.training.state import RunState
 
@@ -50,7 +51,8 @@ class Checkpoints:
         self._watch = SaveWatch()
         answer_through_results_file()
         # Each tensor is written by one of the ranks that hold it.
-        self._strategy = FullyParallelSaveStrategyWrapper(OneTensorAtATime(), context.groups.dp_cp)
+        self._writer = OneTensorAtATime(computes_checksums=context.config.checkpoint.verify_integrity)
+        self._strategy = FullyParallelSaveStrategyWrapper(self._writer, context.groups.dp_cp)
 
     def save(self, state: RunState) -> None:
         """Write a checkpoint into `save`; nothing where that is unset, or where this very step is saved already.
@@ -61,8 +63,8 @@ class Checkpoints:
         Memory: a synchronous save holds one tensor at a time on the host. An asynchronous one holds a copy of all that
         this rank writes.
 
-        Collectives: two barriers over the world; those of megatron-core's `dist_checkpointing.save`, `_gather_weights`
-        and `largest_on_any_rank`. None of them carries optimizer state.
+        Collectives: two barriers over the world; those of megatron-core's `dist_checkpointing.save`, `_gather_weights`,
+        `_write_manifest` and `largest_on_any_rank`. None of them carries optimizer state.
         """
         if self._root is None or state.iteration == self._saved_iteration:
             return
@@ -88,6 +90,7 @@ class Checkpoints:
         dist.barrier()
 
         def complete() -> None:
+            self._write_manifest(partial)
             if is_first:
                 publish(root, iteration, self._context.config.checkpoint.keep_last)
             self._watch.saved(time.monotonic() - began)
@@ -177,6 +180,19 @@ class Checkpoints:
             # every pass calls every module and so awaits them all.
             for chunk in self._policy.chunks:
                 chunk.start_param_sync(force_sync=True)
+
+    def _write_manifest(self, folder: Path) -> None:
+        """With `verify_integrity`, the checksums of all files of a complete checkpoint; each rank has those of its own.
+
+        Collectives: a gather of objects on rank 0 of the world, between hosts.
+        """
+        if not self._context.config.checkpoint.verify_integrity:
+            return
+        own = self._writer.take_checksums() | checksums([random_state_file(folder)])
+        of_ranks: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+        dist.gather_object(own, of_ranks, group=self._context.groups.host)
+        if of_ranks is not None:
+            write_manifest(folder, {name: value for of_rank in of_ranks for name, value in of_rank.items()})
 
     def _description(self, state: RunState, updates: int) -> dict[str, Any]:
         return {

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import os
+import queue
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from megatron.core.dist_checkpointing.strategies import torch as torch_dist
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from torch.distributed import checkpoint
+from torch.distributed.checkpoint.filesystem import FileSystem
+
+from megatron_lpc.platform.patches.checkpoint_results_queue import ResultsFile
+from megatron_lpc.training.checkpoint_integrity import checksums, new_checksum, without_crc32
+
+_PIECE = 1 << 21
+"""Bytes that are in the processor's cache when they are written, for their checksum has just been computed."""
 
 
 class OneTensorAtATime(torch_dist.TorchDistSaveShardedStrategy):
@@ -15,10 +30,17 @@ class OneTensorAtATime(torch_dist.TorchDistSaveShardedStrategy):
     megatron-core 0.16 saves synchronously as it does asynchronously: it copies everything that the rank writes to the
     host before it writes (on a CPU: every view of a larger storage), and forks. torch's own writer copies a tensor when
     it is that tensor's turn. The format is the same. An asynchronous save is megatron-core's: it needs the copy.
+
+    Args:
+        computes_checksums: know the checksums of the files that this rank writes: of a synchronous save, while they are
+            written; of an asynchronous one, in the process that has written them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, computes_checksums: bool) -> None:
         super().__init__("torch_dist", 1)
+        self._computes_checksums = computes_checksums
+        self._checksums: dict[str, str] = {}
+        self._of_fork = ResultsFile()
 
     def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> None:
         """Write what this rank is the main replica of.
@@ -33,11 +55,41 @@ class OneTensorAtATime(torch_dist.TorchDistSaveShardedStrategy):
         )
         # One thread, and no copying ahead of it: each thread has a tensor of its own in hand.
         writer = _PlainIndexWriter(str(checkpoint_dir), thread_count=1, per_thread_copy_ahead=0)
-        checkpoint.save(
-            torch_dist.mcore_to_pyt_state_dict(tensors, False),
-            storage_writer=writer,
-            planner=torch_dist.MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False),
-        )
+        if self._computes_checksums:
+            writer.fs = _ChecksummedFiles(self._checksums)
+        with without_crc32():
+            checkpoint.save(
+                torch_dist.mcore_to_pyt_state_dict(tensors, False),
+                storage_writer=writer,
+                planner=torch_dist.MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False),
+            )
+
+    def async_save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: Path) -> AsyncRequest:
+        """megatron-core's asynchronous save; collectives are its own."""
+        request = super().async_save(sharded_state_dict, checkpoint_dir)
+        if request.async_fn is None or not self._computes_checksums:
+            return request
+        files = f"__{dist.get_rank()}_*.distcp"
+        compute = partial(_write_then_compute, request.async_fn, self._of_fork, Path(checkpoint_dir), files)
+        return request._replace(async_fn=compute)
+
+    def take_checksums(self) -> dict[str, str]:
+        """Name -> checksum of the files of tensors that this rank has written since the last call. No collective."""
+        taken = dict(self._checksums)
+        self._checksums.clear()
+        try:
+            return taken | self._of_fork.get_nowait()
+        except queue.Empty:
+            return taken
+
+
+def _write_then_compute(write: Callable[..., None], results: ResultsFile, folder: Path, files: str, *args: Any) -> None:
+    """Runs in a fork of the rank."""
+    write(*args)
+    try:
+        results.put(checksums(folder.glob(files)))
+    except OSError:
+        results.put({})  # Writing has failed too, which the rank is told by megatron-core.
 
 
 class _PlainIndexWriter(checkpoint.FileSystemWriter):
@@ -45,3 +97,36 @@ class _PlainIndexWriter(checkpoint.FileSystemWriter):
 
     def storage_meta(self) -> None:
         return None
+
+
+class _ChecksummedFiles(FileSystem):
+    """Keeps the checksum of each file of tensors that is written, under its name."""
+
+    def __init__(self, found: dict[str, str]) -> None:
+        self._found = found
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
+        if mode != "wb" or Path(path).suffix != ".distcp":
+            with super().create_stream(path, mode) as stream:
+                yield stream
+            return
+        with _ChecksummedFile(Path(path)) as file:
+            yield file
+        self._found[Path(path).name] = file.checksum.hexdigest()
+
+
+class _ChecksummedFile(io.BufferedWriter):
+    """A file that computes its checksum while it is written."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "wb"))
+        self.checksum = new_checksum()
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        for start in range(0, len(view), _PIECE):
+            piece = view[start : start + _PIECE]
+            self.checksum.update(piece)
+            super().write(piece)
+        return len(view)

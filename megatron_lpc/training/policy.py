@@ -12,8 +12,8 @@ from torch import nn
 
 from megatron_lpc.model import FreshWeights, build_model, unwrapped, wrap_data_parallel
 from megatron_lpc.model.code_unit import set_code_unit
-from megatron_lpc.training.checkpoint_folder import resolve_checkpoint
 from megatron_lpc.training.checkpoint_tensors import load_all_weights, load_weights
+from megatron_lpc.training.checkpoint_verification import open_checkpoint
 from megatron_lpc.training.optimizer import build_optimizer, build_scheduler
 from megatron_lpc.training.setup import RunContext
 
@@ -55,7 +55,7 @@ def build_policy(context: RunContext, resumes: bool = False) -> list[nn.Module]:
     if pretrained:
         has_latent = config.latent.latent_mode != "none"
         load_weights(
-            chunks, resolve_checkpoint(pretrained), groups=context.groups, latent_head=has_latent, config=config
+            chunks, open_checkpoint(pretrained, context), groups=context.groups, latent_head=has_latent, config=config
         )
         set_code_unit(unwrapped(chunks[-1]))
     if config.training.freeze_backbone:
@@ -79,7 +79,7 @@ def load_policy(context: RunContext, path: str | Path) -> list[nn.Module]:
     """
     config = context.config
     chunks = build_model(config, context.platform, context.groups, config.latent, fresh="none")
-    load_all_weights(chunks, resolve_checkpoint(path), groups=context.groups, config=config)
+    load_all_weights(chunks, open_checkpoint(path, context), groups=context.groups, config=config)
     return chunks
 
 

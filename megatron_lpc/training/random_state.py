@@ -27,12 +27,12 @@ def save_random_state(folder: Path, platform: Platform) -> None:
     for name, state in get_cuda_rng_tracker().get_states().items():
         states[_TRACKER + name] = state
     # Copies, as safetensors refuses tensors that share memory.
-    save_file({name: state.clone() for name, state in states.items()}, _file(folder))
+    save_file({name: state.clone() for name, state in states.items()}, random_state_file(folder))
 
 
 def restore_random_state(folder: Path, platform: Platform) -> None:
     """Set all generators as `save_random_state` found them on the same rank."""
-    states = load_file(_file(folder))
+    states = load_file(random_state_file(folder))
     version, *integers = states["python"].tolist()
     gauss = states["python_gauss"].tolist()
     random.setstate((version, tuple(integers), gauss[0] if gauss else None))
@@ -42,5 +42,6 @@ def restore_random_state(folder: Path, platform: Platform) -> None:
     get_cuda_rng_tracker().set_states(tracked)
 
 
-def _file(folder: Path) -> Path:
+def random_state_file(folder: Path) -> Path:
+    """The file of this rank."""
     return folder / f"random_state_{dist.get_rank():05d}.safetensors"

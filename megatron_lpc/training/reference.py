@@ -17,8 +17,8 @@ from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.data.dataset import PairDataset
 from megatron_lpc.losses import LatentState, uses_reference
 from megatron_lpc.model import FreshWeights, LatentQuery, PairScores, build_model, unwrapped
-from megatron_lpc.training.checkpoint_folder import resolve_checkpoint
 from megatron_lpc.training.checkpoint_tensors import load_weights
+from megatron_lpc.training.checkpoint_verification import open_checkpoint
 from megatron_lpc.training.offload import OffloadedWeights
 from megatron_lpc.training.pipeline import score_pass
 from megatron_lpc.training.reference_cache import load_reference_cache, weights_fingerprint
@@ -136,7 +136,7 @@ def online_reference(context: RunContext, untrained: Sequence[nn.Module] | None 
         copy_backbone(source, reference.chunks)
     elif start:
         load_weights(
-            reference.chunks, resolve_checkpoint(start), groups=context.groups, latent_head=False, config=config
+            reference.chunks, open_checkpoint(start, context), groups=context.groups, latent_head=False, config=config
         )
     reference.weights_are_final()
     return reference

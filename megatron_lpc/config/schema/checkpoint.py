@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_lpc.config.idle_rules import NOT_LOADED, NOT_SAVED
+from megatron_lpc.config.idle_rules import NO_CHECKPOINT, NOT_LOADED, NOT_SAVED
 from megatron_lpc.config.metadata import Role, option
 
 
@@ -34,6 +34,9 @@ class CheckpointConfig:
 
     keep_last: int = option(0, range="[0, inf)", role=Role.RUN, idle=NOT_SAVED)
     """Latest checkpoints to keep; 0 keeps all."""
+
+    verify_integrity: bool = option(True, role=Role.RUN, idle=NO_CHECKPOINT, evaluation=True)
+    """Save checksums of all files with a checkpoint, and compare them before one is loaded."""
 
     async_save: bool = option(False, role=Role.RUN, idle=NOT_SAVED)
     """Write checkpoints in the background while training continues."""
