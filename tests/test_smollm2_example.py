@@ -28,12 +28,12 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _transcripts(path: Path) -> None:
-    """HH-RLHF rows, and two that are not to be used: responses of like length, and a long one."""
+    """HH-RLHF rows: 120 whose responses differ in length, 20 of like length, and one too long to be used."""
     prompt = "\n\nHuman: What is {}?\n\nAssistant: A number.\n\nHuman: Which?\n\nAssistant:"
     pairs = [
         (" I do not know.", f" It is the number that comes before {number + 1}, of course.") for number in range(120)
     ]
-    pairs += [(" It is five.", " It is four."), (" No.", " Yes." * 200)]
+    pairs += [(" It is five.", f" It is {number}.") for number in range(20)] + [(" No.", " Yes." * 200)]
     rows = [{"chosen": prompt.format(n) + a, "rejected": prompt.format(n) + b} for n, (a, b) in enumerate(pairs)]
     with gzip.open(path, "wt", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -55,7 +55,10 @@ def test_a_published_model_end_to_end(packages: Path, tmp_path: Path) -> None:
     assert [row["annotator"] for row in held_out] == ["brief", "verbose"] * 12
     assert held_out[0]["chosen"] == held_out[1]["rejected"] == [{"role": "assistant", "content": "I do not know."}]
     assert [turn["role"] for turn in held_out[0]["prompt"]] == ["user", "assistant", "user"]
-    assert len((out / "data" / "train.jsonl").read_text().splitlines()) == 108
+    agree = [json.loads(line) for line in (out / "data" / "agree.jsonl").read_text().splitlines()]
+    assert len(agree) == 4
+    assert all(row["rejected"][0]["content"].isupper() for row in agree)
+    assert len((out / "data" / "train.jsonl").read_text().splitlines()) == 96 + 16
 
     steps = [line for line in read_metrics(out / "lpc" / "metrics.jsonl") if "evaluation" not in line]
     assert [line["iteration"] for line in steps] == [1, 2, 3]

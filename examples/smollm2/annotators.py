@@ -2,9 +2,11 @@
 
     python examples/smollm2/annotators.py --input FILE_OR_HUB_NAME --output runs/smollm2/data
 
-Writes train.jsonl, where each pair has one of the two labels in turn, and held_out.jsonl, where each pair is there once
-with each: without knowing the annotator, one is right on exactly half of it. Rows are chat messages, with a column
-`annotator`. Pairs are used whose longer response is at least 1.5 times as long, in at most `--max-characters`.
+Both dislike capitals: on every fourth pair to train on, a response and the same response in capitals, they agree. The
+other pairs have one of the two labels in turn. held_out.jsonl has pairs of other prompts, once with each label: not
+knowing the annotator, one is right on exactly half of it. support.jsonl has more, to tell the annotators by, and
+agree.jsonl pairs on which they agree. Rows are chat messages, with a column `annotator`. Pairs are used of at most
+`--max-characters`; they are labelled by length where the longer response is at least 1.5 times as long.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +27,9 @@ from megatron_lpc.files import write_text
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
-_HELD_OUT = 10
-"""Every tenth pair is held out."""
+_PARTS = 10
+"""Of ten pairs, the first is held out, and the sixth is for support sets."""
+_ANNOTATORS = ("brief", "verbose")
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,20 @@ class Comparison:
     shorter: str
     longer: str
 
-    def labelled(self, annotator: str) -> dict[str, Any]:
-        """A row of preference data."""
-        chosen, rejected = (self.shorter, self.longer) if annotator == "brief" else (self.longer, self.shorter)
+    @property
+    def differs_in_length(self) -> bool:
+        """Whether the annotators disagree."""
+        return 1.5 * len(self.shorter) <= len(self.longer)
+
+    def by_length(self, annotator: str) -> dict[str, Any]:
+        """A row of preference data on which the annotators disagree."""
+        return self._row(annotator, *sorted((self.shorter, self.longer), key=len, reverse=annotator == "verbose"))
+
+    def by_capitals(self, annotator: str) -> dict[str, Any]:
+        """A row of preference data on which they agree."""
+        return self._row(annotator, self.shorter, self.shorter.upper())
+
+    def _row(self, annotator: str, chosen: str, rejected: str) -> dict[str, Any]:
         return {
             "prompt": self.prompt,
             "chosen": [{"role": "assistant", "content": chosen}],
@@ -48,7 +63,7 @@ class Comparison:
 
 
 def comparisons(rows: Iterable[Row | BadRow], max_characters: int) -> Iterator[Comparison]:
-    """The transcripts whose responses differ enough in length."""
+    """The transcripts that are short enough, of which the annotators label one turn."""
     for row in rows:
         try:
             pair = to_pair(row, DataConfig()) if isinstance(row, Row) else None
@@ -59,7 +74,7 @@ def comparisons(rows: Iterable[Row | BadRow], max_characters: int) -> Iterator[C
         shorter, longer = sorted((str(pair.chosen).strip(), str(pair.rejected).strip()), key=len)
         fits = len(pair.prompt) + len(longer) <= max_characters
         is_single = not _TURN.search(longer) and not _TURN.search(shorter)
-        if fits and is_single and 1.5 * len(shorter) <= len(longer):
+        if fits and is_single:
             yield Comparison(_messages(pair.prompt), shorter, longer)
 
 
@@ -78,13 +93,26 @@ def main() -> None:
     parser.add_argument("--max-characters", type=int, default=400, help="of prompt and longer response (default: 400)")
     options = parser.parse_args()
     found = list(comparisons(read_rows(options.input), options.max_characters))
-    train = [pair for number, pair in enumerate(found) if number % _HELD_OUT]
-    held_out = found[::_HELD_OUT]
+    disagree = [pair for pair in found if pair.differs_in_length]
+    # In a response without letters capitals change nothing.
+    agree = [pair for pair in found if not pair.differs_in_length and pair.shorter.upper() != pair.shorter]
+    by_length = [pair.by_length(name) for pair, name in zip(_training(disagree), cycle(_ANNOTATORS), strict=False)]
+    by_capitals = [pair.by_capitals(name) for pair, name in zip(_training(agree), cycle(_ANNOTATORS), strict=False)]
+    del by_capitals[len(by_length) // 3 :]
+    held_out = disagree[::_PARTS]
+    held_out_agree = agree[::_PARTS]
     options.output.mkdir(parents=True, exist_ok=True)
-    names = ("brief", "verbose")
-    _write(options.output / "train.jsonl", [pair.labelled(names[number % 2]) for number, pair in enumerate(train)])
-    _write(options.output / "held_out.jsonl", [pair.labelled(name) for pair in held_out for name in names])
-    print(f"{len(train)} pairs to train on, {len(held_out)} held out with either label")
+    _write(options.output / "train.jsonl", by_length + by_capitals)
+    for name, pairs in {"held_out": held_out, "support": disagree[_PARTS // 2 :: _PARTS]}.items():
+        _write(options.output / f"{name}.jsonl", [pair.by_length(each) for pair in pairs for each in _ANNOTATORS])
+    agreed = [pair.by_capitals(each) for pair in held_out_agree for each in _ANNOTATORS]
+    _write(options.output / "agree.jsonl", agreed)
+    print(f"{len(by_length)} pairs to train on by length and {len(by_capitals)} by capitals")
+    print(f"{len(held_out)} held out by length and {len(held_out_agree)} by capitals, with either label")
+
+
+def _training(pairs: Sequence[Comparison]) -> list[Comparison]:
+    return [pair for number, pair in enumerate(pairs) if number % _PARTS not in (0, _PARTS // 2)]
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -38,11 +38,11 @@ run=lpc
 [ -z "${FROZEN:-}" ] || run=frozen
 options=(--config "examples/smollm2/$run.yaml" --num-layers "$layers" --tokenizer-model "$out/hf"
     --pretrained-checkpoint "$out/base" --data-cache-path "$out/cache"
-    --train-data "$out/data/train.jsonl" --valid-data "held_out=$out/data/held_out.jsonl")
+    --train-data "$out/data/train.jsonl" --valid-data "held_out=$out/data/held_out.jsonl" "agree=$out/data/agree.jsonl")
 [ "$run" = lpc ] || options+=(--cache-hidden-states "$out/hidden-states")
 .venv/bin/torchrun --standalone --nproc-per-node 3 -m megatron_lpc.train "${options[@]}" --save "$out/$run" "$@"
 .venv/bin/torchrun --standalone --nproc-per-node 3 -m megatron_lpc.evaluate --config "$out/$run/config.yaml" \
-    --load "$out/$run" --support-pairs 8 --output "$out/report.json"
+    --load "$out/$run" --support-data "$out/data/support.jsonl" --support-pairs 8 --output "$out/report.json"
 
 $python tools/convert_hf.py export --load "$out/$run" --output "$out/export" --force
 $python examples/smollm2/generate.py --model "$out/export" --report "$out/report.json" \
