@@ -45,10 +45,6 @@ class ModelDescription:
         head = head_weights(self.model, self.latent) if self.latent else ()
         return (*backbone, *head)
 
-    def without_head(self) -> ModelDescription:
-        """The backbone only."""
-        return replace(self, latent=None, code_names=None)
-
 
 def describe_hf(config: Mapping[str, Any]) -> ModelDescription:
     """The model that a config.json describes, with a head or without.
@@ -74,13 +70,14 @@ def describe_hf(config: Mapping[str, Any]) -> ModelDescription:
     )
 
 
-def describe_megatron(folder: Path, hf_config: Path | None = None) -> ModelDescription:
+def describe_megatron(folder: Path, hf_config: Path | None = None, *, backbone_only: bool = False) -> ModelDescription:
     """The model in a checkpoint, by the options that it was saved with.
 
     Args:
         folder: folder of one checkpoint, or of several, whose latest is meant.
         hf_config: folder of the original config.json. When unset, that of the import from which training started;
             without one, settings are made from the options.
+        backbone_only: leave the head out, of whatever mode it is.
 
     Raises:
         ConversionError: the options are missing, no family has them, they differ from those of the config.json, or the
@@ -106,8 +103,9 @@ def describe_megatron(folder: Path, hf_config: Path | None = None) -> ModelDescr
         settings |= special_tokens(options.get("data", {}).get("tokenizer_model"))
 
     latent = options.get("latent", {"latent_mode": "none"})
-    check_mode(folder, latent["latent_mode"])
-    has_head = latent["latent_mode"] != "none"
+    has_head = latent["latent_mode"] != "none" and not backbone_only
+    if has_head:
+        check_mode(folder, latent["latent_mode"])
     return ModelDescription(
         family=family,
         model=model,

@@ -15,7 +15,7 @@ from megatron_lpc.convert.companions import files_to_export
 from megatron_lpc.convert.decoder import EMBEDDING, LM_HEAD
 from megatron_lpc.convert.description import ModelDescription, describe_megatron
 from megatron_lpc.convert.errors import ConversionError
-from megatron_lpc.convert.head import CODE_FILES, head_settings
+from megatron_lpc.convert.head import CODE_FILES, HEAD_PREFIX, head_settings
 from megatron_lpc.convert.hf_writer import TensorGroup, write_safetensors
 from megatron_lpc.convert.megatron_folder import MegatronFolder
 from megatron_lpc.convert.output import new_folder
@@ -55,12 +55,10 @@ def export_hf(
         ConfigError: there is no checkpoint.
     """
     source = MegatronFolder(load)
-    described = describe_megatron(load, hf_config)
+    described = describe_megatron(load, hf_config, backbone_only=backbone_only)
     if code_names is not None:
         described = _with_code_names(described, code_names)
-    check_stored(source, described)
-    if backbone_only:
-        described = described.without_head()
+    check_stored(source, described, backbone_only=backbone_only)
     groups = tensor_groups(source, described, dtype)
     nbytes = sum(group.nbytes for group in groups)
     with (
@@ -77,17 +75,15 @@ def export_hf(
     return described
 
 
-def check_stored(source: MegatronFolder, described: ModelDescription) -> None:
-    """Compare the tensors in a checkpoint with those that its options call for.
+def check_stored(source: MegatronFolder, described: ModelDescription, *, backbone_only: bool = False) -> None:
+    """Compare the tensors in a checkpoint, or of its backbone only, with those that its options call for.
 
     Raises:
         ConversionError: one is missing, left over or of another shape.
     """
     wanted = {weight.name: weight.global_shape(described.model) for weight in described.weights()}
-    for problem, names in (
-        ("lacks", wanted.keys() - source.tensors.keys()),
-        ("holds the unknown", source.tensors.keys() - wanted.keys()),
-    ):
+    held = {name for name in source.tensors if not (backbone_only and name.startswith(HEAD_PREFIX))}
+    for problem, names in (("lacks", wanted.keys() - held), ("holds the unknown", held - wanted.keys())):
         if names:
             raise ConversionError(
                 f"{source.folder}: {problem} {first_few(sorted(names), 'tensors')}; "

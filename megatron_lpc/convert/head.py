@@ -18,6 +18,8 @@ from megatron_lpc.convert.weights import Shape, Weight
 MODEL_TYPE = LPCConfig.model_type
 BACKBONE_PREFIX = "backbone."
 """What the names of the backbone's tensors begin with in an exported model with a head."""
+HEAD_PREFIX = "latent_head."
+"""What the names of the head's tensors begin with, on both sides."""
 CODE_FILES = [Path(__file__).parent / "hub" / name for name in ("configuration_lpc.py", "modeling_lpc.py")]
 """Files that an exported model with a head needs beside its weights."""
 _CONVERTED_MODES = ("lpc", "continuous")
@@ -35,7 +37,7 @@ def head_weights(model: ModelConfig, latent: Mapping[str, Any]) -> tuple[Weight,
         tensors = LatentHead(config).state_dict()
     weights = []
     for suffix, tensor in tensors.items():
-        name = f"latent_head.{suffix}"
+        name = HEAD_PREFIX + suffix
         weights.append(Weight(name, (name,), partial(_fixed_shape, tuple(tensor.shape))))
     return tuple(weights)
 
@@ -76,8 +78,8 @@ def check_mode(folder: Path, latent_mode: str) -> None:
     """
     if latent_mode not in (*_CONVERTED_MODES, "none"):
         raise ConversionError(
-            f"{folder}: latent_mode is {latent_mode}, whose head is not converted; only models with "
-            f"{' or '.join(_CONVERTED_MODES)}, or without a head, are"
+            f"{folder}: latent_mode is {latent_mode}, whose head is not converted, as {' or '.join(_CONVERTED_MODES)} "
+            "is; --backbone-only exports the model without it"
         )
 
 
