@@ -17,9 +17,12 @@ LAYERS = (
     ("data", "losses"),
     ("model",),
     ("training",),
-    ("convert", "evaluation"),
-    ("evaluate", "precompute_reference", "preprocess_data", "train"),
+    ("convert",),
+    ("evaluation",),
+    ("evaluate", "personalize", "precompute_reference", "preprocess_data", "train"),
     ("study",),
+    ("generation",),
+    ("generate",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 NAMES = sorted(path.stem for path in (ROOT / "megatron_lpc").iterdir() if path.is_dir() or path.suffix == ".py")

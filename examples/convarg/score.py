@@ -79,7 +79,8 @@ def _rewards(config: Config, table: PairTable, of: Responses) -> tuple[list[Any]
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     with reports_errors():
-        config, _, output = parse_command(sys.argv[1:] if argv is None else argv)
+        command = parse_command(sys.argv[1:] if argv is None else argv)
+        config, output = command.config, command.output
         if output is None:
             raise UserError("--output: is missing; name the JSON file to write")
         scores = score(config)

@@ -17,8 +17,9 @@ from megatron_lpc.evaluation.options import SupportOptions
 from megatron_lpc.evaluation.pair_table import PairTable
 from megatron_lpc.evaluation.scoring import EvaluationStep, score_pairs
 from megatron_lpc.losses import uses_reference
-from megatron_lpc.model import LatentSource
+from megatron_lpc.model import LatentSource, unwrapped
 from megatron_lpc.terminal import progress
+from megatron_lpc.training.collectives import from_last_stage
 from megatron_lpc.training.hidden_cache import hidden_stores
 from megatron_lpc.training.inputs import open_dataset, open_inputs
 from megatron_lpc.training.known_groups import with_saved_groups
@@ -86,6 +87,20 @@ class CheckpointScorer:
             sources,
             latent=self.config.latent,
         )
+
+    def codes(self) -> tuple[Tensor, Tensor]:
+        """The codebook [K, H] and its unit [1] as fp64 on the CPU, of a model with codes.
+
+        Collectives: those of `from_last_stage`, twice.
+        """
+        head = getattr(unwrapped(self._policy[-1]), "latent_head", None)
+        groups, device = self._context.groups, self._context.platform.device
+
+        def shared(name: str) -> Tensor:
+            own = getattr(head, name).detach().double() if groups.is_last_stage else None
+            return from_last_stage(own, groups, device).cpu()
+
+        return shared("codebook"), shared("code_unit")
 
     def fit_group_vectors(
         self, data: PairDataset, support_sets: Mapping[str, Sequence[int]], support: SupportOptions

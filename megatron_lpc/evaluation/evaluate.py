@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from torch import Tensor
 
 from megatron_lpc.config import Config, ConfigError, training_only_options, with_defaults, with_options
+from megatron_lpc.convert.hub.saved_latent import SavedLatent
 from megatron_lpc.data.dataset import PairDataset
 from megatron_lpc.evaluation.checkpoint_scorer import CheckpointScorer
+from megatron_lpc.evaluation.evidence import Evidence
 from megatron_lpc.evaluation.information import mutual_information
 from megatron_lpc.evaluation.marginal import (
     MARGINAL,
@@ -21,6 +25,7 @@ from megatron_lpc.evaluation.marginal import (
 from megatron_lpc.evaluation.options import SupportOptions, has_groups
 from megatron_lpc.evaluation.pair_table import PairTable, is_correct
 from megatron_lpc.evaluation.results import Report, SupportReport
+from megatron_lpc.evaluation.saved_latents import metrics_of_latents, open_latents
 from megatron_lpc.evaluation.scoring import report_sources
 from megatron_lpc.evaluation.support import GroupLatents, draw_support, prompts_of_support
 from megatron_lpc.evaluation.support_report import SUPPORT, SUPPORT_EXACT, SWAPPED, report_support
@@ -29,13 +34,16 @@ from megatron_lpc.model import LatentSource
 from megatron_lpc.training.setup import start_distributed, stop_distributed
 
 
-def evaluate(config: Config, support: SupportOptions) -> dict[str, Report]:
+def evaluate(config: Config, support: SupportOptions, latents: Sequence[Path] = ()) -> dict[str, Report]:
     """Evaluate the checkpoint `config.checkpoint.load` on every data set of `config.data.valid_data`, whole.
 
     Options that only training reads have no effect. `Report.information` needs codes and groups, `Report.support`
     groups and a latent that can be estimated for one; they are None without.
 
     Collectives: those of `CheckpointScorer`; all ranks return the same reports.
+
+    Args:
+        latents: files of saved latents, under each of which every data set is scored too.
 
     Raises:
         ConfigError: the options cannot work, or do not fit the checkpoint; a data set has no query pair.
@@ -45,6 +53,7 @@ def evaluate(config: Config, support: SupportOptions) -> dict[str, Report]:
     # Profiling belongs to the run: its ranks and its device need not be there.
     config = with_defaults(config, training_only_options("logging"))
     scorer = CheckpointScorer(start_distributed(config))
+    saved = open_latents(scorer, latents)
     group_latents = None
     if has_groups(config) and support.data is not None:
         data = scorer.open("support", support.data)
@@ -53,7 +62,7 @@ def evaluate(config: Config, support: SupportOptions) -> dict[str, Report]:
         table = None if source is None else scorer.score("support", data, (source,))
         group_latents = _estimate_group_latents(scorer, data, table, support)
     reports = {
-        name: _evaluate_data(scorer, name, source, support, group_latents)
+        name: _evaluate_data(scorer, name, source, support, group_latents, saved)
         for name, source in config.data.valid_data.items()
     }
     stop_distributed()
@@ -61,7 +70,12 @@ def evaluate(config: Config, support: SupportOptions) -> dict[str, Report]:
 
 
 def _evaluate_data(
-    scorer: CheckpointScorer, name: str, source: str, support: SupportOptions, group_latents: GroupLatents | None
+    scorer: CheckpointScorer,
+    name: str,
+    source: str,
+    support: SupportOptions,
+    group_latents: GroupLatents | None,
+    saved: Mapping[str, SavedLatent],
 ) -> Report:
     """`group_latents`: from other data; None to estimate them from this data set."""
     config = scorer.config
@@ -69,6 +83,7 @@ def _evaluate_data(
     sources = report_sources(config.latent)
     table = scorer.score(name, data, sources)
     metrics = metrics_by_latent(config.loss, table, sources)
+    metrics |= metrics_of_latents(scorer, name, data, table, saved)
     verdict = code_verdict(metrics[sources[0]], config.latent.codebook_size)
     report = Report(pairs=len(data), metrics=metrics, information=None, support=None, verdict=verdict)
     if not has_groups(config):
@@ -141,18 +156,15 @@ def _estimate_group_latents(
             log_likelihoods={},
             prompts=prompts_of_support(prompts, support_sets),
         )
-    likelihoods = log_likelihoods(config.loss, table)
-    product = config.latent.posterior_context > 0
-    # The prior is no factor of a product of experts: `losses.experts`.
-    is_product_of_exact = product and config.latent.latent_inference == "exact"
+    evidence = Evidence.of_support(config, table)
     return GroupLatents.estimate(
-        likelihoods if is_product_of_exact else table.posterior_logits,
-        likelihoods,
+        evidence.logits,
+        log_likelihoods(config.loss, table),
         groups,
         prompts,
         pairs=support.pairs,
         seed=support.seed,
-        product=product,
+        product=evidence.product,
     )
 
 

@@ -20,6 +20,7 @@ from megatron_lpc.losses import (
     code_losses,
     exact_posterior_logits,
     finish_metrics,
+    label_probability,
     marginal_loss,
     marginal_metrics,
     prefers_chosen,
@@ -39,22 +40,26 @@ def metrics_by_latent(
         latent: table_metrics(loss, table, index) for index, latent in enumerate(latents)
     }
     if "codes" in sources:
-        metrics[MARGINAL] = _marginal_metrics(loss, table)
+        metrics[MARGINAL] = mixture_metrics(loss, table, log_prior(table))
     return metrics
 
 
-def _marginal_metrics(loss: LossConfig, table: PairTable) -> dict[str, float]:
-    """`losses.marginal_metrics`; `loss` among them is -log sum_k p(k|x) exp(-loss_k)."""
+def mixture_metrics(loss: LossConfig, table: PairTable, log_weights: Tensor) -> dict[str, float]:
+    """`losses.marginal_metrics` where code k weighs w_k; `loss` among them is -log sum_k w_k exp(-loss_k).
+
+    Args:
+        log_weights: [P, K] log weights of the codes for each pair, up to a constant per pair.
+    """
     of = Responses.under_codes(table)
     losses = code_losses(loss, of.logps, of.reference_logps, of.response_length)
     return finish_metrics(
         marginal_metrics(
             loss,
-            marginal_loss(losses, log_prior(table), temperature=1.0),
+            marginal_loss(losses, log_weights.log_softmax(dim=-1), temperature=1.0),
             of.logps,
             of.reference_logps,
             of.response_length,
-            table.prior_logits,
+            log_weights,
             table.posterior_logits,
         )
     )
@@ -69,6 +74,12 @@ def log_likelihoods(loss: LossConfig, table: PairTable) -> Tensor:
     """[P, K] log-likelihood of each pair's label under each code."""
     of = Responses.under_codes(table)
     return -code_losses(loss, of.logps, of.reference_logps, of.response_length).T
+
+
+def label_probabilities(loss: LossConfig, table: PairTable) -> Tensor:
+    """[P, K] probability of each pair's label under each code."""
+    of = Responses.under_codes(table)
+    return label_probability(loss, of.logps, of.reference_logps, of.response_length)
 
 
 def mixture_is_correct(loss: LossConfig, table: PairTable, log_weights: Tensor) -> Tensor:

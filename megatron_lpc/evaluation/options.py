@@ -39,6 +39,19 @@ class SupportOptions:
     """With `latent_mode: embedding`, their learning rate at hidden size 256, scaled as `codebook_lr`."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """The command line of an evaluation."""
+
+    config: Config
+    """Options of the run."""
+    support: SupportOptions
+    latents: tuple[Path, ...]
+    """Files of saved latents to evaluate under."""
+    output: Path | None
+    """JSON file to write."""
+
+
 def has_groups(config: Config) -> bool:
     """Whether there are groups, and a latent that can be estimated for one."""
     return config.latent.latent_mode in ("lpc", "embedding", "gaussian") and config.data.group_column is not None
@@ -54,8 +67,8 @@ def support_settings(config: Config, support: SupportOptions) -> dict[str, Any] 
     return counts
 
 
-def parse_command(argv: Sequence[str]) -> tuple[Config, SupportOptions, Path | None]:
-    """Options of the run, of the support sets, and the JSON file to write.
+def parse_command(argv: Sequence[str]) -> Command:
+    """The command line of an evaluation, checked.
 
     Options in the run's own file that only training reads are ignored. As flags they are refused, as is every flag
     without effect.
@@ -69,13 +82,13 @@ def parse_command(argv: Sequence[str]) -> tuple[Config, SupportOptions, Path | N
     parser = _parser()
     known, rest = parser.parse_known_args(list(argv))
     config = parse_args(rest, prog=parser.prog)
-    _refuse_training_flags(rest)
+    refuse_training_flags(rest)
     given = vars(known)
-    output = given.pop("output", None)
+    output, latents = given.pop("output", None), given.pop("latent", [])
     support = _support_options(given, config)
     if not config.data.valid_data:
         raise ConfigError("--valid-data: is empty; name at least one data set, NAME=FILE")
-    return _with_checkpoint(config), support, output
+    return Command(config=with_checkpoint(config), support=support, latents=tuple(latents), output=output)
 
 
 def _parser() -> ArgumentParser:
@@ -108,6 +121,13 @@ def _parser() -> ArgumentParser:
         help=f"with --latent-mode embedding: steps that fit a group's vector to its support set ({default.steps})",
     )
     parser.add_argument("--support-lr", type=float, metavar="X", help=f"their learning rate ({default.lr:g})")
+    parser.add_argument(
+        "--latent",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="latents that megatron_lpc.personalize wrote: all pairs are scored under each of them too",
+    )
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the report as JSON")
     return parser
 
@@ -134,7 +154,7 @@ def _support_options(given: Mapping[str, Any], config: Config) -> SupportOptions
     return support
 
 
-def _with_checkpoint(config: Config) -> Config:
+def with_checkpoint(config: Config) -> Config:
     """The same options with the checkpoint to evaluate: `load`, or else the run's own `save`."""
     options = config.checkpoint
     if options.load not in (None, "auto"):
@@ -144,7 +164,12 @@ def _with_checkpoint(config: Config) -> Config:
     return with_options(config, load=options.save)
 
 
-def _refuse_training_flags(arguments: Sequence[str]) -> None:
+def refuse_training_flags(arguments: Sequence[str]) -> None:
+    """Refuse flags of the run that no evaluation reads.
+
+    Raises:
+        ConfigError: naming the flag.
+    """
     read = {all_options()[name].flag for name in options_of_evaluation()}
     read.add("--config")
     for argument in arguments:

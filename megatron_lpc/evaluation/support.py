@@ -51,13 +51,16 @@ def support_mixtures(
         product: the posterior of the whole support set as a product of experts, for a model that was trained so
             (`posterior_context`); else the mean of its pairs' posteriors.
     """
+    return {
+        group: pooled_posterior(posterior_logits[torch.tensor(indices)], product) for group, indices in support.items()
+    }
+
+
+def pooled_posterior(posterior_logits: Tensor, product: bool) -> Tensor:
+    """[K] weights of the codes from the posterior logits [N, K] of N pairs; `product` as of `support_mixtures`."""
     if product:
-        return {
-            group: product_of_experts(posterior_logits[torch.tensor(indices)]).softmax(-1)
-            for group, indices in support.items()
-        }
-    posterior = posterior_logits.softmax(-1)
-    return {group: posterior[torch.tensor(indices)].mean(0) for group, indices in support.items()}
+        return product_of_experts(posterior_logits).softmax(-1)
+    return posterior_logits.softmax(-1).mean(0)
 
 
 def prompts_of_support(prompts: Sequence[Hashable], support: Mapping[str, Sequence[int]]) -> dict[str, set[Hashable]]:

@@ -4,6 +4,7 @@ from megatron_lpc.losses.collapse import CodeVerdict, code_verdict
 from megatron_lpc.losses.exact import (
     code_losses,
     exact_posterior_logits,
+    label_probability,
     marginal_loss,
     pool_episodes,
     prefers_chosen,
@@ -33,6 +34,7 @@ __all__ = [
     "gaussian_kl",
     "implicit_rewards",
     "kl_with_free_bits",
+    "label_probability",
     "latent_loss",
     "marginal_loss",
     "marginal_metrics",

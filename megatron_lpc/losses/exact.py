@@ -108,10 +108,30 @@ def prefers_chosen(
         log_weights: [B, K] log w_k, up to a constant per pair.
         logps, reference_logps, response_length: as `code_losses` takes them.
     """
-    losses = code_losses(config, logps, reference_logps, response_length)
-    exchanged_reference = None if reference_logps is None else _exchanged(reference_logps)
-    exchanged = code_losses(config, _exchanged(logps), exchanged_reference, _exchanged(response_length))
+    losses, exchanged = _both_orders(config, logps, reference_logps, response_length)
     return marginal_loss(losses, log_weights, 1.0) < marginal_loss(exchanged, log_weights, 1.0)
+
+
+def label_probability(
+    config: LossConfig, logps: Tensor, reference_logps: Tensor | None, response_length: Tensor
+) -> Tensor:
+    """[B, K] probability under each code that the chosen response wins: of its likelihood and the opposite label's.
+
+    For dpo this is sigmoid(margin_k). Arguments as of `code_losses`.
+    """
+    losses, exchanged = _both_orders(config, logps, reference_logps, response_length)
+    return torch.sigmoid(exchanged - losses).T
+
+
+def _both_orders(
+    config: LossConfig, logps: Tensor, reference_logps: Tensor | None, response_length: Tensor
+) -> tuple[Tensor, Tensor]:
+    """[K, B] losses of the labels, and of the opposite ones."""
+    exchanged_reference = None if reference_logps is None else _exchanged(reference_logps)
+    return (
+        code_losses(config, logps, reference_logps, response_length),
+        code_losses(config, _exchanged(logps), exchanged_reference, _exchanged(response_length)),
+    )
 
 
 def _exchanged(values: Tensor) -> Tensor:

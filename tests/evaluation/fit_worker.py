@@ -16,7 +16,7 @@ from megatron_lpc.training.setup import start_distributed
 
 def main() -> None:
     config_file, source, output, *flags = sys.argv[1:]
-    config, _, _ = parse_command(["--config", config_file, *flags])
+    config = parse_command(["--config", config_file, *flags]).config
     scorer = CheckpointScorer(start_distributed(with_options(config, train_data=[source])))
     data = scorer.open("support", source)
     support_sets = draw_support([str(group) for group in data.groups], 3, seed=0)

@@ -136,7 +136,7 @@ def test_with_support_from_other_data_all_pairs_are_query_pairs(run, evaluation)
 
 def test_pairs_are_scored_under_the_latent_of_their_group(run):
     """A support set of one pair gives that pair's own posterior, so the pair has the same score under both latents."""
-    config, _, _ = parse_command(run)
+    config = parse_command(run).config
     scored = []
 
     def spy(self, name, data, sources, mixture=None):
@@ -163,7 +163,7 @@ def test_pairs_are_scored_under_the_latent_of_their_group(run):
 
 def test_swapped_latents_are_those_of_the_other_group(run):
     """With two groups, each pair is predicted by the codes' weights of the group that it is not of."""
-    config, _, _ = parse_command(run)
+    config = parse_command(run).config
     asked = []
     weights = GroupLatents.exact_log_weights
 
@@ -200,9 +200,9 @@ def test_without_groups_there_is_no_support(run, evaluation):
 
 
 def test_no_pair_left(run):
-    config, support, _ = parse_command([*run, "--support-pairs", "6"])
+    command = parse_command([*run, "--support-pairs", "6"])
     with pytest.raises(ConfigError, match=r"--valid-data agree: no pair is left to evaluate after 6 support pairs"):
-        evaluate(config, support)
+        evaluate(command.config, command.support)
     stop_distributed()
 
 

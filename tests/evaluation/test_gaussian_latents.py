@@ -53,7 +53,7 @@ def test_report(run, report):
 
 
 def test_a_group_has_the_mean_of_the_means_of_its_support_set(run):
-    config, _, _ = parse_command(["--config", run[1]])
+    config = parse_command(["--config", run[1]]).config
     name, source = "disagree", config.data.valid_data["disagree"]
     scorer = CheckpointScorer(start_distributed(with_options(config, train_data=[source])))
     data = scorer.open(name, source)

@@ -81,7 +81,7 @@ def test_an_evaluation_without_groups_has_the_generic_vector_for_all(config_file
 @pytest.fixture(scope="module")
 def scorer(config_file):
     """And its data, which have a group that the run did not know."""
-    config, _, _ = parse_command(["--config", config_file])
+    config = parse_command(["--config", config_file]).config
     source = config.data.valid_data["disagree"]
     scorer = CheckpointScorer(start_distributed(with_options(config, train_data=[source])))
     yield scorer, scorer.open("disagree", source)

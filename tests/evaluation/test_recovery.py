@@ -12,6 +12,24 @@ from megatron_lpc.config import parse_args
 SETTINGS = Path(__file__).parents[2] / "examples" / "recovery"
 
 
+def check_personal_latents(folder, world, evaluation, groups):
+    """`personalize` with 8 pairs of an annotator gives the accuracy of support, on their other pairs of new prompts."""
+    from megatron_lpc.personalize import main as personalize
+
+    for annotator, of_group in groups.items():
+        files = {}
+        for name, source, count in (("pairs", world[1], 8), ("own", world[-1].partition("=")[2], None)):
+            rows = [line for line in Path(source).read_text(encoding="utf-8").splitlines() if annotator in line]
+            files[name] = folder / f"{annotator}-{name}.jsonl"
+            files[name].write_text("\n".join(rows[:count]) + "\n", encoding="utf-8")
+        saved = folder / f"{annotator}.safetensors"
+        personalize(["--load", str(folder / "lpc"), "--pairs", str(files["pairs"]), "--output", str(saved)])
+        flags = ["--config", str(folder / "lpc" / "config.yaml"), "--group-column", "none", "--latent", str(saved)]
+        metrics = evaluation(*flags, "--valid-data", f"own={files['own']}")["data"]["own"]["metrics"]
+        for name, wanted in (("", of_group["accuracy"]), (", exact", of_group["accuracy_exact"])):
+            assert metrics[annotator + name]["rewards/accuracies"] >= wanted - 0.03, (annotator, name)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -28,6 +46,7 @@ def test_codes_find_the_annotators(make_world, evaluation, tmp_path, seed):
         support = ["--support-data", world[1]] if name == "lpc" else []
         reports[name] = evaluation("--config", f"{save}/config.yaml", *support)["data"]
 
+    check_personal_latents(tmp_path, world, evaluation, reports["lpc"]["disagree"]["support"]["groups"])
     codes = reports["lpc"]["disagree"]
     plain = reports["plain"]["disagree"]["metrics"]["none"]
     assert codes["information"]["bits"] >= 0.9

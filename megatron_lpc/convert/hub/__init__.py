@@ -1,1 +1,1 @@
-"""The two files that travel with an exported model. They import only torch and transformers."""
+"""The files that travel with an exported model. They import only torch, safetensors and transformers."""

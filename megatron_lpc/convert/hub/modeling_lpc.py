@@ -11,15 +11,19 @@ z is computed from the last token of the prompt, and added to the last hidden st
     "mean"       the codes, weighted by the prior p(z|x)
     "sample"     one code, drawn from the prior
     "argmax"     the prior's most probable code
+    "none"       none: the policy without z
     an integer   that code
-    a tensor     [B, K] mixture weights of the codes, such as the mean posterior of an annotator
+    a list       K mixture weights of the codes for all sequences, such as `model.load_latent("ann.safetensors")`
+    a tensor     [B, K] mixture weights for each sequence
 
 Shape legend: B sequences, S tokens, H hidden size, K codes, V vocabulary size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,8 +32,9 @@ from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from .configuration_lpc import LPCConfig
+from .saved_latent import read_latent_of
 
-Latent = str | int | Tensor
+Latent = str | int | Sequence[float] | Tensor
 
 # Hidden states that the posterior network reads for a pair: [h_w; h_l], h_w - h_l, or [h_w; h_l; h_w * h_l].
 _POSTERIOR_INPUTS = {"concat": 2, "difference": 1, "bilinear": 3}
@@ -46,7 +51,7 @@ class LPCOutput(CausalLMOutputWithPast):
     z: Tensor | None = None
     """[B, H]."""
     code_weights: Tensor | None = None
-    """[B, K] fp32; None where z was given, and for the continuous control."""
+    """[B, K] fp32; None where z was given, for `none` and for the continuous control."""
 
 
 class LatentHead(nn.Module):
@@ -85,11 +90,13 @@ class LatentHead(nn.Module):
             latent: how z is chosen; see the top of this file.
 
         Returns:
-            z [B, H], and the mixture weights of its codes [B, K] fp32 (None for the continuous control).
+            z [B, H], and the mixture weights of its codes [B, K] fp32 (None for `none` and the continuous control).
 
         Raises:
             ValueError: the model has no such latent.
         """
+        if latent == "none":
+            return torch.zeros_like(h_x), None
         if self.is_continuous:
             if latent != "mean":
                 raise ValueError(f"latent={latent!r}: this model has no codes; its only latent is 'mean'")
@@ -106,6 +113,10 @@ class LatentHead(nn.Module):
             if latent.shape != prior.shape:
                 raise ValueError(f"latent: code weights must be {list(prior.shape)}, got {list(latent.shape)}")
             return latent.to(prior)
+        if isinstance(latent, Sequence) and not isinstance(latent, str):
+            if len(latent) != codes:
+                raise ValueError(f"latent: weights of {len(latent)} codes, the model has {codes}")
+            return prior.new_tensor(latent).expand_as(prior)
         if latent == "mean":
             return prior
         if isinstance(latent, int) and 0 <= latent < codes:
@@ -116,8 +127,8 @@ class LatentHead(nn.Module):
             chosen = torch.multinomial(prior, 1).squeeze(-1)
         else:
             raise ValueError(
-                f"latent={latent!r}: must be 'mean', 'sample', 'argmax', "
-                f"a code from 0 to {codes - 1}, or weights [B, {codes}]"
+                f"latent={latent!r}: must be 'mean', 'sample', 'argmax', 'none', "
+                f"a code from 0 to {codes - 1}, {codes} weights, or weights [B, {codes}]"
             )
         return nn.functional.one_hot(chosen, codes).float()
 
@@ -205,6 +216,16 @@ class LPCForCausalLM(PreTrainedModel, GenerationMixin):
         logits = self.get_output_embeddings()(hidden)
         softcap = getattr(self.config.get_text_config(), "final_logit_softcapping", None)
         return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+    def load_latent(self, path: str | Path) -> list[float]:
+        """The K mixture weights in a file that `megatron_lpc.personalize` wrote, as `generate(latent=...)` takes them.
+
+        Raises:
+            ValueError: the file cannot be read, or is of another model.
+        """
+        if self.latent_head.is_continuous:
+            raise ValueError(f"{path}: holds weights of codes, and this model has none")
+        return read_latent_of(path, self.latent_head.codebook, self.latent_head.code_unit).weights.tolist()
 
     def generate(self, *args: Any, latent: Latent = "mean", **kwargs: Any) -> Any:
         """As `GenerationMixin.generate`, with prompts padded on the left.
