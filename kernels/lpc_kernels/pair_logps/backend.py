@@ -90,11 +90,12 @@ def choose_backend(problem: Problem) -> Backend:
 def fastest_backend(problem: Problem, z_only: bool = False) -> Backend:
     """`choose_backend`, or `FactoredBackend` where it serves. z_only: a gradient of z is wanted and no other."""
     from lpc_kernels.pair_logps.factored import FactoredBackend, latent_factors, may_be_factored
+    from lpc_kernels.pair_logps.factored_wide import WideFactoredBackend
 
     if may_be_factored(problem, z_only):
         factors = latent_factors(problem)
         if factors is not None:
-            return FactoredBackend(factors)
+            return WideFactoredBackend(factors) if factors.is_wide else FactoredBackend(factors)
     return choose_backend(problem)
 
 

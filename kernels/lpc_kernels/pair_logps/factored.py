@@ -27,21 +27,23 @@ from lpc_kernels.triton_support import runs_on_triton
 
 MANY_LATENTS = 8
 """From this many on the products are used for every call, below only where they save more."""
-_WIDEST_BIAS = 50.0
-"""What z W^T may differ by within the vocabulary, for sums that stay far above the smallest fp32 number: e^-50 of the
-largest term is the least that they can be."""
+WIDEST_BIAS = {torch.float32: 50.0, torch.float64: 600.0}
+"""What z W^T may differ by within the vocabulary, for sums that stay far above the smallest number of a dtype: e^-50 of
+the largest term is the least that they can be, or e^-600."""
 
 
 @dataclass(frozen=True)
 class Factors:
-    """F, and what it was scaled by. All in fp32 (fp64); `bias` is z W^T / temperature."""
+    """F, and what it was scaled by. `bias` is z W^T / temperature, in fp32 (fp64)."""
 
     values: Tensor
-    """[L, P, V] exp(bias - highest)."""
+    """[L, P, V] exp(bias - highest); fp64 where it is wide."""
     highest: Tensor
     """[L, P] max of the bias."""
     of_targets: Tensor
     """[L, N] bias of each token's target; of any token id where the shard has no such target."""
+    is_wide: bool
+    """Whether the bias differs by more than `WIDEST_BIAS` of fp32 within the vocabulary."""
 
 
 def may_be_factored(problem: Problem, z_only: bool) -> bool:
@@ -65,12 +67,16 @@ def latent_factors(problem: Problem) -> Factors | None:
         bias[..., piece] = (z.flatten(0, 1).to(weight.dtype) @ weight[piece].t()).view(*z.shape[:2], -1)
     problem.shard.cap_(bias)
     highest = bias.amax(-1)
-    if (highest - bias.amin(-1)).max() > _WIDEST_BIAS:
+    widest = float((highest - bias.amin(-1)).max())
+    if widest > WIDEST_BIAS[torch.float64]:
         return None
     segments = problem.segments
     pair = segments.repeat(segments.pair_of_segment)
     of_targets = bias[:, pair, problem.shard.locate(problem.targets).clamp(min=0)]
-    return Factors(bias.sub_(highest[..., None]).exp_(), highest, of_targets)
+    is_wide = widest > WIDEST_BIAS[torch.float32]
+    if is_wide:
+        bias = bias.double()
+    return Factors(bias.sub_(highest[..., None]).exp_(), highest, of_targets, is_wide)
 
 
 @dataclass(frozen=True)
@@ -86,12 +92,10 @@ class FactoredBackend:
         return True
 
     def stats(self, problem: Problem, logits: Tensor, chunk: slice, keep_exponentials: bool = False) -> Tensor:
-        local = problem.shard.locate(problem.targets[chunk])
         stats = logits.new_zeros((3, problem.num_latents, logits.size(0)))
-        found = logits.gather(1, local.clamp(min=0)[:, None])[:, 0] / problem.shard.temperature
-        stats[2] = (found + self.factors.of_targets[:, chunk]).where(local >= 0, -torch.inf)
+        stats[2] = self.of_targets(problem, logits, chunk)
         stats[0] = self._exponentials_(problem, logits, chunk)
-        for run, pair in _runs(problem, chunk):
+        for run, pair in runs_of_latents(problem, chunk):
             for piece in token_chunks(logits.size(1), CPU_PIECE):
                 stats[1, :, run].addmm_(self.factors.values[:, pair, piece], logits[run, piece].t())
         return stats
@@ -105,7 +109,7 @@ class FactoredBackend:
         slope = scale / running_sum * (own_max - running_max).exp()
         local = problem.shard.locate(problem.targets[chunk])
         pieces = token_chunks(logits.size(1), CPU_PIECE)
-        for run, pair in _runs(problem, chunk):
+        for run, pair in runs_of_latents(problem, chunk):
             for piece in pieces:
                 factor = self.factors.values[:, pair, piece]
                 exponentials = logits[run, piece]
@@ -113,12 +117,13 @@ class FactoredBackend:
                     gradient.d_bias[:, pair, piece].addcmul_(slope[:, run] @ exponentials, factor, value=-1)
                 if not gradient.only_bias:
                     exponentials.mul_(slope[:, run].t() @ factor).neg_()
-            # The probability of the target is subtracted from its 1, still in fp32.
-            place, of_targets = local[run].clamp(min=0), scale[:, run] * (local[run] >= 0)
-            if gradient.d_bias is not None:
-                gradient.d_bias[:, pair].scatter_add_(1, place.expand_as(of_targets), of_targets)
-            if not gradient.only_bias:
-                logits[run].scatter_add_(1, place[:, None], of_targets.sum(0)[:, None])
+            add_targets_(gradient, logits[run], pair, local[run], scale[:, run])
+
+    def of_targets(self, problem: Problem, logits: Tensor, chunk: slice) -> Tensor:
+        """[L, C] logit of each target under each latent; -inf where another shard has it."""
+        local = problem.shard.locate(problem.targets[chunk])
+        found = logits.gather(1, local.clamp(min=0)[:, None])[:, 0] / problem.shard.temperature
+        return (found + self.factors.of_targets[:, chunk]).where(local >= 0, -torch.inf)
 
     def scoring_stats(self, problem: Problem, chunks: list[slice]) -> Callable[[slice], Tensor]:
         return stats_of_logits(self, problem, chunks)
@@ -131,12 +136,27 @@ class FactoredBackend:
             largest[rows] = running_max = block.amax(-1)
             block.sub_(running_max[:, None]).exp_()
         lowered = largest.expand(problem.num_latents, -1).clone()
-        for run, pair in _runs(problem, chunk):
+        for run, pair in runs_of_latents(problem, chunk):
             lowered[:, run] += self.factors.highest[:, pair, None]
         return lowered
 
 
-def _runs(problem: Problem, chunk: slice) -> list[tuple[slice, int]]:
+def add_targets_(gradient: LogpsGradient, logits: Tensor, pair: int, local: Tensor, scale: Tensor) -> None:
+    """The targets' part of a gradient: the probability of the target was subtracted from its 1, still in fp32.
+
+    Args:
+        logits: [C, V] of the tokens of a pair, by now their gradient.
+        local: [C] place of each target in the shard; negative where it is in another one.
+        scale: [L, C] gradient of the log-probs / temperature.
+    """
+    place, of_targets = local.clamp(min=0), scale * (local >= 0)
+    if gradient.d_bias is not None:
+        gradient.d_bias[:, pair].scatter_add_(1, place.expand_as(of_targets), of_targets)
+    if not gradient.only_bias:
+        logits.scatter_add_(1, place[:, None], of_targets.sum(0)[:, None])
+
+
+def runs_of_latents(problem: Problem, chunk: slice) -> list[tuple[slice, int]]:
     """Neighbouring tokens of a chunk with the same latents, and which of [P] these are."""
     if problem.shares_latents:
         return [(slice(0, chunk.stop - chunk.start), 0)]

@@ -132,23 +132,30 @@ def test_the_cheapest_backend_for_each_call(used: list[bool]) -> None:
 
 
 @pytest.mark.parametrize("only_z", [False, True])
-def test_latents_that_move_logits_far_apart(only_z: bool, used: list[bool]) -> None:
-    """There a product of two exponentials could be 0 for every token id."""
+@pytest.mark.parametrize("algorithm", ["pairwise", "recompute"])
+@pytest.mark.parametrize(("times", "is_factored"), [(15, True), (1000, False)])
+def test_latents_that_move_logits_far_apart(
+    times: float, is_factored: bool, algorithm: str, only_z: bool, used: list[bool]
+) -> None:
+    """There a product of two exponentials could be 0 for every token id, in fp32 or even in fp64."""
     inputs = drawn(20, 13, 3, 8, only_z=only_z)
-    inputs["z"].data *= 1000
-    sums, _, _, expected = expect(inputs, 3)
-    result, got = run(inputs, 3)
-    assert used == [False]
+    inputs["z"].data *= times
+    options: Tensors = {"temperature": 0.7, "vocab_size": 11}
+    inputs["targets"] %= 11
+    sums, _, _, expected = expect(inputs, 3, **options)
+    result, got = run(inputs, 3, algorithm=algorithm, chunk_size=9, **options)
+    assert set(used) == {is_factored}
     assert_close(result.logps, sums, 1e-11)
     for mine, theirs in zip(got, expected, strict=True):
         assert_close(mine, theirs, 1e-11)
 
 
-def test_fp32_is_as_exact_as_with_an_exponential_per_latent() -> None:
-    """Latents that move the logits by up to 50, common offsets of 100: the error of the sums is that of rounding."""
+@pytest.mark.parametrize("times", [2.3, 6.0])
+def test_fp32_is_as_exact_as_with_an_exponential_per_latent(times: float) -> None:
+    """Latents that move the logits by up to 50 or 130, common offsets of 100: the sums' error is that of rounding."""
     inputs = {name: x.float() if x.is_floating_point() else x for name, x in drawn(60, 200, 3, 8).items()}
     inputs = {name: x.detach().requires_grad_(x.is_floating_point()) for name, x in inputs.items()}
-    inputs["z"].data *= 2.3
+    inputs["z"].data *= times
     inputs["lm_head_weight"].data[:, -1] = 10.0
     inputs["hidden"].data[:, -1] = 10.0
     sums, _, _, expected = expect(inputs, 3)
