@@ -18,6 +18,7 @@ from megatron_lpc.config import (
     Config,
     ConfigError,
     all_options,
+    data_parallel_size,
     parse_args,
     validate,
     validate_episodes,
@@ -123,10 +124,10 @@ class _Planner:
         """Runs of a row that is trained."""
         flags = ("--config", str(self.file), *_flags(filled(row.options, self.places)))
         config = _parse(flags)
-        _refuse(config)
+        _refuse(config, self.study.processes)
         evaluate = _flags(filled(self.study.evaluate | row.evaluate, self.places))
         evaluated = _parse((*flags, *evaluate))
-        _refuse(evaluated)
+        _refuse(evaluated, self.study.processes)
         support = self._support(row) if has_groups(evaluated) else None
         first = self.firsts.setdefault(json.dumps([asdict(config), evaluate, support]), row.name)
         runs = []
@@ -134,6 +135,8 @@ class _Planner:
             folder = self._folder(first) / f"seed{seed}"
             evaluation = _evaluation_flags(evaluate, support, seed)
             keep = ["--keep-checkpoint"] if self.study.keep_checkpoints else []
+            if self.study.processes > 1:
+                keep += ["--processes", str(self.study.processes)]
             command = ["-m", "megatron_lpc.study.one_run", *keep, *evaluation, *flags, "--seed", str(seed)]
             run = PlannedRun(
                 row=row,
@@ -166,10 +169,12 @@ def _identity(config: Config) -> dict[str, Any]:
     return found
 
 
-def _refuse(config: Config) -> None:
-    """Raises ConfigError where the run would refuse its options."""
-    validate(config, 1)
-    validate_episodes(config, 1)
+def _refuse(config: Config, processes: int) -> None:
+    """Raises ConfigError where the run would refuse its options, or would end without a report."""
+    validate(config, processes)
+    validate_episodes(config, data_parallel_size(config, processes))
+    if config.training.exit_interval or config.training.exit_duration_in_mins:
+        raise ConfigError("exit_interval, exit_duration_in_mins: a study needs whole trainings; unset them")
     if not config.data.valid_data:
         raise ConfigError("valid_data: is empty, and there is nothing to report; name a validation set")
 

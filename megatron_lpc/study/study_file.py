@@ -20,6 +20,7 @@
     metrics: [support(new), prior(new), kl(new)]    # columns of the table (`metrics.py`)
     plot: [support(new)]                    # those that are drawn; the first one, unless set
     keep_checkpoints: false                 # true: changed `support` or `evaluate` do not train again
+    processes: 1                            # of each run, under torchrun where there are several
 
 Required: `config`, `seeds`, `data`. Rows of equal options are run once. Rows of a grid are named by what differs:
 `loss_type=ipo, exact`. With `sweep`, and without rows and grid, there is a row `base` in which nothing is changed.
@@ -75,6 +76,8 @@ class Study:
     """None: `metrics.default_metrics`."""
     plot: list[str] | None
     keep_checkpoints: bool
+    processes: int
+    """Of each run."""
 
     def reference_of(self, row: Row) -> str | None:
         """Name of the row that this one is compared with."""
@@ -86,7 +89,7 @@ class Study:
 
 KEYS = (
     *("config", "seeds", "data", "options", "support", "evaluate", "rows", "grid", "sweep", "reference", "metrics"),
-    *("plot", "keep_checkpoints"),
+    *("plot", "keep_checkpoints", "processes"),
 )
 
 
@@ -124,6 +127,7 @@ def read_study(path: Path) -> Study:
         metrics=read_metrics(entry("metrics")) if "metrics" in given else None,
         plot=[name.text() for name in entry("plot").items()] if "plot" in given else None,
         keep_checkpoints=bool(keep.value),
+        processes=entry("processes").whole_number(1) if "processes" in given else 1,
     )
 
 

@@ -89,3 +89,17 @@ def test_without_support_pairs_a_group_is_known_by_its_prompts() -> None:
     assert "swapped" not in of_data["accuracy"]
     assert of_data["groups"] == {}
     assert accuracy["support"] == 0.9
+
+
+@pytest.mark.slow
+def test_runs_of_several_processes(tiny_run: Any, tmp_path: Path) -> None:
+    tables = []
+    for processes in (1, 2):
+        file = study_of(tiny_run, tmp_path / "study.yaml")
+        content = yaml.safe_load(file.read_text()) | {"processes": processes, "seeds": [1], "metrics": ["kl(disagree)"]}
+        file.write_text(yaml.safe_dump(content))
+        output = tmp_path / str(processes)
+        assert start(file, output).wait() == 0
+        tables.append([line for line in (output / "table.md").read_text().splitlines() if line.startswith("| lpc")])
+        assert ("--processes 2" in (output / "commands.sh").read_text()) == (processes == 2)
+    assert tables[0] == tables[1] != []
