@@ -145,3 +145,15 @@ def test_what_a_run_would_refuse_is_refused_before_any(planned: Plan) -> None:
         planned(options={"valid_data": {}}, sweep=None)
     with pytest.raises(UserError, match="row 'new': --micro-batch-size 0: must be"):
         planned(rows={"new": {"evaluate": {"micro_batch_size": 0}}})
+    with pytest.raises(UserError, match="row 'short': exit_interval, exit_duration_in_mins: a study needs whole"):
+        planned(rows={"short": {"exit_interval": 2}})
+    with pytest.raises(UserError, match=r"row 'plain': .*--global-batch-size 32"):
+        planned(processes=3, sweep=None)
+
+
+def test_a_run_of_several_processes(planned: Plan) -> None:
+    rows = {"half": {"micro_batch_size": 16}}
+    run = planned(processes=2, rows=rows, sweep=None)[0]
+    assert run.command[:2] == ("-m", "megatron_lpc.study.one_run")
+    assert run.command[2:4] == ("--processes", "2")
+    assert "--processes" not in planned(rows=rows, sweep=None)[0].command
