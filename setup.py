@@ -48,6 +48,7 @@ setup(
         "console_scripts": [
             "megatron-lpc-train = megatron_lpc.train:main",
             "megatron-lpc-evaluate = megatron_lpc.evaluate:main",
+            "megatron-lpc-generate = megatron_lpc.generate:main",
             "megatron-lpc-personalize = megatron_lpc.personalize:main",
             "megatron-lpc-study = megatron_lpc.study.__main__:main",
             "megatron-lpc-study-one-run = megatron_lpc.study.one_run:main",

@@ -64,7 +64,9 @@ def test_a_published_model_end_to_end(packages: Path, tmp_path: Path) -> None:
     assert [line["iteration"] for line in steps] == [1, 2, 3]
     support = json.loads((out / "report.json").read_text())["data"]["held_out"]["support"]
     assert support["groups"].keys() == {"brief", "verbose"}
-    latents = [line.split("|")[1].strip() for line in (out / "codes.md").read_text().splitlines()[2:]]
-    assert latents[0] == "mean"
-    assert len({latent for latent in latents[1:9] if latent.startswith("code ")}) == 8
-    assert latents[9:] == ["support of brief", "support of verbose"]
+    responses = [json.loads(line) for line in (out / "responses.jsonl").read_text().splitlines()]
+    latents = [line["latent"] for line in responses if line["prompt"] == responses[0]["prompt"]]
+    assert latents[0] == "prior"
+    assert latents[-2:] == ["brief", "verbose"]
+    assert len({latent for latent in latents[1:-2] if latent.startswith("code:")}) == len(latents) - 3 <= 8
+    assert len(responses) == 8 * len(latents)

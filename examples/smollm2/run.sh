@@ -45,5 +45,14 @@ options=(--config "examples/smollm2/$run.yaml" --num-layers "$layers" --tokenize
     --load "$out/$run" --support-data "$out/data/support.jsonl" --support-pairs 8 --output "$out/report.json"
 
 $python tools/convert_hf.py export --load "$out/$run" --output "$out/export" --force
-$python examples/smollm2/generate.py --model "$out/export" --report "$out/report.json" \
-    --data "$out/data/held_out.jsonl" | tee "$out/codes.md"
+
+# What 8 pairs of each annotator say of the codes, and what the model answers then.
+latents=()
+for annotator in brief verbose; do
+    grep --max-count 8 "\"annotator\": \"$annotator\"" "$out/data/support.jsonl" > "$out/data/$annotator.jsonl"
+    $python -m megatron_lpc.personalize --load "$out/$run" --tensor-model-parallel-size 1 \
+        --pairs "$out/data/$annotator.jsonl" --output "$out/$annotator.safetensors"
+    latents+=(--latent "$out/$annotator.safetensors")
+done
+$python -m megatron_lpc.generate --model "$out/export" --prompts "$out/data/held_out.jsonl" --num-prompts 8 \
+    --latent prior --latent codes "${latents[@]}" --max-new-tokens 64 --output "$out/responses.jsonl"

@@ -1,7 +1,8 @@
 """How sure the mixture weights of an annotator are, by resampling the labelled pairs that they are from (bootstrap).
 
-Resampling knows only the pairs that are there, so from a handful of them the figures are rough. Of a product of experts
-that leaves two codes about equal, it moves up to twice the weight that new pairs would.
+Several codes may mean the same, and then it does not matter how the weight is divided among them. So what more pairs
+would change is told in what the mixture predicts, not in its weights. Resampling knows only the pairs that are there:
+from a handful of them the figures are rough, and by a product of experts too large rather than too small.
 
 Shape legend: P pairs, K codes.
 """
@@ -23,8 +24,8 @@ _TAIL = 0.025
 """Of the draws below the interval, and as many above it: 95% lie within."""
 _MOST_DOUBLINGS = 4
 """More pairs are told of up to 16 times as many as there are."""
-SETTLED = 0.05
-"""Moved weight below which more pairs change little."""
+SETTLED = 0.02
+"""Change of a probability below which more pairs change little."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +36,9 @@ class Certainty:
     """Of the weights, nats: 0 where one code has all, ln K where all have the same."""
     interval: Tensor | None
     """[2, K] fp64 between which each weight lies in 95% of the resampled sets; None for a single pair."""
-    moved: Mapping[int, float]
-    """Number of pairs -> the share of the weight that changes codes, in the mean, when so many pairs of the annotator
-    are replaced by as many others: half the L1 distance. Empty for a single pair."""
+    change: Mapping[int, float]
+    """Number of pairs -> by how much the predicted probability of a preference changes, in the mean, when so many pairs
+    of the annotator are replaced by as many others. Empty for a single pair."""
 
     @property
     def effective_codes(self) -> float:
@@ -45,16 +46,19 @@ class Certainty:
         return float(np.exp(self.entropy))
 
 
-def certainty(evidence: Evidence) -> Certainty:
-    """Entropy and intervals of the weights from P pairs, and how both would change with more pairs.
+def certainty(evidence: Evidence, probability: Tensor) -> Certainty:
+    """Entropy and intervals of the weights from P pairs, and what more pairs would change.
 
-    The same evidence gives the same figures.
+    The same arguments give the same figures.
+
+    Args:
+        probability: [P, K] fp64 of each pair's label under each code, by which the mixture's predictions are made.
     """
     weights = evidence.weights
     entropy = float(-torch.xlogy(weights, weights).sum())
     pairs = len(evidence.logits)
     if pairs == 1:
-        return Certainty(entropy=entropy, interval=None, moved={})
+        return Certainty(entropy=entropy, interval=None, change={})
     random = np.random.default_rng(_SEED)
     smaller = [2**power for power in range(pairs.bit_length()) if 2**power < pairs]
     sizes = [*smaller, *(pairs * 2**doublings for doublings in range(_MOST_DOUBLINGS + 1))]
@@ -63,21 +67,27 @@ def certainty(evidence: Evidence) -> Certainty:
     return Certainty(
         entropy=entropy,
         interval=torch.quantile(resampled[pairs], tails, dim=0),
-        moved={size: _moved(drawn) for size, drawn in resampled.items()},
+        change={size: _change(drawn @ probability.T) for size, drawn in resampled.items()},
     )
 
 
 def more_pairs_line(found: Certainty, pairs: int) -> str:
     """In one sentence, what more labelled pairs would do."""
-    if not found.moved:
+    if not found.change:
         return "One pair does not tell how sure the weights are: label more."
-    now = found.moved[pairs]
-    line = f"Another {pairs} pairs of the annotator in place of these would move {now:.0%} of the weight"
+    now = found.change[pairs]
+    line = f"Another {pairs} pairs of the annotator in place of these would change predictions by {_points(now)}"
     if now < SETTLED:
         return f"{line}: more pairs change little."
-    larger = [size for size in found.moved if size > pairs]
-    enough = next((size for size in larger if found.moved[size] < SETTLED), larger[-1])
-    return f"{line}; with {enough} pairs it would be {found.moved[enough]:.0%}: label {enough - pairs} more."
+    larger = [size for size in found.change if size > pairs]
+    enough = next((size for size in larger if found.change[size] < SETTLED), None)
+    if enough is None:
+        return f"{line}, and with {larger[-1]} pairs still by {_points(found.change[larger[-1]])}."
+    return f"{line}, with {enough} pairs by {_points(found.change[enough])}: label {enough - pairs} more."
+
+
+def _points(change: float) -> str:
+    return f"{100 * change:.1f} points of probability"
 
 
 def _resampled(evidence: Evidence, size: int, random: np.random.Generator) -> Tensor:
@@ -90,7 +100,7 @@ def _resampled(evidence: Evidence, size: int, random: np.random.Generator) -> Te
     return counts @ evidence.logits.softmax(-1) / size
 
 
-def _moved(drawn: Tensor) -> float:
-    """Half the mean L1 distance of independent draws [draws, K]."""
+def _change(drawn: Tensor) -> float:
+    """Mean absolute difference of independent draws [draws, P]."""
     first, second = drawn.chunk(2)
-    return float((first - second).abs().sum(-1).mean() / 2)
+    return float((first - second).abs().mean())

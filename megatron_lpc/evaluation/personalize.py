@@ -57,7 +57,7 @@ def personalize(config: Config, options: PersonalOptions) -> Personal:
         data = scorer.open("pairs", options.pairs)
         table = scorer.score("pairs", data, ("codes",))
         evidence = Evidence.of(options.posterior, scorer.config, table)
-        found = certainty(evidence)
+        found = certainty(evidence, label_probabilities(scorer.config.loss, table))
         latent = SavedLatent(
             weights=evidence.weights,
             interval=found.interval,
