@@ -50,6 +50,7 @@ setup(
             "megatron-lpc-evaluate = megatron_lpc.evaluate:main",
             "megatron-lpc-generate = megatron_lpc.generate:main",
             "megatron-lpc-personalize = megatron_lpc.personalize:main",
+            "megatron-lpc-plan = megatron_lpc.plan.__main__:main",
             "megatron-lpc-study = megatron_lpc.study.__main__:main",
             "megatron-lpc-study-one-run = megatron_lpc.study.one_run:main",
             "megatron-lpc-precompute-reference = megatron_lpc.precompute_reference:main",

@@ -19,7 +19,7 @@ LAYERS = (
     ("training",),
     ("convert",),
     ("evaluation",),
-    ("evaluate", "personalize", "precompute_reference", "preprocess_data", "train"),
+    ("evaluate", "personalize", "plan", "precompute_reference", "preprocess_data", "train"),
     ("study",),
     ("generation",),
     ("generate",),

@@ -96,8 +96,10 @@ def initialize_process_groups(
         pipeline_model_parallel_size=pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=num_virtual_stages_per_pipeline_rank,
         distributed_timeout_minutes=timeout_minutes,
+        # gloo's groups would wait for ranks that a planned world does not have.
+        create_gloo_process_groups=dist.get_backend() != "fake",
     )
-    if dist.get_backend() == "gloo":
+    if dist.get_backend() in ("gloo", "fake"):
         host = dist.group.WORLD
     else:
         host = dist.new_group(backend="gloo", timeout=timedelta(minutes=timeout_minutes))

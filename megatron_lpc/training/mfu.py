@@ -113,11 +113,13 @@ def peak_tflops(platform: Platform, bf16: bool) -> float:
 
     The data sheet's for bf16 on a known GPU, else measured by a short matrix product.
     """
-    if bf16 and platform.is_cuda:
-        for pattern, peak in _PEAK_BF16.items():
-            if re.search(rf"\b({pattern})", platform.name):
-                return peak
-    return _measured_tflops(platform, torch.bfloat16 if bf16 else torch.float32)
+    known = known_peak_tflops(platform.name) if bf16 and platform.is_cuda else None
+    return known or _measured_tflops(platform, torch.bfloat16 if bf16 else torch.float32)
+
+
+def known_peak_tflops(device_name: str) -> float | None:
+    """Dense bf16 peak of a GPU in TFLOPS, from its data sheet; None for one that is not known."""
+    return next((peak for pattern, peak in _PEAK_BF16.items() if re.search(rf"\b({pattern})", device_name)), None)
 
 
 def _layer_weights(config: Config) -> int:

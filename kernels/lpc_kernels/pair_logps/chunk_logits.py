@@ -22,7 +22,8 @@ CPU_PIECE = 4096
 """Vocabulary entries of one product on a CPU, whose library makes a copy of all of them."""
 
 
-_CHUNK_SIZE, _CHUNK_SIZE_ON_TRITON = 1024, 4096
+CHUNK_SIZE, CHUNK_SIZE_ON_TRITON = 1024, 4096
+"""Loss tokens of a chunk where the caller does not say."""
 _ROW_MULTIPLE = 64
 """Elements that the distance of two rows is a multiple of on a GPU: 128 bytes of bf16."""
 
@@ -32,7 +33,7 @@ def default_chunk_size(tensor: Tensor) -> int:
 
     A GPU reads and writes the whole fp32 gradient of the LM head once per chunk, so it gets larger chunks.
     """
-    return _CHUNK_SIZE_ON_TRITON if runs_on_triton(tensor) else _CHUNK_SIZE
+    return CHUNK_SIZE_ON_TRITON if runs_on_triton(tensor) else CHUNK_SIZE
 
 
 def empty_logits(num_tokens: int, vocab_local: int, like: Tensor) -> Tensor:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from megatron_lpc.platform.patches.patch import MEGATRON_CORE, patch, replace
+
+_DEVICE = re.compile(r"^torch\.(cuda\.)?(meta\.)?")
 
 
 @patch(
@@ -31,12 +34,12 @@ def accept_cpu_tensor_types() -> None:
 
 @contextlib.contextmanager
 def _cuda_type_names() -> Iterator[None]:
-    """Within, `tensor.type()` answers `torch.cuda.FloatTensor` for `torch.FloatTensor`."""
+    """Within, `tensor.type()` answers `torch.cuda.FloatTensor` for `torch.FloatTensor` and `torch.meta.FloatTensor`."""
     original = torch.Tensor.type
 
     def named(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         answer = original(self, *args, **kwargs)
-        return answer.replace("torch.", "torch.cuda.", 1) if isinstance(answer, str) else answer
+        return _DEVICE.sub("torch.cuda.", answer) if isinstance(answer, str) else answer
 
     torch.Tensor.type = named  # type: ignore[method-assign,assignment]
     try:
