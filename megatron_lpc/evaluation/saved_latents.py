@@ -72,7 +72,9 @@ def metrics_of_latents(
 def check_has_codes(latent_mode: str, flag: str) -> None:
     """Raise a ConfigError where a mode has no codes, of which a saved latent has the weights."""
     if latent_mode != "lpc":
-        raise ConfigError(f"{flag}: holds weights of codes, which a model with --latent-mode {latent_mode} has not")
+        raise ConfigError(
+            f"{flag}: a latent is saved as weights of codes, and a model with --latent-mode {latent_mode} has none"
+        )
 
 
 def codes_of(scorer: CheckpointScorer) -> str:

@@ -47,7 +47,7 @@ def read_prompts(options: GenerateOptions, opened: OpenExport) -> list[Prompt]:
     if not found:
         raise GenerationError(f"--prompts {options.prompts}: has no row")
     if repeated:
-        warn(f"{repeated} prompts are there more than once; each is answered once")
+        warn(f"{repeated} of the prompts repeat others; each is answered once")
     longest = max(map(len, found))
     if longest + options.sampling.max_new_tokens > opened.max_positions:
         raise GenerationError(

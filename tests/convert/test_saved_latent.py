@@ -67,3 +67,6 @@ def test_no_such_file(tmp_path):
     write_latent(path, replace(LATENT, weights=LATENT.weights * torch.nan))
     with pytest.raises(ValueError, match="the file is damaged"):
         read_latent(path)
+    save_file({"weights": torch.ones(3)}, path, metadata={"latent": '{"kind": "megatron_lpc mixture of codes"}'})
+    with pytest.raises(ValueError, match="lacks 'pairs', the file is damaged"):
+        read_latent(path)

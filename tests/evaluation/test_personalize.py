@@ -193,7 +193,7 @@ def test_selected_rows_are_those_of_the_pool(runs, capsys, tmp_path):
         ("--pool b.jsonl --select 3 --posterior support", "--posterior: needs --pairs"),
         ("--pairs a.jsonl --output a.json", "must end in .safetensors"),
         ("--pairs a.jsonl --lr 1", "--lr: has no effect on an evaluation"),
-        ("--pairs a.jsonl --latent-mode continuous", "a model with --latent-mode continuous has not"),
+        ("--pairs a.jsonl --latent-mode continuous", "a model with --latent-mode continuous has none"),
     ],
 )
 def test_refused(runs, flags, message):

@@ -87,7 +87,7 @@ def test_responses_are_those_of_transformers(runs, saved, tmp_path, capsys):
     different = {tuple(found[text, name] for text in TEXTS) for name in wanted}
     assert len(different) > 3, "latents change nothing"
     printed = capsys.readouterr()
-    assert "1 prompts are there more than once" in printed.err
+    assert "1 of the prompts repeat others" in printed.err
     assert "Responses to 3 prompts" in printed.out
     for heading in ("ann: ", "code:5: ", "against prior", "type-token ratio"):
         assert heading in printed.out

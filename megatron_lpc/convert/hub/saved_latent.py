@@ -77,22 +77,25 @@ def read_latent(path: str | Path) -> SavedLatent:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+            about = json.loads((file.metadata() or {}).get(_KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
     except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read as a saved latent ({error}); {_AGAIN}") from error
-    if about.get("kind") != _KIND or "weights" not in tensors:
+    if not isinstance(about, dict) or about.get("kind") != _KIND:
         raise ValueError(f"{path}: holds no saved latent; {_AGAIN}")
-    weights = tensors["weights"]
-    if weights.shape != (about["num_codes"],) or not bool(weights.isfinite().all()):
+    try:
+        latent = SavedLatent(
+            weights=tensors["weights"],
+            interval=tensors.get("interval"),
+            pairs=about["pairs"],
+            posterior=about["posterior"],
+            codes=about["codes"],
+        )
+    except KeyError as error:
+        raise ValueError(f"{path}: lacks {error}, the file is damaged; {_AGAIN}") from error
+    if latent.weights.shape != (about.get("num_codes"),) or not bool(latent.weights.isfinite().all()):
         raise ValueError(f"{path}: its weights do not fit its description, the file is damaged; {_AGAIN}")
-    return SavedLatent(
-        weights=weights,
-        interval=tensors.get("interval"),
-        pairs=about["pairs"],
-        posterior=about["posterior"],
-        codes=about["codes"],
-    )
+    return latent
 
 
 def read_latent_of(path: str | Path, codebook: Tensor, code_unit: Tensor) -> SavedLatent:
