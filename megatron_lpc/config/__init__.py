@@ -26,6 +26,7 @@ from megatron_lpc.config.options import (
     with_defaults,
     with_options,
 )
+from megatron_lpc.config.query_groups import padded_heads, with_padded_query_groups
 from megatron_lpc.config.resolved import print_config, save_resolved
 from megatron_lpc.config.schema import (
     CheckpointConfig,
@@ -72,6 +73,7 @@ __all__ = [
     "options_of_conversion",
     "options_of_evaluation",
     "options_with_role",
+    "padded_heads",
     "padded_vocab_size",
     "parse_args",
     "print_config",
@@ -88,4 +90,5 @@ __all__ = [
     "window_attn_skip_freq",
     "with_defaults",
     "with_options",
+    "with_padded_query_groups",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from megatron_lpc.config import ModelConfig, canonical
+from megatron_lpc.config import ModelConfig, canonical, with_padded_query_groups
 from megatron_lpc.convert.companions import find_hf_files, special_tokens
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.families import Family
@@ -25,8 +25,11 @@ class ModelDescription:
 
     family: Family
     model: ModelConfig
+    """Without padding, as Hugging Face has it."""
     settings: Mapping[str, Any]
     """config.json of the backbone."""
+    padded_query_groups: int = 0
+    """Query groups of zeros that the checkpoint has beyond those of the model."""
     latent: Mapping[str, Any] | None = None
     """Options of the head and of its training; None without a head."""
     code_names: list[str] | None = None
@@ -35,6 +38,11 @@ class ModelDescription:
     def hf_prefix(self) -> str:
         """What Hugging Face's names of the backbone's tensors begin with."""
         return BACKBONE_PREFIX if self.latent else ""
+
+    @property
+    def stored_model(self) -> ModelConfig:
+        """The model as the checkpoint has it: with the padded query groups."""
+        return with_padded_query_groups(self.model, self.padded_query_groups)
 
     def weights(self) -> tuple[Weight, ...]:
         """All tensors, with their names on both sides, in the order of the forward pass."""
@@ -91,7 +99,8 @@ def describe_megatron(folder: Path, hf_config: Path | None = None, *, backbone_o
             f"{folder}: description.json lacks the options of the model; "
             "only checkpoints of megatron_lpc can be exported"
         )
-    model = canonical(ModelConfig(**options["model"]))
+    stored_model = canonical(ModelConfig(**options["model"]))
+    model = with_padded_query_groups(stored_model, 0)
     if model.vocab_size is None:
         raise ConversionError(f"{folder}: description.json lacks the vocabulary size")
 
@@ -110,6 +119,7 @@ def describe_megatron(folder: Path, hf_config: Path | None = None, *, backbone_o
         family=family,
         model=model,
         settings=settings,
+        padded_query_groups=stored_model.padded_query_groups,
         latent=latent if has_head else None,
         code_names=saved.get("code_names") if has_head else None,
     )

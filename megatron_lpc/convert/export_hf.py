@@ -19,6 +19,7 @@ from megatron_lpc.convert.head import CODE_FILES, HEAD_PREFIX, head_settings
 from megatron_lpc.convert.hf_writer import TensorGroup, write_safetensors
 from megatron_lpc.convert.megatron_folder import MegatronFolder
 from megatron_lpc.convert.output import new_folder
+from megatron_lpc.convert.padded_groups import check_padding
 from megatron_lpc.convert.tensor_files import TensorInfo
 from megatron_lpc.convert.weights import SAME, Place, Weight
 from megatron_lpc.files import write_json
@@ -79,9 +80,9 @@ def check_stored(source: MegatronFolder, described: ModelDescription, *, backbon
     """Compare the tensors in a checkpoint, or of its backbone only, with those that its options call for.
 
     Raises:
-        ConversionError: one is missing, left over or of another shape.
+        ConversionError: one is missing, left over or of another shape, or padded query groups are not zeros.
     """
-    wanted = {weight.name: weight.global_shape(described.model) for weight in described.weights()}
+    wanted = {weight.name: weight.global_shape(described.stored_model) for weight in described.weights()}
     held = {name for name in source.tensors if not (backbone_only and name.startswith(HEAD_PREFIX))}
     for problem, names in (("lacks", wanted.keys() - held), ("holds the unknown", held - wanted.keys())):
         if names:
@@ -98,6 +99,7 @@ def check_stored(source: MegatronFolder, described: ModelDescription, *, backbon
             raise ConversionError(
                 f"{source.folder}: {name} has shape {list(stored)}, but its options make it {list(shape)}"
             )
+    check_padding(source, described)
 
 
 def tensor_groups(
@@ -131,7 +133,7 @@ class _PartReader:
 
     def __call__(self) -> list[Tensor]:
         model = self.described.model
-        # Without padding of the vocabulary: rows beyond this shape are not read.
+        # Without padding of vocabulary and query groups: what is beyond this shape is not read.
         shape = self.weight.shape(model)
         tensor = self._read((0,) * len(shape), shape)
         return [part.to(self.dtype) for part in self.weight.transform.split(model, tensor)]

@@ -41,7 +41,7 @@ def write_companions(folder: Path, source: HFFolder, described: ModelDescription
 def megatron_description(described: ModelDescription) -> dict[str, Any]:
     """What an imported checkpoint states of itself, in the form in which a training run reads it."""
     latent = dict(described.latent) if described.latent else {"latent_mode": "none"}
-    description: dict[str, Any] = {"options": {"model": asdict(described.model), "latent": latent}}
+    description: dict[str, Any] = {"options": {"model": asdict(described.stored_model), "latent": latent}}
     if described.code_names:
         description["code_names"] = described.code_names
     return description
@@ -53,7 +53,7 @@ def model_yaml(described: ModelDescription, tokenizer: str | None) -> str:
     Args:
         tokenizer: value of `tokenizer_model`; left out when unset.
     """
-    sections: dict[str, Any] = {"model": weight_options(described.model)}
+    sections: dict[str, Any] = {"model": weight_options(described.stored_model)}
     if described.latent:
         head = options_with_role(Role.HEAD)
         sections["latent"] = {name: described.latent[name] for name in head if name in described.latent}

@@ -16,6 +16,7 @@ from megatron_lpc.convert.hf_folder import HFFolder
 from megatron_lpc.convert.import_files import megatron_description, write_companions
 from megatron_lpc.convert.megatron_writer import Piece, write_checkpoint
 from megatron_lpc.convert.output import new_folder
+from megatron_lpc.convert.padded_groups import missing_query_groups, padded_to
 from megatron_lpc.convert.resized_folder import ResizedHFFolder, token_ids_beyond
 from megatron_lpc.convert.tensor_files import TensorInfo
 from megatron_lpc.convert.weights import Place, Weight
@@ -33,6 +34,7 @@ def import_hf(
     *,
     dtype: torch.dtype | None = None,
     vocab_size: int | None = None,
+    query_groups_multiple: int = 1,
     force: bool = False,
 ) -> ModelDescription:
     """Write a checkpoint with the weights of a Hugging Face model; `--pretrained-checkpoint` starts training from it.
@@ -46,6 +48,7 @@ def import_hf(
         dtype: dtype of the written weights; that of the original when unset.
         vocab_size: number of token ids to which the embedding and the LM head grow (`ResizedHFFolder`); 0 takes the
             tokenizer's, where that is larger. When unset, they stay as they are, and a tokenizer with more is named.
+        query_groups_multiple: what must divide the number of query groups, padded with zeros (`padded_groups`).
         force: replace what is at `output`.
 
     Raises:
@@ -54,6 +57,8 @@ def import_hf(
     source = _open_source(hf, vocab_size)
     described = describe_hf(source.config)
     check_tensors(source, described)
+    padded = missing_query_groups(described.model, query_groups_multiple)
+    described = replace(described, padded_query_groups=padded)
     importing = _Import(source, described, dtype)
     pieces = [piece for weight in described.weights() for piece in importing.pieces(weight)]
     nbytes = sum(piece.info.nbytes for piece in pieces)
@@ -143,17 +148,19 @@ class _Import:
 
     def _piece(self, weight: Weight, place: Place) -> Piece:
         names = weight.hf_names(place)
-        shape = weight.shape(self.described.model)
+        shape = weight.shape(self.described.stored_model)
         info = TensorInfo((1,) * len(place) + shape, self.dtype or self._common_dtype(names))
 
         def make() -> Tensor:
             parts = [self.source.read(name) for name in names]
-            return weight.transform.join(self.described.model, parts).to(info.dtype).view(info.shape)
+            joined = weight.transform.join(self.described.model, parts).to(info.dtype)
+            return padded_to(joined, shape).view(info.shape)
 
         offsets = place + (0,) * len(shape)
-        whole_shape = weight.global_shape(self.described.model)
-        # Parts that are joined are in memory twice.
-        return Piece(weight.name, whole_shape, offsets, info, make, memory=info.nbytes * min(2, len(names)))
+        whole_shape = weight.global_shape(self.described.stored_model)
+        # What is joined or padded is in memory as it was, too.
+        copies = min(2, len(names)) + (shape != weight.shape(self.described.model))
+        return Piece(weight.name, whole_shape, offsets, info, make, memory=info.nbytes * copies)
 
     def _common_dtype(self, names: list[str]) -> torch.dtype:
         dtypes = {self.source.tensors[name].dtype for name in names}

@@ -30,6 +30,8 @@ def _rows(opened: OpenedModel) -> Iterator[Row]:
     yield "format", opened.kind
     yield "family", f"{family.model_type} ({family.architecture})"
     yield from _model_rows(opened.described.model)
+    if opened.described.padded_query_groups:
+        yield "padded query groups", f"{opened.described.padded_query_groups}, of zeros"
     yield from _stored_rows(opened.stored)
     yield "LPC head", _head(opened.described)
     yield from _run_rows(opened.run)

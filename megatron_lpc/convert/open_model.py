@@ -94,7 +94,7 @@ def _open_megatron(path: Path, source: MegatronFolder, hf_config: Path | None) -
         described=described,
         groups=tensor_groups(source, described),
         stored=source.tensors,
-        logits=partial(megatron_logits, source.folder, described.model),
+        logits=partial(megatron_logits, source.folder, described.stored_model),
         tokenizer=find_tokenizer(source.folder, hf_config),
         run=source.description,
     )

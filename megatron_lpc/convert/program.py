@@ -88,6 +88,14 @@ def _add_import(commands: Any) -> None:
         help="grow to N token ids, or to as many as the tokenizer has; new rows of the embedding and the LM head are "
         "the mean of the others",
     )
+    command.add_argument(
+        "--make-query-groups-divisible-by",
+        type=int,
+        default=1,
+        metavar="N",
+        help="add query groups of zeros, with their query heads, up to a multiple of N: then tensor parallel size N "
+        "divides them (default: 1, none)",
+    )
     _add_output_flags(command)
     command.set_defaults(run=_import)
 
@@ -171,10 +179,13 @@ def _import(options: argparse.Namespace) -> None:
             options.output,
             dtype=dtype,
             vocab_size=options.resize_token_embeddings,
+            query_groups_multiple=options.make_query_groups_divisible_by,
             force=options.force,
         )
     family = described.family.model_type
-    print(f"Wrote {options.output} ({family}); train with --pretrained-checkpoint {options.output}")
+    padded = described.padded_query_groups
+    padding = f", with {padded} query groups of zeros" if padded else ""
+    print(f"Wrote {options.output} ({family}{padding}); train with --pretrained-checkpoint {options.output}")
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from megatron.core.transformer.module import Float16Module
 from torch import nn
 
-from megatron_lpc.config import Config, LatentConfig, ModelConfig, padded_vocab_size
+from megatron_lpc.config import Config, ConfigError, LatentConfig, ModelConfig, padded_vocab_size
 from megatron_lpc.model.build_head import build_latent_head
 from megatron_lpc.model.code_unit import set_code_unit
 from megatron_lpc.model.initialize import FreshWeights, initialize_parameters
@@ -35,8 +35,16 @@ def build_model(
     Args:
         latent: which head the last stage carries; a reference model is built with `latent_mode` none.
         fresh: which weights to draw. The others hold whatever was in memory, so load or copy all of them.
+
+    Raises:
+        ConfigError: all weights are fresh, and the model has padded query groups, which are zeros.
     """
     model = config.model
+    if fresh == "all" and model.padded_query_groups:
+        raise ConfigError(
+            f"--padded-query-groups {model.padded_query_groups}: counts zeros of an imported model, and this run "
+            "starts from fresh weights; set --pretrained-checkpoint, or leave it at 0"
+        )
     assert model.vocab_size is not None
     core_config = transformer_config(config, platform)
     num_chunks = config.parallel.num_virtual_stages_per_pipeline_rank or 1

@@ -21,7 +21,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import nn
 
-from megatron_lpc.config import ModelConfig
+from megatron_lpc.config import ModelConfig, padded_heads
 from megatron_lpc.model.attention import FlashAttention
 from megatron_lpc.model.local_rotary import LocalRotaryAttention
 from megatron_lpc.model.norm import NormedRowParallelLinear, ProjectionRMSNorm, RMSNorm
@@ -95,19 +95,22 @@ def _self_attention(model: ModelConfig, tp_group: dist.ProcessGroup) -> ModuleSp
             linear_qkv=ColumnParallelLinear,
             core_attention=partial(FlashAttention, flex_backend=model.flex_attention_backend),
             linear_proj=_last_projection(model),
-            q_layernorm=_qk_norm(model, tp_group, model.num_attention_heads),
-            k_layernorm=_qk_norm(model, tp_group, model.num_query_groups or model.num_attention_heads),
+            q_layernorm=_qk_norm(model, tp_group, model.num_attention_heads, padded_heads(model)),
+            k_layernorm=_qk_norm(
+                model, tp_group, model.num_query_groups or model.num_attention_heads, model.padded_query_groups
+            ),
         ),
     )
 
 
-def _qk_norm(model: ModelConfig, tp_group: dist.ProcessGroup, heads: int) -> ModuleSpec | type[nn.Module]:
-    """The norm of a projection to some heads."""
+def _qk_norm(model: ModelConfig, tp_group: dist.ProcessGroup, heads: int, padded: int) -> ModuleSpec | type[nn.Module]:
+    """The norm of a projection to some heads, of which the last `padded` are padding."""
     if not model.qk_layernorm:
         return IdentityOp
     if model.qk_layernorm_scope == "head":
         return RMSNorm
-    return ModuleSpec(module=ProjectionRMSNorm, params={"heads": heads // tp_group.size(), "tp_group": tp_group})
+    params = {"heads": heads, "padded_heads": padded, "tp_group": tp_group}
+    return ModuleSpec(module=ProjectionRMSNorm, params=params)
 
 
 def _last_projection(model: ModelConfig) -> type[RowParallelLinear]:

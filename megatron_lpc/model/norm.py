@@ -62,23 +62,31 @@ class NormedRowParallelLinear(RowParallelLinear):
 class ProjectionRMSNorm(nn.Module):
     """RMSNorm of queries or keys over the channels of all heads, of which each tensor parallel rank holds some.
 
-    y = x / rms(x) * w, computed in fp32. The weight is sharded as the heads are.
+    y = x / rms(x) * w, computed in fp32. The weight is sharded as the heads are. Padded heads are 0 and do not count.
     """
 
     def __init__(
-        self, config: TransformerConfig, hidden_size: int, eps: float, heads: int, tp_group: dist.ProcessGroup
+        self,
+        config: TransformerConfig,
+        hidden_size: int,
+        eps: float,
+        heads: int,
+        padded_heads: int,
+        tp_group: dist.ProcessGroup,
     ) -> None:
         """Called by megatron-core's `SelfAttention`.
 
         Args:
             hidden_size: channels D of one head.
-            heads: heads of this rank.
+            heads: heads of all ranks.
+            padded_heads: how many of them, the last ones, are padding.
             tp_group: the tensor parallel ranks.
         """
         super().__init__()
         self.eps = eps
         self.tp_group = tp_group
-        self.weight = nn.Parameter(torch.ones(heads * hidden_size))
+        self.channels = (heads - padded_heads) * hidden_size
+        self.weight = nn.Parameter(torch.ones(heads // tp_group.size() * hidden_size))
         set_tensor_model_parallel_attributes(self.weight, True, 0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,8 +100,7 @@ class ProjectionRMSNorm(nn.Module):
         total = copy_to_tensor_model_parallel_region(
             reduce_from_tensor_model_parallel_region(squares, group=self.tp_group), group=self.tp_group
         )
-        channels = flat.size(-1) * self.tp_group.size()
-        normed = flat * torch.rsqrt(total / channels + self.eps) * self.weight.float()
+        normed = flat * torch.rsqrt(total / self.channels + self.eps) * self.weight.float()
         return normed.view(x.shape).type_as(x)
 
     def sharded_state_dict(

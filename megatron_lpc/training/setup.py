@@ -15,6 +15,7 @@ from megatron_lpc.command_line import warn
 from megatron_lpc.config import Config, ConfigError, validate, with_options
 from megatron_lpc.platform import Platform, select_platform
 from megatron_lpc.training.determinism import use_deterministic_algorithms
+from megatron_lpc.training.follow_padding import follow_padding
 from megatron_lpc.training.rank_log import close_rank_log, open_rank_log
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def start_distributed(config: Config) -> RunContext:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     world_size = int(os.environ["WORLD_SIZE"])
+    config = follow_padding(config)
     validate(config, world_size, platform.device.type)
     use_deterministic_algorithms(config, platform.device.type, world_size)
     open_rank_log(config.logging.rank_log_dir, int(os.environ["RANK"]))

@@ -20,7 +20,7 @@ WORLDS = {
     "hh": (4, "cpu"),
     "convarg": (1, "cpu"),
     "recovery": (1, "cpu"),
-    "smollm2": (3, "cpu"),
+    "smollm2": (2, "cpu"),
 }
 
 

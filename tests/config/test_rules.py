@@ -114,12 +114,23 @@ def test_what_fits_together_passes(config_of, flags, world_size):
         ("--rotary-percent 0.01", 1, "--rotary-percent 0.01: rotates 0 of the 32 channels of a head"),
         ("--tensor-model-parallel-size 2", 3, "3 processes: must be a multiple of --tensor-model-parallel-size 2"),
         ("--pipeline-model-parallel-size 4", 2, "2 processes: must be a multiple of"),
-        ("--tensor-model-parallel-size 16", 16, "--tensor-model-parallel-size 16: must divide --num-attention-heads 8"),
+        (
+            "--tensor-model-parallel-size 16",
+            16,
+            "--tensor-model-parallel-size 16: must divide --num-attention-heads 8; a model of Hugging Face is imported "
+            "with --make-query-groups-divisible-by 16",
+        ),
         (
             "--tensor-model-parallel-size 4 --num-query-groups 2",
             4,
             "--tensor-model-parallel-size 4: must divide --num-query-groups 2",
         ),
+        (
+            "--padded-query-groups 2 --num-query-groups 2 --kv-channels 32",
+            1,
+            "--padded-query-groups 2: must be less than --num-query-groups 2",
+        ),
+        ("--padded-query-groups 1", 1, "--padded-query-groups 1: does not change the size of a head"),
         ("--tensor-model-parallel-size 2 --hidden-size 129 --kv-channels 32", 2, "2: must divide --hidden-size 129"),
         ("--tensor-model-parallel-size 2 --ffn-hidden-size 129", 2, "2: must divide --ffn-hidden-size 129"),
         (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -99,14 +101,19 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def make_model(
-    folder: Path, name: str, *, dtype: torch.dtype = torch.float32, vocab_size: int = 131, **save: Any
+    folder: Path,
+    name: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    sizes: Mapping[str, Any] = MappingProxyType({}),
+    **save: Any,
 ) -> Path:
     """Write a model with weights of which none is special.
 
     Norms are away from 1 and biases away from 0; otherwise swapped tensors would go unnoticed.
     """
     torch.manual_seed(len(name))
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SIZES | MODELS[name] | {"vocab_size": vocab_size}))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SIZES | MODELS[name] | dict(sizes)))
     for parameter in model.parameters():
         parameter.data += torch.randn_like(parameter) * (0.2 if parameter.ndim == 1 else 0.1)
     model.to(dtype).save_pretrained(folder, **save)

@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def logits(folder: Path) -> Callable[[str, str], list[torch.Tensor]]:
     """Case, layout -> what megatron-core computes."""
-    torchrun(2, Path(__file__).parent / "logits_worker.py", str(folder))
+    torchrun(2, Path(__file__).parent / "logits_worker.py", str(folder), "tp2", "pp2")
 
     def find(case: str, layout: str) -> list[torch.Tensor]:
         if layout != "single":
@@ -162,7 +162,7 @@ def test_pickled_weights(folder: Path, tmp_path: Path) -> None:
 
 def test_training_starts_from_an_import(tiny_run, folder: Path, tmp_path: Path) -> None:
     """The options in model.yaml are those that a run compares with the checkpoint."""
-    hf = make_model(tmp_path / "hf", "qwen3", vocab_size=320)
+    hf = make_model(tmp_path / "hf", "qwen3", sizes={"vocab_size": 320})
     import_hf(hf, tmp_path / "megatron")
     flags = [
         "--pretrained-checkpoint",

@@ -226,7 +226,7 @@ def test_more_token_ids_than_rows(
 
 
 def test_training_on_added_tokens(tiny_run, tmp_path: Path) -> None:
-    hf = make_model(tmp_path / "hf", "llama3.2", vocab_size=319)
+    hf = make_model(tmp_path / "hf", "llama3.2", sizes={"vocab_size": 319})
     import_hf(hf, tmp_path / "megatron", vocab_size=320)
     options = yaml.safe_load(Path(tiny_run.config).read_text())
     options |= yaml.safe_load((tmp_path / "megatron" / "model.yaml").read_text())

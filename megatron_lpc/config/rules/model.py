@@ -20,12 +20,23 @@ def attention(config: Config) -> Iterator[str]:
         )
     if heads % groups:
         yield f"--num-query-groups {groups}: must divide --num-attention-heads {heads}"
+    yield from _padded_groups(model.padded_query_groups, groups, model.kv_channels)
     width = head_width(model)
     rotated = int(width * model.rotary_percent)
     if rotated < 2 or rotated % 2:
         yield (
             f"--rotary-percent {model.rotary_percent}: rotates {rotated} of the {width} channels of a head, and "
             "channels are rotated in pairs; choose a fraction (or --kv-channels) that gives an even number"
+        )
+
+
+def _padded_groups(padded: int, groups: int, kv_channels: int | None) -> Iterator[str]:
+    if padded >= groups:
+        yield f"--padded-query-groups {padded}: must be less than --num-query-groups {groups}, which counts them too"
+    if padded and kv_channels is None:
+        yield (
+            f"--padded-query-groups {padded}: does not change the size of a head, which would follow from the number "
+            "of heads; set --kv-channels"
         )
 
 

@@ -32,9 +32,11 @@ def tensor_parallel(config: Config) -> Iterator[str]:
         "--hidden-size": model.hidden_size,
         "--ffn-hidden-size": model.ffn_hidden_size,
     }
+    padding = f"; a model of Hugging Face is imported with --make-query-groups-divisible-by {tensor}"
+    remedies = dict.fromkeys(("--num-attention-heads", "--num-query-groups"), padding)
     for flag, size in split.items():
         if size % tensor:
-            yield f"--tensor-model-parallel-size {tensor}: must divide {flag} {size}"
+            yield f"--tensor-model-parallel-size {tensor}: must divide {flag} {size}{remedies.get(flag, '')}"
     if parallel.sequence_parallel and tensor == 1:
         yield (
             "--sequence-parallel: splits over tensor parallel ranks and needs --tensor-model-parallel-size above 1; "

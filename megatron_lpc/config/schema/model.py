@@ -80,6 +80,15 @@ class ModelConfig:
     )
     """Size of one attention head; `hidden_size` divided by `num_attention_heads` when unset."""
 
+    padded_query_groups: int = option(
+        0,
+        range="[0, inf)",
+        role=Role.BACKBONE,
+        hf_rule="none; an import sets it (`--make-query-groups-divisible-by`)",
+    )
+    """How many of the `num_query_groups`, the last ones, are zeros that an import added with their query heads, for
+    tensor parallel ranks to divide; an export drops them."""
+
     query_pre_attn_scalar: int | None = option(
         None,
         range="[1, inf)",
