@@ -184,7 +184,7 @@ def _import(options: argparse.Namespace) -> None:
         )
     family = described.family.model_type
     padded = described.padded_query_groups
-    padding = f", with {padded} query groups of zeros" if padded else ""
+    padding = f", with {padded} query group{'s' * (padded > 1)} of zeros" if padded else ""
     print(f"Wrote {options.output} ({family}{padding}); train with --pretrained-checkpoint {options.output}")
 
 

@@ -6,6 +6,8 @@ from megatron_lpc.command_line import warn
 from megatron_lpc.config import CheckpointConfig, Config, ModelConfig, with_options, with_padded_query_groups
 from megatron_lpc.training.checkpoint_folder import holds_checkpoint, read_description, resolve_checkpoint
 
+_FOLLOWED = ("num_attention_heads", "num_query_groups", "kv_channels", "padded_query_groups")
+
 
 def follow_padding(config: Config) -> Config:
     """The options with the padding of the checkpoint that the run loads, where they state the same heads without it.
@@ -19,18 +21,18 @@ def follow_padding(config: Config) -> Config:
     options = read_description(resolve_checkpoint(folder)).get("options", {}).get("model")
     if options is None:
         return config
-    saved, stated = ModelConfig(**options), config.model
+    saved = ModelConfig(**{name: options[name] for name in _FOLLOWED if name in options})
+    stated = config.model
     if saved.padded_query_groups == stated.padded_query_groups:
         return config
     if _heads(with_padded_query_groups(saved, stated.padded_query_groups)) != _heads(stated):
         return config  # Another model, which loading refuses by name.
     followed = with_padded_query_groups(stated, saved.padded_query_groups)
-    names = ("num_attention_heads", "num_query_groups", "kv_channels", "padded_query_groups")
     warn(
         f"{folder}: has --padded-query-groups {followed.padded_query_groups}, "
         f"so the run has {followed.num_attention_heads} attention heads in {followed.num_query_groups} groups"
     )
-    return with_options(config, **{name: getattr(followed, name) for name in names})
+    return with_options(config, **{name: getattr(followed, name) for name in _FOLLOWED})
 
 
 def _loaded_folder(checkpoint: CheckpointConfig) -> str | None:
