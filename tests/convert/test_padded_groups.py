@@ -23,6 +23,7 @@ from megatron_lpc.convert.logits import hf_logits, megatron_logits
 from megatron_lpc.convert.megatron_folder import MegatronFolder
 from megatron_lpc.train import main as train
 from megatron_lpc.training.metrics_file import read_metrics
+from megatron_lpc.training.setup import stop_distributed
 
 ODD = {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 3}
 """Two query heads in each of three groups."""
@@ -190,4 +191,5 @@ def test_training_leaves_the_padding_zero(tiny_run, tmp_path: Path, name: str, p
 def test_fresh_weights_have_no_padding(tiny_run, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         train(["--config", tiny_run.config, "--padded-query-groups", "1", "--kv-channels", "8"])
+    stop_distributed()
     assert "--padded-query-groups 1: counts zeros of an imported model" in capsys.readouterr().err

@@ -33,13 +33,14 @@ def test_every_way_to_start_it_is_the_same_program(start: list[str], monkeypatch
 
 
 def test_conversion_needs_neither_engine_nor_model() -> None:
-    """Beside the options: the tokenizer and the names of a checkpoint's files. Only `verify` builds a model."""
+    """Beside the options: the tokenizer, names and checksums of files of a checkpoint. Only `verify` builds a model."""
     listing = "import sys, megatron_lpc.convert.program; print(*(n for n in sys.modules if n.startswith('megatron')))"
     done = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert not {name for name in loaded if not name.startswith("megatron_lpc")}
     parts = {name for name in loaded if name.startswith(("megatron_lpc.data.", "megatron_lpc.training."))}
-    assert parts == {"megatron_lpc.data.tokenizer", "megatron_lpc.training.checkpoint_folder"}
+    of_training = {f"megatron_lpc.training.{name}" for name in ("checkpoint_folder", "checkpoint_integrity")}
+    assert parts == {"megatron_lpc.data.tokenizer", *of_training}
     rooms = {"losses", "model", "evaluation"}
     assert not {name for name in loaded if name.split(".")[1:2] and name.split(".")[1] in rooms}
 
