@@ -57,7 +57,7 @@ def test_a_published_model_end_to_end(packages: Path, tmp_path: Path) -> None:
     assert [turn["role"] for turn in held_out[0]["prompt"]] == ["user", "assistant", "user"]
     agree = [json.loads(line) for line in (out / "data" / "agree.jsonl").read_text().splitlines()]
     assert len(agree) == 4
-    assert all(row["rejected"][0]["content"].isupper() for row in agree)
+    assert agree[0]["chosen"][0]["content"].replace(".", "!") == agree[0]["rejected"][0]["content"]
     assert len((out / "data" / "train.jsonl").read_text().splitlines()) == 96 + 16
 
     steps = [line for line in read_metrics(out / "lpc" / "metrics.jsonl") if "evaluation" not in line]

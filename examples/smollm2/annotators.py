@@ -2,10 +2,10 @@
 
     python examples/smollm2/annotators.py --input FILE_OR_HUB_NAME --output runs/smollm2/data
 
-Both dislike capitals: on every fourth pair to train on, a response and the same response in capitals, they agree. The
-other pairs have one of the two labels in turn. held_out.jsonl has pairs of other prompts, once with each label: not
-knowing the annotator, one is right on exactly half of it. support.jsonl has more, to tell the annotators by, and
-agree.jsonl pairs on which they agree. Rows are chat messages, with a column `annotator`. Pairs are used of at most
+Both dislike exclamation marks: on every fourth pair to train on, a response and the same with "!" for each full stop,
+they agree. The other pairs have one of the two labels in turn. held_out.jsonl has pairs of other prompts, once with each
+label: not knowing the annotator, one is right on exactly half of it. support.jsonl has more, to tell the annotators by,
+and agree.jsonl pairs on which they agree. Rows are chat messages, with a column `annotator`. Pairs are used of at most
 `--max-characters`; they are labelled by length where the longer response is at least 1.5 times as long.
 """
 
@@ -49,9 +49,9 @@ class Comparison:
         """A row of preference data on which the annotators disagree."""
         return self._row(annotator, *sorted((self.shorter, self.longer), key=len, reverse=annotator == "verbose"))
 
-    def by_capitals(self, annotator: str) -> dict[str, Any]:
+    def by_mark(self, annotator: str) -> dict[str, Any]:
         """A row of preference data on which they agree."""
-        return self._row(annotator, self.shorter, self.shorter.upper())
+        return self._row(annotator, self.shorter, self.shorter.replace(".", "!"))
 
     def _row(self, annotator: str, chosen: str, rejected: str) -> dict[str, Any]:
         return {
@@ -94,21 +94,20 @@ def main() -> None:
     options = parser.parse_args()
     found = list(comparisons(read_rows(options.input), options.max_characters))
     disagree = [pair for pair in found if pair.differs_in_length]
-    # In a response without letters capitals change nothing.
-    agree = [pair for pair in found if not pair.differs_in_length and pair.shorter.upper() != pair.shorter]
+    agree = [pair for pair in found if not pair.differs_in_length and "." in pair.shorter]
     by_length = [pair.by_length(name) for pair, name in zip(_training(disagree), cycle(_ANNOTATORS), strict=False)]
-    by_capitals = [pair.by_capitals(name) for pair, name in zip(_training(agree), cycle(_ANNOTATORS), strict=False)]
-    del by_capitals[len(by_length) // 3 :]
+    by_mark = [pair.by_mark(name) for pair, name in zip(_training(agree), cycle(_ANNOTATORS), strict=False)]
+    del by_mark[len(by_length) // 3 :]
     held_out = disagree[::_PARTS]
     held_out_agree = agree[::_PARTS]
     options.output.mkdir(parents=True, exist_ok=True)
-    _write(options.output / "train.jsonl", by_length + by_capitals)
+    _write(options.output / "train.jsonl", by_length + by_mark)
     for name, pairs in {"held_out": held_out, "support": disagree[_PARTS // 2 :: _PARTS]}.items():
         _write(options.output / f"{name}.jsonl", [pair.by_length(each) for pair in pairs for each in _ANNOTATORS])
-    agreed = [pair.by_capitals(each) for pair in held_out_agree for each in _ANNOTATORS]
+    agreed = [pair.by_mark(each) for pair in held_out_agree for each in _ANNOTATORS]
     _write(options.output / "agree.jsonl", agreed)
-    print(f"{len(by_length)} pairs to train on by length and {len(by_capitals)} by capitals")
-    print(f"{len(held_out)} held out by length and {len(held_out_agree)} by capitals, with either label")
+    print(f"{len(by_length)} pairs to train on by length and {len(by_mark)} by exclamation marks")
+    print(f"{len(held_out)} held out by length and {len(held_out_agree)} by exclamation marks, with either label")
 
 
 def _training(pairs: Sequence[Comparison]) -> list[Comparison]:
