@@ -3,10 +3,10 @@
     python examples/smollm2/annotators.py --input FILE_OR_HUB_NAME --output runs/smollm2/data
 
 Both dislike exclamation marks: on every fourth pair to train on, a response and the same with "!" for each full stop,
-they agree. The other pairs have one of the two labels in turn. held_out.jsonl has pairs of other prompts, once with each
-label: not knowing the annotator, one is right on exactly half of it. support.jsonl has more, to tell the annotators by,
-and agree.jsonl pairs on which they agree. Rows are chat messages, with a column `annotator`. Pairs are used of at most
-`--max-characters`; they are labelled by length where the longer response is at least 1.5 times as long.
+they agree. The other pairs have one of the two labels in turn. held_out.jsonl has pairs of other prompts, once with
+each label: not knowing the annotator, one is right on exactly half of it. support.jsonl has more, to tell the
+annotators by, and agree.jsonl pairs on which they agree. Rows are chat messages, with a column `annotator`. Pairs are
+used of at most `--max-characters`; they are labelled by length where the longer response is at least 1.5 times as long.
 """
 
 from __future__ import annotations
