@@ -86,6 +86,7 @@ setup(
         # 3.6 and 3.7 are those of torch 2.11 and 2.13; later ones compile other code than kernels/README.md tells.
         "test": [
             "gguf",
+            "kubeflow-trainer-api",
             "pytest",
             "pytest-timeout",
             "pytest-xdist",

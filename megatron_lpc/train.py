@@ -15,6 +15,7 @@ from megatron_lpc.evaluation.scoring import evaluate_pairs
 from megatron_lpc.training.bad_steps import stop_if_diverged
 from megatron_lpc.training.build import Run, build_run
 from megatron_lpc.training.exit import ExitRequest
+from megatron_lpc.training.preflight import preflight
 from megatron_lpc.training.profiling import Profiler, memory_history
 from megatron_lpc.training.setup import stop_distributed
 from megatron_lpc.training.step import TrainStep
@@ -95,12 +96,17 @@ def is_due(iteration: int, interval: int) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line. Exits with 2 when the options or the data cannot work, with 1 when the training diverged.
+    """Command line. Exits with 2 when the options or the data cannot work, with 1 when the training diverged or the
+    preflight failed.
 
     Rank 0 says why.
     """
     with reports_errors():
-        train(parse_args(sys.argv[1:] if argv is None else argv))
+        config = parse_args(sys.argv[1:] if argv is None else argv)
+        if config.training.preflight:
+            preflight(config)
+        else:
+            train(config)
 
 
 if __name__ == "__main__":

@@ -35,9 +35,9 @@ def test_every_launch_script_gives_the_agent_time() -> None:
 
 
 def test_slurm_signals_early_enough() -> None:
-    script = (ROOT / "examples/llama3/slurm.sh").read_text()
+    script = (ROOT / "examples/cluster/slurm.sh").read_text()
     (lead,) = re.findall(r"^#SBATCH --signal=TERM@(\d+)$", script, re.MULTILINE)
-    timeout = timeout_of(ROOT / "examples/llama3/torchrun.sh")
+    timeout = timeout_of(ROOT / "examples/cluster/torchrun.sh")
     assert timeout is not None
     assert int(lead) > timeout
 
@@ -48,7 +48,7 @@ def test_a_slow_save_survives(tiny_run, tmp_path: Path) -> None:
     flags = ["--config", tiny_run.config, "--tensor-model-parallel-size", "2", "--save", str(save)]
     worker = str(Path(__file__).parent / "slow_save_worker.py")
     command = torchrun_command(2, worker, str(SAVE_SECONDS), str(mark), *flags, "--train-iters", "1000000")
-    timeout = str(timeout_of(ROOT / "examples/llama3/torchrun.sh"))
+    timeout = str(timeout_of(ROOT / "examples/cluster/torchrun.sh"))
     with subprocess.Popen(
         command,
         env=ENVIRONMENT | {VARIABLE: timeout},

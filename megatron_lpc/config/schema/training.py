@@ -40,6 +40,10 @@ class TrainingConfig:
     exit_duration_in_mins: int | None = option(None, range="[1, inf)", role=Role.RUN)
     """End the run after the step in which it has run for this many minutes, with a checkpoint when `save` is set."""
 
+    preflight: bool = option(False, role=Role.RUN)
+    """Train nothing: check devices, bandwidth, clocks, folders, versions and data, print one table, and end; with exit
+    code 1 when the run would fail."""
+
     seed: int = option(1234, range="[0, 4294967295]", role=Role.RUN, evaluation=True)
     """Seed of new weights, of the data order and of the latent noise."""
 

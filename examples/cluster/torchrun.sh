@@ -2,7 +2,7 @@
 # One agent per node, by hand or from your own launcher. On every node, with the same address and port of the first:
 #
 #     NODES=8 NODE_RANK=0 MASTER_ADDR=10.0.0.1 \
-#         bash examples/llama3/torchrun.sh examples/llama3/70b.yaml [--flag value …]
+#         bash examples/cluster/torchrun.sh examples/cluster/llama3-70b.yaml [--flag value …]
 #
 # On SIGTERM the run saves a checkpoint after the step that runs, and exits. torchrun (of torch 2.12 and later) waits
 # TORCH_ELASTIC_SHUTDOWN_TIMEOUT seconds for that before it kills its workers; older ones wait 30 s, too short for a
