@@ -39,13 +39,6 @@ def test_table_and_file(run_file, tmp_path, capsys):
     assert f"{plan['model_parameters']:,} parameters" in printed
 
 
-def test_what_does_not_fit_ends_with_1(run_file, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["--config", run_file, "--world-size", "1", "--hidden-size", "16384", "--num-layers", "200"])
-    assert ended.value.code == 1
-    assert "does not fit" in capsys.readouterr().out
-
-
 def test_a_cpu_has_no_limit(run_file, capsys):
     main(["--config", run_file, "--world-size", "1", "--device", "cpu"])
     assert "fits" not in capsys.readouterr().out
@@ -66,3 +59,25 @@ def test_a_cpu_has_no_limit(run_file, capsys):
 def test_errors(run_file, flags, message):
     with pytest.raises(UserError, match=message):
         parse(["--config", run_file, *flags])
+
+
+def test_what_does_not_fit_names_the_smallest_change(run_file, tmp_path, capsys):
+    output = tmp_path / "plan.json"
+    flags = ["--hidden-size", "4096", "--num-layers", "4", "--ffn-hidden-size", "98304", "--micro-batch-size", "4"]
+    with pytest.raises(SystemExit) as ended:
+        main(["--config", run_file, "--world-size", "4", *flags, "--output", str(output)])
+    assert ended.value.code == 1
+    printed = capsys.readouterr().out
+    change = json.loads(output.read_text(encoding="utf-8"))["smallest_change"]
+    assert "does not fit" in printed
+    assert f"smallest change: {change['flags']}" in printed
+
+
+def test_search(run_file, tmp_path, capsys):
+    output = tmp_path / "layouts.json"
+    main(["--config", run_file, "--world-size", "2", "--search", "--gpu", "B200", "--output", str(output)])
+    layouts = json.loads(output.read_text(encoding="utf-8"))["layouts"]
+    sizes = [(layout["parallel"]["tensor_model_parallel_size"], layout["gpu"]) for layout in layouts]
+    assert sorted(sizes) == [(1, "B200"), (1, "B200"), (2, "B200")]
+    rates = [layout["speed"]["pairs_per_second"] for layout in layouts]
+    assert f"{rates[0]:.2f}" in capsys.readouterr().out
