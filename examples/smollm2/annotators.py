@@ -4,9 +4,9 @@
 
 Both dislike exclamation marks: on every fourth pair to train on, a response and the same with "!" for each full stop,
 they agree. The other pairs have one of the two labels in turn. held_out.jsonl has pairs of other prompts, once with
-each label: not knowing the annotator, one is right on exactly half of it. support.jsonl has more, to tell the
-annotators by, and agree.jsonl pairs on which they agree. Rows are chat messages, with a column `annotator`. Pairs are
-used of at most `--max-characters`; they are labelled by length where the longer response is at least 1.5 times as long.
+each label: not knowing the annotator, one is right on exactly half of it. agree.jsonl has pairs on which they agree.
+Rows are chat messages, with a column `annotator`. Pairs are used of at most `--max-characters`; they are labelled by
+length where the longer response is at least 1.5 times as long.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from megatron_lpc.files import write_text
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
-_PARTS = 10
-"""Of ten pairs, the first is held out, and the sixth is for support sets."""
+_HELD_OUT = 10
+"""Every tenth pair is held out."""
 _ANNOTATORS = ("brief", "verbose")
 
 
@@ -90,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--input", required=True, help="file or Hub name")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--max-characters", type=int, default=400, help="of prompt and longer response (default: 400)")
+    parser.add_argument("--max-characters", type=int, default=600, help="of prompt and longer response (default: 600)")
     options = parser.parse_args()
     found = list(comparisons(read_rows(options.input), options.max_characters))
     disagree = [pair for pair in found if pair.differs_in_length]
@@ -98,20 +98,19 @@ def main() -> None:
     by_length = [pair.by_length(name) for pair, name in zip(_training(disagree), cycle(_ANNOTATORS), strict=False)]
     by_mark = [pair.by_mark(name) for pair, name in zip(_training(agree), cycle(_ANNOTATORS), strict=False)]
     del by_mark[len(by_length) // 3 :]
-    held_out = disagree[::_PARTS]
-    held_out_agree = agree[::_PARTS]
+    held_out = [pair.by_length(name) for pair in disagree[::_HELD_OUT] for name in _ANNOTATORS]
+    held_out_agree = [pair.by_mark(name) for pair in agree[::_HELD_OUT] for name in _ANNOTATORS]
     options.output.mkdir(parents=True, exist_ok=True)
     _write(options.output / "train.jsonl", by_length + by_mark)
-    for name, pairs in {"held_out": held_out, "support": disagree[_PARTS // 2 :: _PARTS]}.items():
-        _write(options.output / f"{name}.jsonl", [pair.by_length(each) for pair in pairs for each in _ANNOTATORS])
-    agreed = [pair.by_mark(each) for pair in held_out_agree for each in _ANNOTATORS]
-    _write(options.output / "agree.jsonl", agreed)
+    _write(options.output / "held_out.jsonl", held_out)
+    _write(options.output / "agree.jsonl", held_out_agree)
     print(f"{len(by_length)} pairs to train on by length and {len(by_mark)} by exclamation marks")
-    print(f"{len(held_out)} held out by length and {len(held_out_agree)} by exclamation marks, with either label")
+    pairs = f"{len(held_out) // 2} held out by length and {len(held_out_agree) // 2} by exclamation marks"
+    print(f"{pairs}, each with either label")
 
 
 def _training(pairs: Sequence[Comparison]) -> list[Comparison]:
-    return [pair for number, pair in enumerate(pairs) if number % _PARTS not in (0, _PARTS // 2)]
+    return [pair for number, pair in enumerate(pairs) if number % _HELD_OUT]
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:

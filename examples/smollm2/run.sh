@@ -42,14 +42,14 @@ options=(--config "examples/smollm2/$run.yaml" --num-layers "$layers" --tokenize
 [ "$run" = lpc ] || options+=(--cache-hidden-states "$out/hidden-states")
 .venv/bin/torchrun --standalone --nproc-per-node 2 -m megatron_lpc.train "${options[@]}" --save "$out/$run" "$@"
 .venv/bin/torchrun --standalone --nproc-per-node 2 -m megatron_lpc.evaluate --config "$out/$run/config.yaml" \
-    --load "$out/$run" --support-data "$out/data/support.jsonl" --support-pairs 8 --output "$out/report.json"
+    --load "$out/$run" --support-data "$out/data/held_out.jsonl" --support-pairs 8 --output "$out/report.json"
 
 $python tools/convert_hf.py export --load "$out/$run" --output "$out/export" --force
 
 # What 8 pairs of each annotator say of the codes, and what the model answers then.
 latents=()
 for annotator in brief verbose; do
-    grep --max-count 8 "\"annotator\": \"$annotator\"" "$out/data/support.jsonl" > "$out/data/$annotator.jsonl"
+    grep --max-count 8 "\"annotator\": \"$annotator\"" "$out/data/held_out.jsonl" > "$out/data/$annotator.jsonl"
     $python -m megatron_lpc.personalize --load "$out/$run" --tensor-model-parallel-size 1 \
         --pairs "$out/data/$annotator.jsonl" --output "$out/$annotator.safetensors"
     latents+=(--latent "$out/$annotator.safetensors")
