@@ -43,7 +43,11 @@ setup(
         *find_packages(where="kernels", include=["lpc_kernels", "lpc_kernels.*"]),
     ],
     package_dir={"lpc_kernels": "kernels/lpc_kernels"},
-    package_data={"megatron_lpc": ["py.typed"], "lpc_kernels": ["py.typed"]},
+    package_data={
+        "megatron_lpc": ["py.typed"],
+        "megatron_lpc.evaluation.report": ["page.html", "page.css"],
+        "lpc_kernels": ["py.typed"],
+    },
     entry_points={
         "console_scripts": [
             "megatron-lpc-train = megatron_lpc.train:main",
@@ -51,6 +55,7 @@ setup(
             "megatron-lpc-generate = megatron_lpc.generate:main",
             "megatron-lpc-personalize = megatron_lpc.personalize:main",
             "megatron-lpc-plan = megatron_lpc.plan.__main__:main",
+            "megatron-lpc-evaluation-report = megatron_lpc.evaluation.report.__main__:main",
             "megatron-lpc-study = megatron_lpc.study.__main__:main",
             "megatron-lpc-study-one-run = megatron_lpc.study.one_run:main",
             "megatron-lpc-precompute-reference = megatron_lpc.precompute_reference:main",
@@ -75,11 +80,14 @@ setup(
         "rich",
         "tensorboard",
         "matplotlib",
+        "jinja2",
     ],
     extras_require={
         # The versions that megatron-core 0.16 names.
         "te": ["transformer-engine[pytorch]>=2.9,<2.12"],
         "wandb": ["wandb"],
+        # The map of prompts in a report by t-SNE; without it by PCA.
+        "report": ["scikit-learn"],
         "bench": ["trl", "peft"],
         "docs": ["mkdocs-material", "mkdocstrings[python]"],
         # Triton runs and compiles the kernels without a GPU too, and PyTorch for CPU comes without it.

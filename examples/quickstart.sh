@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # From nothing to a result: set up, make preference pairs of two annotators who disagree, train plain DPO and DPO with
 # LPC on two processes (tensor parallel size 2), and evaluate both on held-out pairs. The last table also has the
-# accuracy under the codes that 8 labelled pairs of an annotator give (`support`). Leaves everything under runs/.
+# accuracy under the codes that 8 labelled pairs of an annotator give (`support`); the report shows the codes themselves.
+# Leaves everything under runs/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash tools/setup_venv.sh
@@ -20,4 +21,5 @@ done
 .venv/bin/python tools/compare_runs.py plain=$run/plain lpc=$run/lpc --output $run/table.md
 .venv/bin/torchrun --standalone --nproc-per-node 2 -m megatron_lpc.evaluate \
     --config $run/lpc/config.yaml --load $run/lpc
-echo "Table: $run/table.md   Curves: $run/curves.png"
+.venv/bin/torchrun --standalone --nproc-per-node 2 -m megatron_lpc.evaluation.report --load $run/lpc --output $run/report
+echo "Table: $run/table.md   Curves: $run/curves.png   Codes: $run/report/report.html"

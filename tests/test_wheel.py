@@ -129,7 +129,8 @@ def _programs() -> list[str]:
 def test_the_wheel_holds_every_module_and_no_other(installation):
     assert installation.modules == set(_modules_of_checkout())
     with ZipFile(installation.wheel) as content:
-        assert {"megatron_lpc/py.typed", "lpc_kernels/py.typed"} <= set(content.namelist())
+        page = {f"megatron_lpc/evaluation/report/page.{suffix}" for suffix in ("html", "css")}
+        assert {"megatron_lpc/py.typed", "lpc_kernels/py.typed", *page} <= set(content.namelist())
 
 
 def test_every_module_can_be_imported(installation):

@@ -10,11 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from megatron_lpc.config import with_options
 from megatron_lpc.data.dataset import PairDataset
 from megatron_lpc.data.hidden_store import HiddenStore
+from megatron_lpc.evaluation.code_logits import code_logits
 from megatron_lpc.evaluation.group_vectors import fit_group_vectors
 from megatron_lpc.evaluation.options import SupportOptions
 from megatron_lpc.evaluation.pair_table import PairTable
+from megatron_lpc.evaluation.prompt_states import prompt_states
 from megatron_lpc.evaluation.scoring import EvaluationStep, score_pairs
 from megatron_lpc.losses import uses_reference
 from megatron_lpc.model import LatentSource, unwrapped
@@ -40,7 +43,7 @@ class CheckpointScorer:
         Raises:
             ConfigError: the options do not fit the checkpoint, or the tokenizer cannot be loaded.
         """
-        context, self._tokenizer = open_inputs(context)
+        context, self.tokenizer = open_inputs(context)
         self._context = replace(context, config=with_saved_groups(context.config))
         self.config = self._context.config
         assert self.config.checkpoint.load is not None
@@ -53,9 +56,14 @@ class CheckpointScorer:
         self._hidden: dict[str, HiddenStore | None] = {}
         """By the fingerprint of a data set."""
 
-    def open(self, name: str, source: str) -> PairDataset:
-        """A tokenized data set. Errors and collectives: those of `open_dataset`."""
-        return open_dataset(self.config, self._tokenizer, [source], name)
+    def open(self, name: str, source: str, group_column: str | None = None) -> PairDataset:
+        """A tokenized data set. Errors and collectives: those of `open_dataset`.
+
+        Args:
+            group_column: the column of `PairDataset.groups`, where it is not that of the options.
+        """
+        config = self.config if group_column is None else with_options(self.config, group_column=group_column)
+        return open_dataset(config, self.tokenizer, [source], name)
 
     def score(
         self,
@@ -72,9 +80,9 @@ class CheckpointScorer:
         """
         if data.fingerprint not in self._hidden:
             (self._hidden[data.fingerprint],) = hidden_stores(
-                self._context, self._tokenizer, self._policy, [(name, data)]
+                self._context, self.tokenizer, self._policy, [(name, data)]
             )
-        loader = pair_loader(self._context, self._tokenizer, data, self._hidden[data.fingerprint])
+        loader = pair_loader(self._context, self.tokenizer, data, self._hidden[data.fingerprint])
         steps: Iterable[EvaluationStep] = loader.evaluation()
         if mixture is not None:
             steps = _with_mixture(steps, mixture)
@@ -102,6 +110,19 @@ class CheckpointScorer:
 
         return shared("codebook"), shared("code_unit")
 
+    def code_logits(self) -> Tensor:
+        """[K, V] z W^T of each code. Collectives: those of `code_logits`."""
+        return code_logits(self._context, self._policy)
+
+    def prompt_states(self, data: PairDataset, examples: Sequence[int]) -> Tensor:
+        """[M, H] h_x of some pairs of a data set. Collectives: those of `prompt_states`.
+
+        Args:
+            examples: their M example indices, ascending; at least one.
+        """
+        loader = pair_loader(self._context, self.tokenizer, data, self._hidden.get(data.fingerprint))
+        return prompt_states(self._context, self._policy, loader.evaluation(examples=np.asarray(examples)))
+
     def fit_group_vectors(
         self, data: PairDataset, support_sets: Mapping[str, Sequence[int]], support: SupportOptions
     ) -> dict[str, Tensor]:
@@ -117,7 +138,7 @@ class CheckpointScorer:
         for number, name in enumerate(names):
             group_of_example[list(support_sets[name])] = number
         examples = np.array([index for name in names for index in support_sets[name]])
-        steps = pair_loader(self._context, self._tokenizer, data).evaluation(examples=examples)
+        steps = pair_loader(self._context, self.tokenizer, data).evaluation(examples=examples)
         fitted = fit_group_vectors(
             self._context, self._policy, steps, self._reference, group_of_example[: examples.max() + 1], support
         )

@@ -8,27 +8,20 @@ from pathlib import Path
 
 from torch import Tensor
 
-from megatron_lpc.config import Config, ConfigError, training_only_options, with_defaults, with_options
+from megatron_lpc.config import Config, ConfigError
 from megatron_lpc.convert.hub.saved_latent import SavedLatent
 from megatron_lpc.data.dataset import PairDataset
 from megatron_lpc.evaluation.checkpoint_scorer import CheckpointScorer
-from megatron_lpc.evaluation.evidence import Evidence
+from megatron_lpc.evaluation.code_latents import correct_by_codes, latents_of_codes
 from megatron_lpc.evaluation.information import mutual_information
-from megatron_lpc.evaluation.marginal import (
-    MARGINAL,
-    log_likelihoods,
-    log_prior,
-    metrics_by_latent,
-    mixture_is_correct,
-    swapped_is_correct,
-)
-from megatron_lpc.evaluation.options import SupportOptions, has_groups
+from megatron_lpc.evaluation.marginal import metrics_by_latent
+from megatron_lpc.evaluation.options import SupportOptions, has_groups, without_training
 from megatron_lpc.evaluation.pair_table import PairTable, is_correct
 from megatron_lpc.evaluation.results import Report, SupportReport
 from megatron_lpc.evaluation.saved_latents import metrics_of_latents, open_latents
 from megatron_lpc.evaluation.scoring import report_sources
 from megatron_lpc.evaluation.support import GroupLatents, draw_support, prompts_of_support
-from megatron_lpc.evaluation.support_report import SUPPORT, SUPPORT_EXACT, SWAPPED, report_support
+from megatron_lpc.evaluation.support_report import SUPPORT, report_support
 from megatron_lpc.losses import code_verdict
 from megatron_lpc.model import LatentSource
 from megatron_lpc.training.setup import start_distributed, stop_distributed
@@ -48,11 +41,7 @@ def evaluate(config: Config, support: SupportOptions, latents: Sequence[Path] = 
     Raises:
         ConfigError: the options cannot work, or do not fit the checkpoint; a data set has no query pair.
     """
-    # Validation asks for the training data of a run. An evaluation has none but what it evaluates.
-    config = with_options(config, train_data=list(config.data.valid_data.values()))
-    # Profiling belongs to the run: its ranks and its device need not be there.
-    config = with_defaults(config, training_only_options("logging"))
-    scorer = CheckpointScorer(start_distributed(config))
+    scorer = CheckpointScorer(start_distributed(without_training(config)))
     saved = open_latents(scorer, latents)
     group_latents = None
     if has_groups(config) and support.data is not None:
@@ -127,12 +116,7 @@ def _support_report(
     correct: dict[str, Tensor] = {latent: is_correct(loss, table, index) for index, latent in enumerate(latents)}
     correct[SUPPORT] = is_correct(loss, under_mixture, 0)
     if table.num_codes:
-        own = log_prior(table)
-        correct[MARGINAL] = mixture_is_correct(loss, table, own)
-        correct[SUPPORT_EXACT] = mixture_is_correct(loss, table, group_latents.exact_log_weights(groups, own))
-        swapped = swapped_is_correct(loss, table, group_latents, groups)
-        if swapped is not None:
-            correct[SWAPPED] = swapped
+        correct |= correct_by_codes(loss, table, group_latents, groups)
     return report_support(correct, groups=groups, is_query=is_query, latents=group_latents)
 
 
@@ -156,16 +140,7 @@ def _estimate_group_latents(
             log_likelihoods={},
             prompts=prompts_of_support(prompts, support_sets),
         )
-    evidence = Evidence.of_support(config, table)
-    return GroupLatents.estimate(
-        evidence.logits,
-        log_likelihoods(config.loss, table),
-        groups,
-        prompts,
-        pairs=support.pairs,
-        seed=support.seed,
-        product=evidence.product,
-    )
+    return latents_of_codes(config, table, groups, prompts, support)
 
 
 def _groups(data: PairDataset) -> list[str]:

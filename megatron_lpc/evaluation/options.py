@@ -15,6 +15,8 @@ from megatron_lpc.config import (
     all_options,
     options_of_evaluation,
     parse_args,
+    training_only_options,
+    with_defaults,
     with_options,
 )
 
@@ -57,6 +59,14 @@ def has_groups(config: Config) -> bool:
     return config.latent.latent_mode in ("lpc", "embedding", "gaussian") and config.data.group_column is not None
 
 
+def without_training(config: Config) -> Config:
+    """The options of a run, as they are for the evaluation of its checkpoint on its `valid_data`."""
+    # Validation asks for the training data of a run. An evaluation has none but what it evaluates.
+    config = with_options(config, train_data=list(config.data.valid_data.values()))
+    # Profiling belongs to the run: its ranks and its device need not be there.
+    return with_defaults(config, training_only_options("logging"))
+
+
 def support_settings(config: Config, support: SupportOptions) -> dict[str, Any] | None:
     """Those of the options that count in this evaluation, by name; None without support."""
     if not has_groups(config):
@@ -85,14 +95,13 @@ def parse_command(argv: Sequence[str]) -> Command:
     refuse_training_flags(rest)
     given = vars(known)
     output, latents = given.pop("output", None), given.pop("latent", [])
-    support = _support_options(given, config)
+    support = support_options(given, config)
     if not config.data.valid_data:
         raise ConfigError("--valid-data: is empty; name at least one data set, NAME=FILE")
     return Command(config=with_checkpoint(config), support=support, latents=tuple(latents), output=output)
 
 
 def _parser() -> ArgumentParser:
-    default = SupportOptions()
     parser = ArgumentParser(
         prog="python -m megatron_lpc.evaluate",
         usage="%(prog)s --config RUN/config.yaml [--load RUN] [--valid-data NAME=FILE ...] [--flag value ...]",
@@ -104,6 +113,21 @@ def _parser() -> ArgumentParser:
         argument_default=argparse.SUPPRESS,
         error_class=ConfigError,
     )
+    add_support_flags(parser)
+    parser.add_argument(
+        "--latent",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="latents that megatron_lpc.personalize wrote: all pairs are scored under each of them too",
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the report as JSON")
+    return parser
+
+
+def add_support_flags(parser: ArgumentParser) -> None:
+    """The flags --support-... of a program that estimates groups' latents."""
+    default = SupportOptions()
     parser.add_argument(
         "--support-pairs",
         type=int,
@@ -121,19 +145,17 @@ def _parser() -> ArgumentParser:
         help=f"with --latent-mode embedding: steps that fit a group's vector to its support set ({default.steps})",
     )
     parser.add_argument("--support-lr", type=float, metavar="X", help=f"their learning rate ({default.lr:g})")
-    parser.add_argument(
-        "--latent",
-        type=Path,
-        nargs="+",
-        metavar="FILE",
-        help="latents that megatron_lpc.personalize wrote: all pairs are scored under each of them too",
-    )
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the report as JSON")
-    return parser
 
 
-def _support_options(given: Mapping[str, Any], config: Config) -> SupportOptions:
-    """`given`: values of the flags --support-..., by name."""
+def support_options(given: Mapping[str, Any], config: Config) -> SupportOptions:
+    """What the flags --support-... say.
+
+    Args:
+        given: their values, by name.
+
+    Raises:
+        ConfigError: one is without effect, or out of its range.
+    """
     if given and not has_groups(config):
         flag = flag_of(next(iter(given)))
         raise ConfigError(

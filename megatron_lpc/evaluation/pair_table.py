@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
+import torch
 from torch import Tensor
 
 from megatron_lpc.config import LossConfig
@@ -45,6 +47,13 @@ class PairTable:
     def select(self, pairs: Tensor) -> PairTable:
         """The table of some of its pairs, given by a mask [P] or by indices."""
         return PairTable(**{field.name: getattr(self, field.name)[pairs] for field in fields(self)})
+
+    @classmethod
+    def joined(cls, tables: Sequence[PairTable]) -> PairTable:
+        """The pairs of several tables, one table after the other; `example_index` counts on through all of them."""
+        names = [field.name for field in fields(cls)]
+        whole = cls(**{name: torch.cat([getattr(table, name) for table in tables]) for name in names})
+        return replace(whole, example_index=torch.arange(len(whole)))
 
 
 @dataclass(frozen=True, kw_only=True)

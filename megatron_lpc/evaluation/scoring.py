@@ -103,7 +103,7 @@ def score_pairs(
             scored = [split_reference(batch, score) for batch, score in scored]
         counted = zip(scored, step, strict=True)
         local = [fields.pack(_pair_values(batch, score, fields))[:valid] for (batch, score), (_, valid) in counted]
-        parts += _gather_pairs(torch.cat(local), groups.dp)
+        parts += gather_pairs(torch.cat(local), groups.dp)
     whole = from_last_stage(torch.cat(parts) if groups.is_last_stage else None, groups, device)
     values = fields.unpack(whole.cpu())
     values["example_index"] = values["example_index"].long()
@@ -159,7 +159,7 @@ def _pair_values(batch: PairBatch, scores: PairScores, fields: PairFields) -> di
     }
 
 
-def _gather_pairs(local: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
+def gather_pairs(local: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
     """The matrices [P_r, F] of all ranks of a group, by rank; packing gives each rank another number of pairs.
 
     Collectives: two all-gathers (numbers of pairs, then pairs) over `group`; none when it has one rank.
