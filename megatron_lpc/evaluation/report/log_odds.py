@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Counts = NDArray[np.float64]
 """[F] how often each phrase occurs."""
 
-PRIOR_SIZE = 500.0
+PRIOR_SIZE = 200.0
 """Occurrences, in all, that the prior counts as."""
 SIGNIFICANCE = 0.05
 """Probability, at most, that any phrase of two like sets of texts is said to mark one of them (Bonferroni)."""

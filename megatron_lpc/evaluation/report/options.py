@@ -54,12 +54,12 @@ def parse_report_command(argv: Sequence[str]) -> tuple[Config, SupportOptions, R
     load: Path = given.pop("load")
     file = given.pop("config", None) or options_file(load)
     data = given.pop("data", None)
-    refuse_training_flags(rest)
     if any(flag.partition("=")[0] == "--valid-data" for flag in rest):
         raise ConfigError("--valid-data: has no effect on a report; name its pairs with --data")
     if data is not None:
         rest += ["--valid-data", *(f"{name}={source}" for name, source in _named(data).items())]
     config = parse_args(["--config", str(file), "--load", str(load), *rest], prog=parser.prog)
+    refuse_training_flags(rest)
     report, support = _split(given)
     _check(config, file, report)
     return config, support_options(support, config), report

@@ -112,7 +112,8 @@ class _Table:
             for counts in of_codes.values():
                 total.update(counts)
         frequent = [(phrase, count) for phrase, count in total.items() if count >= LEAST_TEXTS]
-        frequent = sorted(frequent, key=lambda entry: (-entry[1], entry[0]))[:MOST_PHRASES]
+        # Single words first: of equals that contain one another, the first is listed.
+        frequent = sorted(frequent, key=lambda entry: (-entry[1], entry[0].count(" "), entry[0]))[:MOST_PHRASES]
         return cls([phrase for phrase, _ in frequent], np.array([count for _, count in frequent], np.float64))
 
     def __bool__(self) -> bool:

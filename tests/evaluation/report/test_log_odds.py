@@ -80,5 +80,14 @@ def test_rare_phrases_and_texts_without_any_are_left_out():
     counts = PhraseCounts({0: Counter(rare=LEAST_TEXTS - 1)}, {0: Counter(rare=LEAST_TEXTS - 1)}, {0: Counter()})
     marks = counts.marks([0, 1])[0]
     assert (marks.prompts, marks.preferred, marks.avoided) == ([], [], [])
-    many = _counted(" ".join(f"word{number}" for number in range(3 * SHOWN)), "no").marks([0, 1])
-    assert len(many[0].preferred) == SHOWN
+
+
+def test_a_list_holds_so_many_phrases():
+    one, other = (" ".join(f"{name}{number}" for number in range(2 * SHOWN)) for name in ("a", "b"))
+    counts = PhraseCounts()
+    for _ in range(40):
+        counts.add(0, "x", one, other)
+        counts.add(1, "x", other, one)
+    marks = counts.marks([0, 1])[0]
+    assert len(marks.preferred) == len(marks.avoided) == SHOWN
+    assert {mark.phrase[0] for mark in marks.preferred} == {"a"}

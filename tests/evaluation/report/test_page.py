@@ -91,6 +91,7 @@ def test_the_page_needs_nothing_else(made):
     assert set(page.links) - {"data:,"} == {link for link in page.links if link.startswith("#")}
     assert not re.search(r"url\((?!#)|@import|https?://|<script|<iframe|<object", text)
     assert len(page.ids) == len(set(page.ids))
+    assert {f"code-{code}" for code in CODE_OF.values()} <= set(page.ids)
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
     assert text.count("<svg ") == 6  # Three maps, calibration, accuracies by group and by source.
 
@@ -166,11 +167,6 @@ def test_curves_where_there_was_a_training_and_a_sentence_where_not(made, tmp_pa
 
 def test_the_same_findings_are_the_same_page(made):
     assert made()[1:] == made()[1:]
-
-
-def test_each_code_has_its_place(made):
-    page, _, _ = made()
-    assert {f"code-{code}" for code in CODE_OF.values()} <= set(page.ids)
 
 
 def test_figures_and_entries():

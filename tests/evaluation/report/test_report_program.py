@@ -17,7 +17,8 @@ SHAPE = (
     "--max-position-embeddings 128 --max-length 128"
 )
 HEAD = "--codebook-size 4 --codebook-init-std 1 --init-method-std 0.1 --group-column annotator"
-RUN = f"{SHAPE} {HEAD} --micro-batch-size 8 --global-batch-size 8 --device cpu --train-iters 2 --lr 0.01".split()
+BATCHES = "--micro-batch-size 8 --global-batch-size 8 --train-iters 2"
+RUN = f"{SHAPE} {HEAD} {BATCHES} --device cpu --lr 0.01 --no-tensorboard".split()
 SETTINGS = Path(__file__).parents[3] / "examples" / "recovery" / "lpc.yaml"
 
 
@@ -48,7 +49,9 @@ def test_a_run_folder_is_enough(run, tmp_path, monkeypatch):
 
     def spy(self):
         model = unwrapped(self._policy[0])
-        seen["codes"], seen["weight"] = model.latent_head.codes.double(), model.lm_head_weight().double()
+        seen["codes"], seen["weight"] = (
+            tensor.detach().double() for tensor in (model.latent_head.codes, model.lm_head_weight())
+        )
         seen["prior"] = model.latent_head.prior
         return logits(self)
 
@@ -68,6 +71,7 @@ def test_a_run_folder_is_enough(run, tmp_path, monkeypatch):
     )
     with torch.no_grad():
         prior = seen["prior"](normalized(scored.prompt_states.float())).double()
+    assert prior.std(0).max() > 1e-4, "prompts have priors of their own"
     torch.testing.assert_close(prior, scored.table.prior_logits[scored.on_map], rtol=1e-4, atol=1e-5)
     assert found["about"]["data"] == {"agree": 12, "disagree": 36}
     assert found["about"]["source_of"] == "factor"
@@ -88,7 +92,7 @@ def test_a_run_folder_is_enough(run, tmp_path, monkeypatch):
 def test_every_parallel_layout_finds_the_same(run, tmp_path, layout):
     alone = _report(run, tmp_path / "alone")
     flags = ["--load", str(run), "--support-pairs", "2", "--map", "pca", "--output", str(tmp_path / "out")]
-    torchrun(2, "-m", "megatron_lpc.evaluation.report", *flags, *layout.split())
+    torchrun(2, "-m", "megatron_lpc.evaluation.report", *flags, "--global-batch-size", "16", *layout.split())
     found = json.loads((tmp_path / "out" / "report.json").read_text())
     assert found["associations"] == alone["associations"]
     assert found["metrics"] == pytest.approx(alone["metrics"], abs=1e-5)
