@@ -135,6 +135,6 @@ def _check(config: Config, file: Path, options: ReportOptions) -> None:
     if file.name == IMPORT_FILE and uses_reference(config.loss) and not knows_reference:
         raise ConfigError(
             f"--loss-type {config.loss.loss_type}: compares with a reference, which an import does not name; set "
-            "--reference-load to the checkpoint that its training started from, --freeze-backbone where it is the "
-            "model without its codes, or --loss-type simpo"
+            "--reference-load to the checkpoint that its training started from, or --freeze-backbone where it is the "
+            "model without its codes; --loss-type and --beta as in its training"
         )
