@@ -19,7 +19,7 @@ MOST_PHRASES = 50_000
 """Phrases that are compared, at most: those in most texts."""
 SHOWN = 12
 """Phrases that a list holds, at most."""
-# Chinese and Japanese put no spaces between words: there each character counts as one.
+# Chinese and Japanese put no spaces between them; there each character is taken by itself.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+(?:['’]\w+)*")
 
 
@@ -47,7 +47,7 @@ class Marks:
 
 
 def phrases_of(text: str) -> set[str]:
-    """The single and double words of a text, in lower case."""
+    """Each word of a text, and each two that follow each other, in lower case."""
     found = _WORD.findall(text.lower())
     return {*found, *(f"{one} {next_one}" for one, next_one in pairwise(found))}
 
@@ -112,7 +112,7 @@ class _Table:
             for counts in of_codes.values():
                 total.update(counts)
         frequent = [(phrase, count) for phrase, count in total.items() if count >= LEAST_TEXTS]
-        # Single words first: of equals that contain one another, the first is listed.
+        # Shorter ones first: of equals that contain one another, the first is listed.
         frequent = sorted(frequent, key=lambda entry: (-entry[1], entry[0].count(" "), entry[0]))[:MOST_PHRASES]
         return cls([phrase for phrase, _ in frequent], np.array([count for _, count in frequent], np.float64))
 

@@ -62,7 +62,7 @@ def test_an_import_must_name_its_reference(folder):
         (["--lr", "1"], "--lr: has no effect on an evaluation"),
         (["--data", "x/a.jsonl", "y/a.jsonl"], "--data: two data sets are called 'a'"),
         (["--data"], "--data: expected at least one argument"),
-        (["--map", "som"], "--map: invalid choice: 'som'"),
+        (["--map", "graph"], "--map: invalid choice: 'graph'"),
         (["--examples", "-1"], "--examples -1: must not be negative"),
         (["--support-pairs", "2"], "--support-pairs: support needs groups"),
         (["--latent-mode", "none"], "--latent-mode none: has no codes to report"),
