@@ -46,10 +46,10 @@ options=(--config "examples/smollm2/$run.yaml" --num-layers "$layers" --tokenize
 
 $python tools/convert_hf.py export --load "$out/$run" --output "$out/export" --force
 
-# What 8 pairs of each annotator say of the codes, and what the model answers then.
+# What the last 8 pairs of each annotator say of the codes, and what the model then answers to the first 8 prompts.
 latents=()
 for annotator in brief verbose; do
-    grep --max-count 8 "\"annotator\": \"$annotator\"" "$out/data/held_out.jsonl" > "$out/data/$annotator.jsonl"
+    grep "\"annotator\": \"$annotator\"" "$out/data/held_out.jsonl" | tail --lines 8 > "$out/data/$annotator.jsonl"
     $python -m megatron_lpc.personalize --load "$out/$run" --tensor-model-parallel-size 1 \
         --pairs "$out/data/$annotator.jsonl" --output "$out/$annotator.safetensors"
     latents+=(--latent "$out/$annotator.safetensors")
