@@ -15,7 +15,8 @@ export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
 .venv/bin/python tools/train_tokenizer.py --input $data/data/train.jsonl --output $data/tokenizer --vocab-size 400
 for mode in plain lpc; do
     .venv/bin/torchrun --standalone --nproc-per-node 2 -m megatron_lpc.train \
-        --config examples/recovery/$mode.yaml --tensor-model-parallel-size 2 --eval-interval 50 --save $run/$mode
+        --config examples/recovery/$mode.yaml --tensor-model-parallel-size 2 --eval-interval 50 --save $run/$mode \
+        --load auto
 done
 .venv/bin/python tools/plot_metrics.py plain=$run/plain lpc=$run/lpc --output $run/curves.png
 .venv/bin/python tools/compare_runs.py plain=$run/plain lpc=$run/lpc --output $run/table.md

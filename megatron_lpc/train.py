@@ -5,19 +5,26 @@ Reads from top to bottom as a run goes: build, loop, save.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
+
+import torch.distributed as dist
 
 from megatron_lpc.command_line import reports_errors
 from megatron_lpc.config import Config, parse_args
-from megatron_lpc.evaluation.scoring import evaluate_pairs
+from megatron_lpc.evaluation.scoring import evaluate_pairs, evaluation_sources
 from megatron_lpc.training.bad_steps import stop_if_diverged
-from megatron_lpc.training.build import Run, build_run
+from megatron_lpc.training.build import Run, assemble_run
 from megatron_lpc.training.exit import ExitRequest
+from megatron_lpc.training.first_rank import from_first_rank
+from megatron_lpc.training.folder_lock import only_run_in
+from megatron_lpc.training.metrics_file import METRICS_FILE, evaluations_after
 from megatron_lpc.training.preflight import preflight
 from megatron_lpc.training.profiling import Profiler, memory_history
-from megatron_lpc.training.setup import stop_distributed
+from megatron_lpc.training.setup import start_distributed, stop_distributed
 from megatron_lpc.training.step import TrainStep
 from megatron_lpc.training.watch import watch_run
 
@@ -36,7 +43,18 @@ def train(config: Config) -> Evaluations:
         TooManyBadSteps: the training diverged; the ids of the batch are saved.
     """
     began = time.monotonic()
-    run = build_run(config)
+    context = start_distributed(config)
+    with only_run_in(context.config.checkpoint.save):
+        run = assemble_run(context)
+        results = kept_results(run)
+        if results is None:
+            results = train_on(run, began)
+    stop_distributed()
+    return results
+
+
+def train_on(run: Run, began: float) -> Evaluations:
+    """From the step at which the run stands to its end; arguments and result as for `train`."""
     exit_request = ExitRequest(run.config, began, run.train_iters)
     profiler = Profiler(run.config, run.start.iteration, run.train_iters)
     train_step = TrainStep(run.context, run.policy, run.reference)
@@ -70,7 +88,24 @@ def train(config: Config) -> Evaluations:
             run.checkpoints.finish()
             results = evaluate(run)
             watch.evaluations(state.iteration, results)
-    stop_distributed()
+    return results
+
+
+def kept_results(run: Run) -> Evaluations | None:
+    """The last evaluation of a run that was complete before it was started again; None where something is to do.
+
+    Collectives: none; the other ranks wait for rank 0.
+    """
+    save = run.config.checkpoint.save
+    if save is None or run.start.iteration != run.train_iters or not run.checkpoints.has_saved(run.start.iteration):
+        return None
+    metrics = Path(save) / METRICS_FILE
+    kept = json.loads(from_first_rank(lambda: json.dumps(evaluations_after(metrics, run.train_iters))))
+    if len(kept) != len(run.validation) * len(evaluation_sources(run.config.latent)):
+        return None
+    if dist.get_rank() == 0:
+        print(f"The run in {save} is complete: it has done and evaluated all {run.train_iters} steps. Nothing changes.")
+    results: Evaluations = kept
     return results
 
 

@@ -39,7 +39,7 @@ for method in "${methods[@]}"; do
     [ -e "$run/scores.json" ] && continue
     $python -m megatron_lpc.train --config examples/convarg/small.yaml --save "$run" --seed "$seed" \
         --train-data "$out/data/train.jsonl" --valid-data "valid=$out/data/valid.jsonl" \
-        --tokenizer-model "$out/tokenizer.model" --data-cache-path "$out/cache" "${words[@]:1}" "$@"
+        --tokenizer-model "$out/tokenizer.model" --data-cache-path "$out/cache" --load auto "${words[@]:1}" "$@"
     $python -m examples.convarg.score --config "$run/config.yaml" --load "$run" \
         --valid-data "all=$out/data/all.jsonl" --output "$run/scores.json"
 done

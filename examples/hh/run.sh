@@ -19,6 +19,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # What torchrun leaves to the run on SIGTERM, for its checkpoint, in place of 30 s.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
 for stage in sft dpo-plain dpo-lpc; do
-    .venv/bin/torchrun --standalone --nproc-per-node 4 -m megatron_lpc.train --config "examples/hh/$stage.yaml"
+    .venv/bin/torchrun --standalone --nproc-per-node 4 -m megatron_lpc.train --load auto \
+        --config "examples/hh/$stage.yaml"
 done
 .venv/bin/python tools/plot_metrics.py plain=runs/hh/dpo-plain lpc=runs/hh/dpo-lpc --output runs/hh/curves.png

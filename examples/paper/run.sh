@@ -42,6 +42,7 @@ if [ "$loss" != simpo ] && [ ! -e "$out/reference" ]; then
 fi
 for mode in lpc none; do
     run=$out/$loss-$mode
-    "${launch[@]}" megatron_lpc.train "${options[@]}" --tokenizer-model "$hf" --latent-mode $mode --save "$run" "$@"
+    "${launch[@]}" megatron_lpc.train "${options[@]}" --tokenizer-model "$hf" --latent-mode $mode --save "$run" \
+        --load auto "$@"
     "${launch[@]}" megatron_lpc.evaluate --config "$run/config.yaml" --load "$run" --output "$run/report.json"
 done

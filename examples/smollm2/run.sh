@@ -40,7 +40,8 @@ options=(--config "examples/smollm2/$run.yaml" --num-layers "$layers" --tokenize
     --pretrained-checkpoint "$out/base" --data-cache-path "$out/cache"
     --train-data "$out/data/train.jsonl" --valid-data "held_out=$out/data/held_out.jsonl" "agree=$out/data/agree.jsonl")
 [ "$run" = lpc ] || options+=(--cache-hidden-states "$out/hidden-states")
-.venv/bin/torchrun --standalone --nproc-per-node 2 -m megatron_lpc.train "${options[@]}" --save "$out/$run" "$@"
+.venv/bin/torchrun --standalone --nproc-per-node 2 -m megatron_lpc.train "${options[@]}" --save "$out/$run" \
+    --load auto "$@"
 .venv/bin/torchrun --standalone --nproc-per-node 2 -m megatron_lpc.evaluate --config "$out/$run/config.yaml" \
     --load "$out/$run" --support-data "$out/data/held_out.jsonl" --support-pairs 8 --output "$out/report.json"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 
 from megatron_lpc.config import Config, validate_episodes
 from megatron_lpc.data.batch import PairBatch
@@ -16,8 +15,7 @@ from megatron_lpc.data.loader import PairLoader
 from megatron_lpc.data.tokenizer import Tokenizer
 from megatron_lpc.platform import Platform
 from megatron_lpc.training.checkpoint import Checkpoints
-from megatron_lpc.training.checkpoint_folder import holds_checkpoint, resolve_checkpoint
-from megatron_lpc.training.checkpoint_verification import verify
+from megatron_lpc.training.checkpoint_search import starting_point
 from megatron_lpc.training.episodes import open_episodes
 from megatron_lpc.training.hidden_cache import hidden_stores, offload_cached_backbone
 from megatron_lpc.training.inputs import open_dataset, open_inputs
@@ -33,7 +31,7 @@ from megatron_lpc.training.policy import TrainablePolicy, build_policy, make_tra
 from megatron_lpc.training.reference import Reference, build_references
 from megatron_lpc.training.resume import check_resumed, resumed_state
 from megatron_lpc.training.run_length import length_notes, total_steps
-from megatron_lpc.training.setup import RunContext, start_distributed
+from megatron_lpc.training.setup import RunContext
 from megatron_lpc.training.state import RunState
 
 
@@ -95,8 +93,10 @@ class Run:
         self.checkpoints.save(replace(state, positions=positions))
 
 
-def build_run(config: Config) -> Run:
-    """Start the processes of a run, and build or load everything it needs, up to its first step.
+def assemble_run(context: RunContext) -> Run:
+    """Build or load everything that a run needs, up to its first step, in processes that have started.
+
+    Several runs of one parallel layout can share them.
 
     Collectives: those of the functions called, in this order on all ranks.
 
@@ -104,11 +104,6 @@ def build_run(config: Config) -> Run:
         ConfigError: the options cannot work, a source of data cannot be read, or a checkpoint or cache does not fit.
             Nothing has then been written.
     """
-    return assemble_run(start_distributed(config))
-
-
-def assemble_run(context: RunContext) -> Run:
-    """`build_run` in processes that have started; several runs of one parallel layout can share them."""
     validate_episodes(context.config, context.groups.dp_size)
     context, tokenizer = open_inputs(context)
     config = context.config
@@ -119,9 +114,7 @@ def assemble_run(context: RunContext) -> Run:
     valid_data = {
         name: open_dataset(config, tokenizer, [source], name) for name, source in config.data.valid_data.items()
     }
-    resumed = starting_point(config)
-    if resumed is not None:
-        verify(resumed, context)
+    resumed = starting_point(context)
     context, notes = with_known_groups(context, train_data, resumed)
     config = context.config
     episodes: EpisodeIndex | None = None
@@ -175,12 +168,3 @@ def training_data_fingerprint(config: Config, tokenizer: Tokenizer, train_data: 
     if train_data is not None:
         return train_data.fingerprint
     return data_fingerprint(config.data, tokenizer, config.data.train_data)
-
-
-def starting_point(config: Config) -> Path | None:
-    """The checkpoint to resume from: what `load` names; with `auto` the latest under `save`, if there is one yet."""
-    options = config.checkpoint
-    if options.load == "auto":
-        assert options.save is not None
-        return resolve_checkpoint(options.save) if holds_checkpoint(options.save) else None
-    return resolve_checkpoint(options.load) if options.load else None

@@ -118,6 +118,10 @@ class Checkpoints:
         self._pending.maybe_finalize_async_calls(blocking=True)
         dist.barrier()
 
+    def has_saved(self, iteration: int) -> bool:
+        """Whether `save` holds the checkpoint after so many steps, which this process wrote or resumed from."""
+        return self._saved_iteration == iteration
+
     def load(self, path: str | Path) -> RunState:
         """Go on from a checkpoint: one `iter_*` folder, or the latest in a folder of them.
 
@@ -135,7 +139,8 @@ class Checkpoints:
         self._load_tensors(folder, description["optimizer_updates"])
         self._restore_scheduler(description["scheduler_steps"])
         state = RunState(**description["run"])
-        self._restore_random_state(folder, description["layout"], state.iteration)
+        same_seed = description["options"]["training"]["seed"] == self._context.config.training.seed
+        self._restore_random_state(folder, same_seed and description["layout"] == self._parallel_layout(), state)
         if self._root is not None and folder.parent.resolve() == self._root.resolve():
             self._saved_iteration = state.iteration
         return state
@@ -154,14 +159,14 @@ class Checkpoints:
         self._policy.scheduler.num_steps = 0
         self._policy.scheduler.step(increment=num_steps)
 
-    def _restore_random_state(self, folder: Path, saved_layout: dict[str, Any], iteration: int) -> None:
-        """The saved generators where the parallel layout is the same; elsewhere, or where `load_rng` is off, generators
-        seeded for this step."""
+    def _restore_random_state(self, folder: Path, fits: bool, state: RunState) -> None:
+        """The saved generators where seed and parallel layout are the same (`fits`); elsewhere, or where `load_rng` is
+        off, generators seeded for this step."""
         context = self._context
-        if context.config.checkpoint.load_rng and saved_layout == self._parallel_layout():
+        if context.config.checkpoint.load_rng and fits:
             restore_random_state(folder, context.platform)
         else:
-            seed_everything(context.config.training.seed + iteration, context.groups)
+            seed_everything(context.config.training.seed + state.iteration, context.groups)
 
     def _tensors(self) -> dict[str, Any]:
         """What the checkpoint holds as sharded tensors, under `model` and `optimizer`."""

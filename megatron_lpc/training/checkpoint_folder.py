@@ -41,19 +41,35 @@ def resolve_checkpoint(path: str | Path) -> Path:
             f"{path}: holds no checkpoint (neither {_FORMAT} nor {_POINTER}); "
             "give a folder that --save wrote, or an iter_* in it"
         )
-    number = (path / _POINTER).read_text(encoding="utf-8").strip()
-    folder = path / (_name(int(number)) if number.isdecimal() else number)
-    if not number or not (folder / _FORMAT).is_file():
-        others = ", ".join(complete.name for complete in _complete(path)) or "none"
+    name = latest_name(path)
+    if name is None or not (path / name / _FORMAT).is_file():
+        others = ", ".join(complete.name for complete in complete_checkpoints(path)) or "none"
         raise ConfigError(
-            f"{path / _POINTER}: names '{number}', which is no complete checkpoint; complete ones: {others}"
+            f"{path / _POINTER}: names {_pointer(path)!r}, which is no complete checkpoint; complete ones: {others}"
         )
-    return folder
+    return path / name
+
+
+def latest_name(root: Path) -> str | None:
+    """Name of the folder that the pointer in `root` gives, be it there or not; None where it gives no name.
+
+    Raises:
+        OSError: there is no pointer, or it cannot be read.
+    """
+    text = _pointer(root)
+    if re.fullmatch(r"[0-9]{1,18}", text):
+        return _name(int(text))
+    return text if re.fullmatch(r"\w[\w.-]*", text) else None
+
+
+def _pointer(root: Path) -> str:
+    return (root / _POINTER).read_bytes().decode(errors="replace").strip()
 
 
 def holds_checkpoint(path: str | Path) -> bool:
-    """Whether a run can resume from this folder."""
-    return (Path(path) / _POINTER).is_file() or (Path(path) / _FORMAT).is_file()
+    """Whether a run has left a checkpoint in this folder, sound or not."""
+    path = Path(path)
+    return any((path / name).exists() for name in (_POINTER, _FORMAT)) or bool(complete_checkpoints(path))
 
 
 def open_partial(root: Path, iteration: int) -> Path:
@@ -80,7 +96,7 @@ def publish(root: Path, iteration: int, keep_last: int) -> None:
     replaced = replace_folder(partial_folder(root, iteration), root / _name(iteration))
     write_text(root / _POINTER, f"{iteration}\n")
     shutil.rmtree(replaced, ignore_errors=True)
-    older = [folder for folder in _complete(root) if _number(folder) <= iteration]
+    older = [folder for folder in complete_checkpoints(root) if _number(folder) <= iteration]
     if keep_last:
         for folder in older[:-keep_last]:
             shutil.rmtree(folder)
@@ -101,9 +117,12 @@ def read_description(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); load another checkpoint") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: cannot be read (it is no JSON object); load another checkpoint")
+    return content
 
 
 def read_run_description(folder: Path) -> dict[str, Any]:
@@ -130,7 +149,7 @@ def read_tensor_index(folder: Path) -> Metadata:
     path = folder / ".metadata"
     try:
         return _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
-    except (OSError, pickle.UnpicklingError, EOFError, AttributeError) as error:
+    except Exception as error:  # What a damaged pickle raises is not bounded.
         raise ConfigError(
             f"{path}: not an index of tensors ({error}); this is no torch_dist checkpoint, or it is damaged"
         ) from error
@@ -162,7 +181,7 @@ def _number(folder: Path) -> int:
     return int(folder.name.removeprefix("iter_"))
 
 
-def _complete(root: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
+def complete_checkpoints(root: Path) -> list[Path]:
+    """Complete checkpoints of steps, oldest first."""
     numbered = [folder for folder in root.glob("iter_*") if folder.name.removeprefix("iter_").isdecimal()]
     return sorted((folder for folder in numbered if (folder / _FORMAT).is_file()), key=_number)

@@ -79,6 +79,21 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def evaluations_after(path: Path, iteration: int) -> dict[str, dict[str, float]]:
+    """Metrics of each evaluation after so many steps, by its name; empty where there is no such file.
+
+    Raises:
+        ValueError: as `read_metrics`.
+    """
+    if not path.is_file():
+        return {}
+    return {
+        record["evaluation"]: {name: value for name, value in record.items() if name not in ("iteration", "evaluation")}
+        for record in read_metrics(path)
+        if record["iteration"] == iteration and "evaluation" in record
+    }
+
+
 def named_runs(arguments: Iterable[str]) -> dict[str, Path]:
     """Label -> metrics file of arguments `[LABEL=]RUN`, in their order.
 

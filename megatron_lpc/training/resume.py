@@ -16,6 +16,15 @@ from megatron_lpc.losses import uses_reference
 from megatron_lpc.training.checkpoint_folder import read_run_description
 from megatron_lpc.training.state import RunState
 
+_FIXED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "batch": ("training", ("global_batch_size",)),
+    "loss": (
+        "loss",
+        ("loss_type", "beta", "label_smoothing", "robust", "rpo_alpha", "simpo_gamma", "ipo_length_average"),
+    ),
+}
+"""What `override_resume` names -> section and options of it."""
+
 
 def check_resumed(folder: Path, config: Config, start: RunState) -> list[str]:
     """Refuse to continue the run of a checkpoint as if it were another run.
@@ -37,6 +46,8 @@ def check_resumed(folder: Path, config: Config, start: RunState) -> list[str]:
         *_steps(config, saved, start),
         *_data(config, saved, start, options["data"]),
         *_seed(config, options["training"]["seed"]),
+        *_named(config, options, "batch"),
+        *_named(config, options, "loss"),
         *_frozen_backbone(config, options["training"].get("freeze_backbone", False)),
         *_reference(config, options),
     ]
@@ -89,7 +100,7 @@ def _data(config: Config, saved: RunState, start: RunState, options: dict[str, A
             f"--shuffle-buffer-size {config.data.shuffle_buffer_size}: the checkpoint's run has {block}, on which the "
             "order of streamed data depends; set it to that"
         )
-    if config.checkpoint.override_data or _has_same_data(saved, start):
+    if "data" in config.checkpoint.override_resume or _has_same_data(saved, start):
         return
     now = vars(config.data)
     differing = [name for name, value in options.items() if name in now and now[name] != value]
@@ -97,16 +108,38 @@ def _data(config: Config, saved: RunState, start: RunState, options: dict[str, A
     yield (
         f"--train-data: the checkpoint's run read other data "
         f"({'; '.join(changes) or 'the files, the tokenizer or the program have changed'}); "
-        "resume with those, or set --override-data"
+        "resume with those, or set --override-resume data"
     )
 
 
 def _seed(config: Config, saved: int) -> Iterator[str]:
     seed = config.training.seed
-    if seed != saved and config.checkpoint.load_rng:
+    if seed != saved and not _may_have_other_seed(config):
         yield (
             f"--seed {seed}: the checkpoint's run has {saved}, on which its data order and latent noise depend; "
-            f"set --seed {saved}, or --no-load-rng"
+            f"set --seed {saved}, or --override-resume seed"
+        )
+
+
+def _may_have_other_seed(config: Config) -> bool:
+    return "seed" in config.checkpoint.override_resume or not config.checkpoint.load_rng
+
+
+def _named(config: Config, options: dict[str, Any], kind: str) -> Iterator[str]:
+    """The options of `_FIXED[kind]`, which a run keeps from its first step to its last."""
+    if kind in config.checkpoint.override_resume:
+        return
+    section, names = _FIXED[kind]
+    now, before = vars(getattr(config, section)), options[section]
+    changes = [
+        f"{flag_of(name)} {shown(before[name])}, now {shown(now[name])}"
+        for name in names
+        if name in before and before[name] != now[name]
+    ]
+    if changes:
+        yield (
+            f"{'; '.join(changes)}: the checkpoint's run has another {kind}; resume with that, or set "
+            f"--override-resume {kind}"
         )
 
 
@@ -128,5 +161,6 @@ def _reference(config: Config, options: dict[str, Any]) -> Iterator[str]:
     before = options["loss"]["reference_load"] or options["checkpoint"]["pretrained_checkpoint"]
     if now is None and before is not None:
         yield f"--reference-load: is unset, and the reference of the checkpoint's run is {before}; set it to that"
-    elif now is None and config.training.seed != options["training"]["seed"] and not config.checkpoint.load_rng:
-        yield "--no-load-rng: the reference has fresh weights, which follow from --seed; set that to the checkpoint's"
+    elif now is None and config.training.seed != options["training"]["seed"] and _may_have_other_seed(config):
+        flag = "--override-resume seed" if config.checkpoint.load_rng else "--no-load-rng"
+        yield f"{flag}: the reference has fresh weights, which follow from --seed; set that to the checkpoint's"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 
@@ -33,3 +33,10 @@ class RunState:
             bad_steps=0 if updated else self.bad_steps + 1,
             positions=[],
         )
+
+
+def unfit_fields(saved: dict[str, Any]) -> list[str]:
+    """Names in a saved state that are not those of `RunState`, or whose values are of another kind."""
+    kinds = {"data": (str, type(None)), "positions": list}
+    names = {field.name for field in fields(RunState)}
+    return [name for name, value in saved.items() if name not in names or not isinstance(value, kinds.get(name, int))]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 
-from megatron_lpc.config import CheckpointConfig, Config, ConfigError, ModelConfig, ParallelConfig
+from megatron_lpc.config import Config, ConfigError, ModelConfig, ParallelConfig
 from megatron_lpc.data.input_errors import input_errors
 from megatron_lpc.data.tokenizer import Tokenizer
-from megatron_lpc.training.build import Run, starting_point
+from megatron_lpc.training.build import Run
 from megatron_lpc.training.inputs import open_tokenizer, resolve
 from megatron_lpc.training.setup import RunContext
 from megatron_lpc.training.state import RunState
@@ -55,16 +54,6 @@ def test_state_after_a_step(updated: bool, bad_steps: int) -> None:
     before = RunState(iteration=4, consumed_samples=32, bad_steps=2, train_iters=9, data="a", positions=[{"at": 1}])
     expected = RunState(iteration=5, consumed_samples=40, bad_steps=bad_steps, train_iters=9, data="a")
     assert before.after_step(8, updated) == expected
-
-
-def test_auto_resumes_only_where_there_is_a_checkpoint(tmp_path: Path) -> None:
-    config = Config(checkpoint=CheckpointConfig(save=str(tmp_path), load="auto"))
-    assert starting_point(config) is None
-    (tmp_path / "iter_0000003").mkdir()
-    (tmp_path / "iter_0000003" / "metadata.json").touch()
-    (tmp_path / "latest_checkpointed_iteration.txt").write_text("3\n")
-    assert starting_point(config) == tmp_path / "iter_0000003"
-    assert starting_point(Config()) is None
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyError, FileNotFoundError])

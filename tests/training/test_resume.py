@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -45,20 +46,27 @@ def _state(train_iters: int = 6, data: str = "data a") -> RunState:
         (
             {"train_data": ["b.jsonl"]},
             _state(data="data b"),
-            r"other data (--train-data ['a.jsonl'], now ['b.jsonl']); resume with those, or set --override-data",
+            r"other data (--train-data ['a.jsonl'], now ['b.jsonl']); resume with those, or set --override-resume data",
         ),
         ({}, _state(data="data b"), "(the files, the tokenizer or the program have changed)"),
         (
             {"seed": 7},
             _state(),
             "--seed 7: the checkpoint's run has 5, on which its data order and latent noise depend; "
-            "set --seed 5, or --no-load-rng",
+            "set --seed 5, or --override-resume seed",
         ),
         (
-            {"streaming": True, "train_iters": 6, "override_data": True},
+            {"streaming": True, "train_iters": 6, "override_resume": ["data"]},
             _state(data="data b"),
             "--streaming: the checkpoint is of a run that did not stream its data; resume without it",
         ),
+        (
+            {"global_batch_size": 64},
+            _state(),
+            "--global-batch-size 32, now 64: the checkpoint's run has another batch; resume with that, or set "
+            "--override-resume batch",
+        ),
+        ({"loss_type": "ipo", "beta": 0.2, "override_resume": ["batch"]}, _state(), "--loss-type dpo, now ipo; --beta"),
         ({"pretrained_checkpoint": None}, _state(), "--reference-load: is unset, and the reference of the"),
     ],
 )
@@ -74,9 +82,11 @@ def test_another_run_is_refused(checkpoint: Path, options: dict[str, object], st
     [
         ({}, _state()),
         ({"seed": 7, "load_rng": False}, _state()),
-        ({"override_data": True}, _state(data="data b")),
+        ({"override_resume": ["data"]}, _state(data="data b")),
         ({"pretrained_checkpoint": None, "reference_load": "base"}, _state()),
-        ({"pretrained_checkpoint": None, "loss_type": "simpo"}, _state()),
+        ({"seed": 7, "override_resume": ["seed"]}, _state()),
+        ({"global_batch_size": 64, "override_resume": ["batch"]}, _state()),
+        ({"pretrained_checkpoint": None, "loss_type": "simpo", "override_resume": ["loss"]}, _state()),
         ({"lr": 1.0, "kl_weight": 0.5}, _state()),
     ],
 )
@@ -85,7 +95,7 @@ def test_what_is_meant_is_allowed(checkpoint: Path, options: dict[str, object], 
 
 
 def test_a_stream_of_other_data_begins_at_its_start(tmp_path: Path) -> None:
-    options = with_options(SAVED, streaming=True, train_iters=6, override_data=True)
+    options = with_options(SAVED, streaming=True, train_iters=6, override_resume=["data"])
     saved = replace(_state(), iteration=5, consumed_samples=160, positions=[{"source": 1}])
     write_description(tmp_path, {"run": asdict(saved), "options": asdict(options)})
     assert check_resumed(tmp_path, options, _state()) == []
@@ -111,6 +121,8 @@ def test_fresh_weights_of_a_reference_need_their_seed(tmp_path: Path) -> None:
     write_description(tmp_path, {"run": asdict(_state()), "options": asdict(fresh)})
     with pytest.raises(ConfigError, match="--no-load-rng: the reference has fresh weights"):
         check_resumed(tmp_path, with_options(fresh, seed=7, load_rng=False), _state())
+    with pytest.raises(ConfigError, match="--override-resume seed: the reference has fresh weights"):
+        check_resumed(tmp_path, with_options(fresh, seed=7, override_resume=["seed"]), _state())
 
 
 def test_a_checkpoint_that_does_not_know_its_data_resumes(tmp_path: Path) -> None:
@@ -150,9 +162,47 @@ def test_a_refused_run_changes_nothing_and_an_allowed_one_goes_on(
     assert files() == before
 
     other_data = ("--train-data", str(tiny_run.folder / "test_agree.jsonl"))
-    run("--train-iters", "3", *other_data, "--seed", "6", "--override-data", "--no-load-rng")
+    run("--train-iters", "3", *other_data, "--seed", "6", "--override-resume", "data", "seed")
     assert restored == []
     run("--train-iters", "4", *other_data, "--seed", "6")
     assert restored == [tmp_path / "iter_0000003"]
     steps = [line["iteration"] for line in read_metrics(tmp_path / "metrics.jsonl") if "evaluation" not in line]
     assert steps == [1, 2, 3, 4]
+
+
+def test_a_folder_of_an_earlier_run_is_not_written_to(tiny_run, left_groups, tmp_path: Path) -> None:
+    """Nor is it by a run that resumes from elsewhere, nor changed by one that is complete."""
+    from megatron_lpc.train import train
+
+    def run(save: str, *flags: str) -> dict[str, dict[str, float]]:
+        common = ("--config", tiny_run.config, "--loss-type", "simpo", "--eval-iters", "1", "--train-iters", "1")
+        return train(parse_args([*common, "--save", str(tmp_path / save), *flags]))
+
+    def content(save: str) -> dict[str, bytes]:
+        paths = sorted(path for path in (tmp_path / save).rglob("*") if path.is_file())
+        return {str(path): path.read_bytes() for path in paths}
+
+    first = run("a")
+    before = content("a")
+    message = r"/a: holds an earlier run \(checkpoints\), which would be overwritten; resume it with --load auto, or"
+    with pytest.raises(ConfigError, match=message):
+        run("a")
+    stop_distributed()
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(ConfigError, match="/b: holds an earlier run"):
+        run("b", "--load", str(tmp_path / "a"))
+    stop_distributed()
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "metrics.jsonl").write_text('{"iteration": 1}\n')
+    with pytest.raises(ConfigError, match=r"/c: holds an earlier run \(metrics.jsonl\)"):
+        run("c")
+    stop_distributed()
+    assert run("a", "--load", "auto") == first
+    assert content("a") == before
+    assert content("b").keys() == {path.replace(f"{tmp_path}/a", f"{tmp_path}/b") for path in before}
+
+    lines = (tmp_path / "a" / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "a" / "metrics.jsonl").write_text("".join(lines[:-1]))
+    assert run("a", "--load", "auto") == first, "killed in its last evaluation, it evaluates again"
+    kept = read_metrics(tmp_path / "a" / "metrics.jsonl")
+    assert [line.get("evaluation") for line in kept] == [None, *first]

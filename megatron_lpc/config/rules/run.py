@@ -8,6 +8,9 @@ from megatron_lpc.config.derived import head_width
 from megatron_lpc.config.objectives import OBJECTIVES_WITH_REFERENCE
 from megatron_lpc.config.schema import Config
 
+OVERRIDES = ("data", "seed", "batch", "loss")
+"""What `override_resume` may name."""
+
 
 def files(config: Config) -> Iterator[str]:
     """Files that must be named."""
@@ -17,6 +20,9 @@ def files(config: Config) -> Iterator[str]:
         yield "--tokenizer-model: is empty; name a tokenizer's folder or file"
     if config.checkpoint.load == "auto" and config.checkpoint.save is None:
         yield "--load auto: resumes from --save, which is unset; set it"
+    for name in config.checkpoint.override_resume:
+        if name not in OVERRIDES:
+            yield f"--override-resume {name}: is none of {', '.join(OVERRIDES)}"
 
 
 def streaming(config: Config) -> Iterator[str]:

@@ -22,9 +22,10 @@ class CheckpointConfig:
     """Resume with the random generators and the seed of the checkpoint. `--no-load-rng` seeds the generators by `seed`,
     which may then be another."""
 
-    override_data: bool = option(False, role=Role.RUN, idle=NOT_LOADED)
-    """Resume with other training data than the checkpoint's: the run continues in them, after as many pairs as it has
-    seen; a stream begins at its start."""
+    override_resume: list[str] = option([], role=Role.RUN, idle=NOT_LOADED)
+    """What a run that resumes may have otherwise than the checkpoint's: any of `data`, `seed`, `batch` and `loss`. In
+    other data it continues after as many pairs as it has seen; a stream begins at its start. With another seed the
+    generators are seeded by it."""
 
     pretrained_checkpoint: str | None = option(None, role=Role.RUN, evaluation=True)
     """Checkpoint to start from with its weights only."""
