@@ -50,6 +50,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
+            "megatron-lpc-launch = megatron_lpc.launch:main",
             "megatron-lpc-train = megatron_lpc.train:main",
             "megatron-lpc-evaluate = megatron_lpc.evaluate:main",
             "megatron-lpc-generate = megatron_lpc.generate:main",

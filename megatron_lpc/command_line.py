@@ -16,6 +16,19 @@ class UserError(Exception):
     exit_code = 2
 
 
+class WriteFailed(UserError):
+    """Something could not be written; the message has path and cause."""
+
+    exit_code = 1
+    is_known_elsewhere = False
+    """Another rank has the cause, and says it."""
+
+    @classmethod
+    def of(cls, path: object, error: OSError) -> WriteFailed:
+        """From what the operating system says."""
+        return cls(f"{path}: cannot be written ({error.strerror})")
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's parser, whose errors are raised as `error_class`."""
 

@@ -12,17 +12,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from megatron_lpc.command_line import is_first_rank, reports_errors
+from megatron_lpc.command_line import is_first_rank
 from megatron_lpc.evaluation.evaluate import evaluate
 from megatron_lpc.evaluation.options import Command, parse_command, support_settings
 from megatron_lpc.evaluation.results import report_table, verdict_lines, write_report
 from megatron_lpc.terminal import wide_console
 from megatron_lpc.training.checkpoint_folder import resolve_checkpoint
+from megatron_lpc.training.failure import reports_failures
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line. Exits with 2 when the options or the data cannot work; rank 0 says why."""
-    with reports_errors():
+    """Command line. Exits with 2 when the options or the data cannot work; one rank says why."""
+    with reports_failures():
         command = parse_command(sys.argv[1:] if argv is None else argv)
         reports = evaluate(command.config, command.support, command.latents)
     if not is_first_rank():

@@ -17,13 +17,13 @@ import torch.distributed as dist
 from rich.console import Console
 from torch import Tensor
 
-from megatron_lpc.command_line import reports_errors
 from megatron_lpc.config import Config, ConfigError, parse_args
 from megatron_lpc.data.dataset import PairDataset
 from megatron_lpc.data.tokenizer import Tokenizer
 from megatron_lpc.evaluation.scoring import score_pairs
 from megatron_lpc.losses import uses_reference
 from megatron_lpc.terminal import progress
+from megatron_lpc.training.failure import reports_failures
 from megatron_lpc.training.inputs import open_dataset, open_inputs
 from megatron_lpc.training.loaders import pair_loader
 from megatron_lpc.training.reference import NoReference, OnlineReference, online_reference
@@ -84,8 +84,8 @@ def _score(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line. Exits with 2 when the options or the data cannot work; rank 0 says why."""
-    with reports_errors():
+    """Command line. Exits with 2 when the options or the data cannot work; one rank says why."""
+    with reports_failures():
         arguments = sys.argv[1:] if argv is None else argv
         precompute_reference(parse_args(arguments, prog="python -m megatron_lpc.precompute_reference"))
 

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from megatron_lpc.command_line import reports_errors
 from megatron_lpc.config import Config, parse_args
 from megatron_lpc.evaluation.scoring import evaluate_pairs, evaluation_sources
 from megatron_lpc.training.bad_steps import stop_if_diverged
 from megatron_lpc.training.build import Run, assemble_run
 from megatron_lpc.training.exit import ExitRequest
+from megatron_lpc.training.failure import reports_failures
 from megatron_lpc.training.first_rank import from_first_rank
-from megatron_lpc.training.folder_lock import only_run_in
 from megatron_lpc.training.metrics_file import METRICS_FILE, evaluations_after
 from megatron_lpc.training.preflight import preflight
 from megatron_lpc.training.profiling import Profiler, memory_history
+from megatron_lpc.training.run_folder import only_run_in
 from megatron_lpc.training.setup import start_distributed, stop_distributed
 from megatron_lpc.training.step import TrainStep
 from megatron_lpc.training.watch import watch_run
@@ -134,9 +134,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line. Exits with 2 when the options or the data cannot work, with 1 when the training diverged or the
     preflight failed.
 
-    Rank 0 says why.
+    One rank says why.
     """
-    with reports_errors():
+    with reports_failures():
         config = parse_args(sys.argv[1:] if argv is None else argv)
         if config.training.preflight:
             preflight(config)

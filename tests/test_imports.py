@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # Layers of megatron_lpc, the lowest first. A module imports only from lower layers.
 LAYERS = (
     ("command_line", "files"),
-    ("terminal",),
+    ("terminal", "folder_lock", "launch"),
     ("config", "platform"),
     ("data", "losses"),
     ("model",),

@@ -8,16 +8,17 @@ the last bit on a CPU, and on CUDA under `deterministic`; in another one the gen
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
-from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue, AsyncRequest
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
 
 from megatron_lpc.platform.patches.checkpoint_results_queue import answer_through_results_file
+from megatron_lpc.training.checkpoint_content import await_weights, parallel_layout, run_description, run_tensors
+from megatron_lpc.training.checkpoint_failure import check_free_space, checkpoint_bytes, explains_failure
 from megatron_lpc.training.checkpoint_folder import (
     open_partial,
     partial_folder,
@@ -31,7 +32,7 @@ from megatron_lpc.training.checkpoint_tensors import compare_options, copy_weigh
 from megatron_lpc.training.checkpoint_writer import OneTensorAtATime
 from megatron_lpc.training.collectives import largest_on_any_rank
 from megatron_lpc.training.exit import SaveWatch
-from megatron_lpc.training.optimizer_state import optimizer_updates, restore_optimizer_state, sharded_optimizer_state
+from megatron_lpc.training.optimizer_state import optimizer_updates, restore_optimizer_state
 from megatron_lpc.training.policy import TrainablePolicy
 from megatron_lpc.training.random_state import random_state_file, restore_random_state, save_random_state
 from megatron_lpc.training.setup import RunContext, seed_everything
@@ -46,7 +47,11 @@ class Checkpoints:
         self._policy = policy
         save = context.config.checkpoint.save
         self._root = Path(save) if save else None
+        if self._root is not None and dist.get_rank() == 0:
+            self._root.mkdir(parents=True, exist_ok=True)
         self._saved_iteration: int | None = None
+        self._saving = 0
+        """Step of the latest save, which may be in flight."""
         self._pending = AsyncCallsQueue()
         self._watch = SaveWatch()
         answer_through_results_file()
@@ -63,22 +68,45 @@ class Checkpoints:
         Memory: a synchronous save holds one tensor at a time on the host. An asynchronous one holds a copy of all that
         this rank writes.
 
-        Collectives: two barriers over the world; those of megatron-core's `dist_checkpointing.save`, `_gather_weights`,
-        `_write_manifest` and `largest_on_any_rank`. None of them carries optimizer state.
+        Collectives: two barriers over the world; those of megatron-core's `dist_checkpointing.save`, `await_weights`,
+        `_write_manifest`, `checkpoint_bytes` and `largest_on_any_rank`. None of them carries optimizer state.
+
+        Raises:
+            WriteFailed: on the ranks that notice it; there is no room, or a file cannot be written. Older checkpoints
+                are whole.
         """
         if self._root is None or state.iteration == self._saved_iteration:
             return
-        began = time.monotonic()
+        began, root = time.monotonic(), self._root
         self.finish()
-        root, iteration = self._root, state.iteration
+        self._saving = state.iteration
+        with explains_failure(root, state.iteration):
+            request = self._begin(root, state)
+
+            def complete() -> None:
+                self._complete(root, state.iteration)
+                self._watch.saved(time.monotonic() - began)
+
+            if request is None:
+                complete()
+            else:
+                request.add_finalize_fn(complete)
+                self._pending.schedule_async_request(request)
+        self._saved_iteration = state.iteration
+
+    def _begin(self, root: Path, state: RunState) -> AsyncRequest | None:
+        """Write all but what tells that it is complete; an asynchronous save gives a request to write the tensors."""
+        await_weights(self._context, self._policy)
+        tensors = run_tensors(self._policy)
+        needed = checkpoint_bytes(tensors, self._context.groups)
         is_first = dist.get_rank() == 0
         if is_first:
-            open_partial(root, iteration)
+            open_partial(root, state.iteration)
+            check_free_space(root, needed)
         dist.barrier()
-        partial = partial_folder(root, iteration)
-        self._gather_weights()
+        partial = partial_folder(root, state.iteration)
         request = dist_checkpointing.save(
-            self._tensors(),
+            tensors,
             str(partial),
             self._strategy,
             async_sharded_save=self._context.config.checkpoint.async_save,
@@ -86,37 +114,43 @@ class Checkpoints:
         save_random_state(partial, self._context.platform)
         updates = largest_on_any_rank(optimizer_updates(self._policy.optimizer), self._context.groups)
         if is_first:
-            write_description(partial, self._description(state, updates))
+            write_description(partial, run_description(self._context, self._policy, state, updates))
         dist.barrier()
+        return request
 
-        def complete() -> None:
-            self._write_manifest(partial)
-            if is_first:
-                publish(root, iteration, self._context.config.checkpoint.keep_last)
-            self._watch.saved(time.monotonic() - began)
-
-        if request is None:
-            complete()
-        else:
-            request.add_finalize_fn(complete)
-            self._pending.schedule_async_request(request)
-        self._saved_iteration = iteration
+    def _complete(self, root: Path, iteration: int) -> None:
+        """Give a checkpoint whose files are all written its checksums and its name."""
+        self._write_manifest(partial_folder(root, iteration))
+        if dist.get_rank() == 0:
+            publish(root, iteration, self._context.config.checkpoint.keep_last)
 
     def poll(self) -> None:
         """Complete an asynchronous save that has been written; call it every step.
 
         Collectives: one all-reduce over the world while a save is pending.
+
+        Raises:
+            WriteFailed: it could not be written.
         """
-        self._pending.maybe_finalize_async_calls()
+        self._finalize(blocking=False)
 
     def finish(self) -> None:
         """Wait until all saves are complete, on all ranks.
 
         Collectives: as `poll`, and a barrier over the world. Without it a rank could end while rank 0 still publishes
         the checkpoint, and launchers kill the others when the first one ends.
+
+        Raises:
+            WriteFailed: as `poll`.
         """
-        self._pending.maybe_finalize_async_calls(blocking=True)
+        self._finalize(blocking=True)
         dist.barrier()
+
+    def _finalize(self, blocking: bool) -> None:
+        if self._root is None:
+            return
+        with explains_failure(self._root, self._saving):
+            self._pending.maybe_finalize_async_calls(blocking=blocking)
 
     def has_saved(self, iteration: int) -> bool:
         """Whether `save` holds the checkpoint after so many steps, which this process wrote or resumed from."""
@@ -140,7 +174,7 @@ class Checkpoints:
         self._restore_scheduler(description["scheduler_steps"])
         state = RunState(**description["run"])
         same_seed = description["options"]["training"]["seed"] == self._context.config.training.seed
-        self._restore_random_state(folder, same_seed and description["layout"] == self._parallel_layout(), state)
+        self._restore_random_state(folder, same_seed and description["layout"] == parallel_layout(self._context), state)
         if self._root is not None and folder.parent.resolve() == self._root.resolve():
             self._saved_iteration = state.iteration
         return state
@@ -150,7 +184,7 @@ class Checkpoints:
         policy = self._policy
         vocab_size = self._context.config.model.vocab_size
         assert vocab_size is not None
-        loaded = read_tensors(folder, self._tensors(), groups=self._context.groups, vocab_size=vocab_size)
+        loaded = read_tensors(folder, run_tensors(self._policy), groups=self._context.groups, vocab_size=vocab_size)
         copy_weights(policy.chunks, loaded["model"])
         weights = sharded_weights(policy.chunks)
         restore_optimizer_state(policy.optimizer, weights, loaded.get("optimizer", {}), optimizer_updates)
@@ -168,24 +202,6 @@ class Checkpoints:
         else:
             seed_everything(context.config.training.seed + state.iteration, context.groups)
 
-    def _tensors(self) -> dict[str, Any]:
-        """What the checkpoint holds as sharded tensors, under `model` and `optimizer`."""
-        weights = sharded_weights(self._policy.chunks)
-        state = sharded_optimizer_state(self._policy.optimizer, weights)
-        # Empty on a pipeline stage without trainable weights: megatron-core would take it for data that ranks share.
-        return {"model": weights} | ({"optimizer": state} if state else {})
-
-    def _gather_weights(self) -> None:
-        """Wait for the weights of the last update, which otherwise only the next forward pass gathers.
-
-        Collectives: with `overlap_param_gather`, one all-gather per bucket over the data parallel group.
-        """
-        if self._context.config.parallel.overlap_param_gather:
-            # megatron-core would only await a gather in flight, even one older than the update; there is none, for
-            # every pass calls every module and so awaits them all.
-            for chunk in self._policy.chunks:
-                chunk.start_param_sync(force_sync=True)
-
     def _write_manifest(self, folder: Path) -> None:
         """With `verify_integrity`, the checksums of all files of a complete checkpoint; each rank has those of its own.
 
@@ -198,24 +214,3 @@ class Checkpoints:
         dist.gather_object(own, of_ranks, group=self._context.groups.host)
         if of_ranks is not None:
             write_manifest(folder, {name: value for of_rank in of_ranks for name, value in of_rank.items()})
-
-    def _description(self, state: RunState, updates: int) -> dict[str, Any]:
-        return {
-            "run": asdict(state),
-            "optimizer_updates": updates,
-            "scheduler_steps": self._policy.scheduler.num_steps,
-            "layout": self._parallel_layout(),
-            "options": asdict(self._context.config),
-        }
-
-    def _parallel_layout(self) -> dict[str, Any]:
-        """What the states of random generators depend on."""
-        parallel = self._context.config.parallel
-        return {
-            "world_size": dist.get_world_size(),
-            "tensor_model_parallel_size": parallel.tensor_model_parallel_size,
-            "pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
-            "num_virtual_stages_per_pipeline_rank": parallel.num_virtual_stages_per_pipeline_rank,
-            "sequence_parallel": parallel.sequence_parallel,
-            "device": self._context.platform.device.type,
-        }

@@ -73,11 +73,15 @@ def holds_checkpoint(path: str | Path) -> bool:
 
 
 def open_partial(root: Path, iteration: int) -> Path:
-    """Remove what killed saves left, and make the folder in which a checkpoint is written. For one rank only."""
+    """Remove what killed saves left, and make the folder in which a checkpoint is written. For one rank only.
+
+    Raises:
+        OSError: it cannot be made; `root` does not exist any more, for instance.
+    """
     for leftover in root.glob(".iter_*.tmp"):
         shutil.rmtree(leftover)
     partial = partial_folder(root, iteration)
-    partial.mkdir(parents=True)
+    partial.mkdir()
     return partial
 
 

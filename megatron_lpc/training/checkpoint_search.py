@@ -10,7 +10,7 @@ from megatron_lpc.config import ConfigError
 from megatron_lpc.training.checkpoint_folder import complete_checkpoints, holds_checkpoint, latest_name
 from megatron_lpc.training.checkpoint_verification import damage, open_checkpoint
 from megatron_lpc.training.first_rank import from_first_rank
-from megatron_lpc.training.metrics_file import METRICS_FILE
+from megatron_lpc.training.run_folder import refuse_earlier_run
 from megatron_lpc.training.setup import RunContext
 
 
@@ -31,21 +31,8 @@ def starting_point(context: RunContext) -> Path | None:
         return _newest_sound(save, context)
     resumed = _named(Path(options.load), context) if options.load else None
     if save is not None and (resumed is None or resumed.parent.resolve() != save.resolve()):
-        from_first_rank(lambda: _refuse_earlier_run(save))
+        from_first_rank(lambda: refuse_earlier_run(save))
     return resumed
-
-
-def _refuse_earlier_run(save: Path) -> str:
-    """A run that does not go on in `save` would overwrite what is there."""
-    metrics = save / METRICS_FILE
-    has_metrics = metrics.is_file() and metrics.stat().st_size > 0
-    if holds_checkpoint(save) or has_metrics:
-        what = "checkpoints" if holds_checkpoint(save) else METRICS_FILE
-        raise ConfigError(
-            f"--save {save}: holds an earlier run ({what}), which would be overwritten; resume it with --load auto, or "
-            "choose another --save"
-        )
-    return ""
 
 
 def _named(path: Path, context: RunContext) -> Path:

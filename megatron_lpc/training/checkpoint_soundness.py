@@ -34,17 +34,23 @@ def defects(folder: Path, resumes: bool) -> Iterator[str]:
     except ConfigError as error:
         yield str(error)
         return
-    if resumes and (wrong := _unfit(description)):
-        yield f"{folder / 'description.json'}: is damaged, for {wrong[0]} is missing or of another kind"
+    if not resumes:
         return
-    yield from _random_states(folder, description.get("layout", {}).get("world_size", 0))
+    wrong = _unfit(description)
+    if wrong:
+        yield f"{folder / 'description.json'}: is damaged, for {wrong[0]} is missing or of another kind"
+    else:
+        yield from _random_states(folder, description["layout"]["world_size"])
 
 
 def _unfit(description: dict[str, Any]) -> list[str]:
     """Names in the description of a run that have no value, or one of another kind."""
     kinds = {"run": dict, "optimizer_updates": int, "scheduler_steps": int, "layout": dict, "options": dict}
     wrong = [name for name, kind in kinds.items() if not isinstance(description.get(name), kind)]
-    return wrong or [f"run.{name}" for name in unfit_fields(description["run"])]
+    if wrong:
+        return wrong
+    has_size = isinstance(description["layout"].get("world_size"), int)
+    return [f"run.{name}" for name in unfit_fields(description["run"])] + ([] if has_size else ["layout.world_size"])
 
 
 def _format(folder: Path) -> Iterator[str]:

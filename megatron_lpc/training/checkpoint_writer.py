@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import queue
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies import torch as torch_dist
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from torch.distributed import checkpoint
@@ -19,6 +21,9 @@ from torch.distributed.checkpoint.filesystem import FileSystem
 
 from megatron_lpc.platform.patches.checkpoint_results_queue import ResultsFile
 from megatron_lpc.training.checkpoint_integrity import checksums, new_checksum, without_crc32
+
+# What its writers meet is told by the rank, in one line.
+logging.getLogger(filesystem_async.__name__).setLevel(logging.CRITICAL)
 
 _PIECE = 1 << 21
 """Bytes that are in the processor's cache when they are written, for their checksum has just been computed."""

@@ -25,7 +25,7 @@ def from_first_rank(work: Callable[[], str]) -> str:
     Collectives: none. The other ranks look again and again whether the store of the process group has the result yet.
 
     Raises:
-        ConfigError: on the other ranks, with the message of whatever was raised on rank 0.
+        ConfigError: on the other ranks, with the message of whatever was raised on rank 0, and its exit code.
     """
     store = _get_default_store()
     key = f"megatron_lpc/from_first_rank/{next(_call_numbers)}"
@@ -33,14 +33,17 @@ def from_first_rank(work: Callable[[], str]) -> str:
         try:
             result = work()
         except BaseException as error:
-            store.set(key, json.dumps({"error": str(error) or type(error).__name__}))
+            exit_code = getattr(error, "exit_code", ConfigError.exit_code)
+            store.set(key, json.dumps({"error": str(error) or type(error).__name__, "exit_code": exit_code}))
             raise
         store.set(key, json.dumps({"result": result}))
         return result
     _wait_for([key])
     answer = json.loads(store.get(key))
     if "error" in answer:
-        raise ConfigError(answer["error"])
+        failed = ConfigError(answer["error"])
+        failed.exit_code = answer["exit_code"]
+        raise failed
     return answer["result"]
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from megatron_lpc.command_line import UserError
+from megatron_lpc.command_line import UserError, WriteFailed
+from megatron_lpc.config import ConfigError
 from megatron_lpc.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
@@ -31,7 +33,7 @@ class MetricsFile:
         is_complete: these are all steps, so that only the evaluation after the last is made, and its lines are dropped.
 
     Raises:
-        ValueError: the file holds something else than metrics.
+        ConfigError: the file holds something else than metrics.
     """
 
     def __init__(self, path: Path, start_iter: int, *, is_complete: bool = False) -> None:
@@ -45,25 +47,33 @@ class MetricsFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # Of a line that `write` could not write, which it has said.
+            self._file.close()
 
     def write(self, iteration: int, metrics: Mapping[str, float], evaluation: str | None = None) -> None:
-        """Append the metrics of one step, or of the evaluation called `evaluation` after that step."""
+        """Append the metrics of one step, or of the evaluation called `evaluation` after that step.
+
+        Raises:
+            WriteFailed: the disk is full, for instance.
+        """
         record: dict[str, Any] = {"iteration": iteration}
         if evaluation:
             record["evaluation"] = evaluation
         record |= {name: float(value) for name, value in metrics.items()}
-        self._file.write(_line(record))
-        self._file.flush()
+        try:
+            self._file.write(_line(record))
+            self._file.flush()
+        except OSError as error:
+            raise WriteFailed.of(self._file.name, error) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All lines of a metrics file, null as NaN. A last line that a killed run left half written is left out.
 
     Raises:
-        ValueError: any other line is not an object with an `iteration`; names file and line.
+        ConfigError: any other line is not an object with an `iteration`; names file and line.
     """
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8", errors="replace")
     # What follows the last line feed was cut off by a kill.
     lines = text[: text.rfind("\n") + 1].splitlines()
     records = []
@@ -72,8 +82,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             record = json.loads(line)
             record["iteration"] = int(record["iteration"])
         except (ValueError, TypeError, KeyError):
-            raise ValueError(
-                f"{path}:{number}: not a line of metrics, which is a JSON object with `iteration`: {line[:80]!r}"
+            raise ConfigError(
+                f"{path}:{number}: not a line of metrics, which is a JSON object with `iteration`: {line[:80]!r}; "
+                "remove that line"
             ) from None
         records.append({name: math.nan if value is None else value for name, value in record.items()})
     return records
@@ -83,7 +94,7 @@ def evaluations_after(path: Path, iteration: int) -> dict[str, dict[str, float]]
     """Metrics of each evaluation after so many steps, by its name; empty where there is no such file.
 
     Raises:
-        ValueError: as `read_metrics`.
+        ConfigError: as `read_metrics`.
     """
     if not path.is_file():
         return {}

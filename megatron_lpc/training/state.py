@@ -37,6 +37,6 @@ class RunState:
 
 def unfit_fields(saved: dict[str, Any]) -> list[str]:
     """Names in a saved state that are not those of `RunState`, or whose values are of another kind."""
-    kinds = {"data": (str, type(None)), "positions": list}
+    kinds: dict[str, Any] = {"data": (str, type(None)), "positions": list}
     names = {field.name for field in fields(RunState)}
     return [name for name, value in saved.items() if name not in names or not isinstance(value, kinds.get(name, int))]

@@ -93,7 +93,7 @@ def flip_generator(folder: Path) -> str:
 
 def delete_generator(folder: Path) -> str:
     (folder / "random_state_00000.safetensors").unlink()
-    return "random_state_00000.safetensors: is missing or damaged (No such file"
+    return "random_state_00000.safetensors is missing"
 
 
 def cut_manifest(folder: Path) -> str:

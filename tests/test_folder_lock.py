@@ -9,21 +9,22 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from megatron_lpc.config import ConfigError
-from megatron_lpc.training import folder_lock
-from megatron_lpc.training.folder_lock import only_run_in
-from megatron_lpc.training.setup import RunContext
+from megatron_lpc import folder_lock
+from megatron_lpc.command_line import UserError, WriteFailed
+from megatron_lpc.folder_lock import FolderLock
 
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from megatron_lpc.training import folder_lock
-file = folder_lock._lock(Path(sys.argv[1]))
+from megatron_lpc.folder_lock import FolderLock
+lock = FolderLock(Path(sys.argv[1]))
 child = os.fork() if sys.argv[2] == "fork" else -1
 if child:
     print(child, flush=True)
@@ -50,15 +51,16 @@ def hold(tmp_path: Path) -> Iterator[Holder]:
         process.kill()
         process.wait()
         if child > 0:
-            os.kill(child, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
         assert process.stdout is not None
         process.stdout.close()
 
 
-def test_a_second_run_is_refused_and_told_who_is_there(context: RunContext, hold: Holder, tmp_path: Path) -> None:
+def test_a_second_run_is_refused_and_told_who_is_there(hold: Holder, tmp_path: Path) -> None:
     other, _ = hold()
-    with pytest.raises(ConfigError) as error, only_run_in(str(tmp_path / "run")):
-        pass
+    with pytest.raises(UserError) as error:
+        FolderLock(tmp_path / "run")
     assert re.fullmatch(
         rf"--save {tmp_path / 'run'}: is in use by another run \(process {other.pid} on {socket.gethostname()}, since "
         r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}\); wait until it has ended, or choose another --save",
@@ -66,57 +68,57 @@ def test_a_second_run_is_refused_and_told_who_is_there(context: RunContext, hold
     )
 
 
-def test_the_lock_of_a_killed_run_is_taken_over(context: RunContext, hold: Holder, tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_run_is_taken_over(hold: Holder, tmp_path: Path) -> None:
     other, _ = hold()
     other.kill()
     other.wait()
     assert json.loads((tmp_path / "run" / ".lock").read_text())["pid"] == other.pid
-    with only_run_in(str(tmp_path / "run")):
-        assert json.loads((tmp_path / "run" / ".lock").read_text())["pid"] == os.getpid()
+    lock = FolderLock(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / ".lock").read_text())["pid"] == os.getpid()
+    lock.release()
 
 
-def test_a_writer_that_outlives_its_run_still_holds_it(context: RunContext, hold: Holder, tmp_path: Path) -> None:
+def test_a_writer_that_outlives_its_run_is_waited_for(
+    hold: Holder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_lock, "_PATIENCE", 0.5)
     other, child = hold(forks=True)
     other.kill()
     other.wait()
-    with pytest.raises(ConfigError, match="is in use by another run"), only_run_in(str(tmp_path / "run")):
-        pass
-    assert child > 0
+    with pytest.raises(UserError, match="is in use by another run"):
+        FolderLock(tmp_path / "run")
+    threading.Timer(0.5, os.kill, (child, signal.SIGKILL)).start()
+    monkeypatch.setattr(folder_lock, "_PATIENCE", 30.0)
+    FolderLock(tmp_path / "run").release()
 
 
-def test_the_lock_ends_with_the_run(context: RunContext, tmp_path: Path) -> None:
+def test_the_lock_ends_with_the_run(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     for _ in range(2):
-        with only_run_in(str(folder)):
-            (folder / "config.yaml").touch()
+        lock = FolderLock(folder)
+        (folder / "config.yaml").touch()
+        lock.release()
     assert (folder / ".lock").read_text() == ""
 
 
-def test_a_refused_run_leaves_no_folder(context: RunContext, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no data"), only_run_in(str(tmp_path / "run")):
-        raise ConfigError("no data")
+def test_a_folder_without_files_is_removed(tmp_path: Path) -> None:
+    FolderLock(tmp_path / "run").release()
     assert not (tmp_path / "run").exists()
 
 
-def test_without_save_there_is_nothing_to_hold(context: RunContext) -> None:
-    with only_run_in(None):
-        pass
-
-
 def test_a_file_system_without_locks_is_named(
-    context: RunContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr(folder_lock.fcntl, "flock", refuse)
-    with only_run_in(str(tmp_path / "run")):
-        pass
+    FolderLock(tmp_path / "run").release()
     assert "its file system has no locks" in capsys.readouterr().err
 
 
-def test_a_file_is_no_folder(context: RunContext, tmp_path: Path) -> None:
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "run").touch()
     message = r"--save .*/run: cannot be written \(File exists\)"
-    with pytest.raises(ConfigError, match=message), only_run_in(str(tmp_path / "run")):
-        pass
+    with pytest.raises(WriteFailed, match=message):
+        FolderLock(tmp_path / "run")
