@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from megatron_lpc.convert.hf_writer import TensorGroup, write_safetensors
 from megatron_lpc.convert.megatron_folder import MegatronFolder
 from megatron_lpc.convert.output import new_folder
 from megatron_lpc.convert.padded_groups import check_padding
+from megatron_lpc.convert.serving import check_servable, write_serving
 from megatron_lpc.convert.tensor_files import TensorInfo
 from megatron_lpc.convert.weights import SAME, Place, Weight
 from megatron_lpc.files import write_json
@@ -33,7 +34,7 @@ def export_hf(
     hf_config: Path | None = None,
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = 5 * 10**9,
-    backbone_only: bool = False,
+    form: Literal["whole", "backbone", "serving"] = "whole",
     code_names: list[str] | None = None,
     force: bool = False,
 ) -> ModelDescription:
@@ -47,7 +48,7 @@ def export_hf(
         hf_config: folder of the original config.json and tokenizer (see `describe_megatron`).
         dtype: dtype of the written weights; that of the checkpoint when unset.
         max_shard_bytes: largest file of weights.
-        backbone_only: leave the head out.
+        form: the whole model; its backbone without the head; or the backbone and what `serving.write_serving` adds.
         code_names: one name per code; those that the checkpoint has when unset.
         force: replace what is at `output`.
 
@@ -56,10 +57,15 @@ def export_hf(
         ConfigError: there is no checkpoint.
     """
     source = MegatronFolder(load)
+    backbone_only = form == "backbone"
     described = describe_megatron(load, hf_config, backbone_only=backbone_only)
     if code_names is not None:
         described = _with_code_names(described, code_names)
     check_stored(source, described, backbone_only=backbone_only)
+    with_head = described
+    if form == "serving":
+        check_servable(load, described)
+        described = replace(described, latent=None, code_names=None)
     groups = tensor_groups(source, described, dtype)
     nbytes = sum(group.nbytes for group in groups)
     with (
@@ -73,6 +79,8 @@ def export_hf(
             for file in CODE_FILES:
                 shutil.copy(file, folder / file.name)
         write_safetensors(folder, groups, max_shard_bytes, advance)
+        if form == "serving":
+            write_serving(folder, source, with_head)
     return described
 
 

@@ -114,9 +114,20 @@ def _add_export(commands: Any) -> None:
         default=5 * 10**9,
         help="largest file of weights, such as 500MB (default: 5GB)",
     )
-    command.add_argument(
+    head = command.add_mutually_exclusive_group()
+    head.add_argument(
+        "--for-serving",
+        dest="form",
+        action="store_const",
+        const="serving",
+        default="whole",
+        help="a plain model of its family, beside it the codes as a table of logits, and logits processors for vLLM",
+    )
+    head.add_argument(
         "--backbone-only",
-        action="store_true",
+        dest="form",
+        action="store_const",
+        const="backbone",
         help="leave the LPC head out: a plain model of its family",
     )
     command.add_argument("--code-names", type=Path, metavar="FILE.json", help="a JSON list that names each code")
@@ -195,12 +206,13 @@ def _export(options: argparse.Namespace) -> None:
         hf_config=options.hf_config,
         dtype=DTYPES.get(options.dtype),
         max_shard_bytes=options.max_shard_size,
-        backbone_only=options.backbone_only,
+        form=options.form,
         code_names=_read_code_names(options.code_names),
         force=options.force,
     )
     head = " with an LPC head" if described.latent else ""
-    print(f"Wrote {options.output} ({described.family.model_type}{head})")
+    codes = " and its codes for a server" if options.form == "serving" else ""
+    print(f"Wrote {options.output} ({described.family.model_type}{head}{codes})")
 
 
 def _verify(options: argparse.Namespace) -> None:

@@ -43,7 +43,7 @@ def test_backbone_in_the_harness(trained: Path, tmp_path: Path, monkeypatch: pyt
         # Set by the training above; the harness would take them for torchrun's.
         monkeypatch.delenv(name, raising=False)
     hf = tmp_path / "hf"
-    export_hf(trained, hf, backbone_only=True)
+    export_hf(trained, hf, form="backbone")
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS))
     task = {
         "task": "tiny",
@@ -89,7 +89,7 @@ def _log_prob(checkpoint: Path, hf: Path, context: str, continuation: str) -> fl
 
 
 def test_plain_transformers_load_it(trained: Path, tmp_path: Path) -> None:
-    export_hf(trained, tmp_path / "hf", backbone_only=True)
+    export_hf(trained, tmp_path / "hf", form="backbone")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     assert type(model).__name__ == "LlamaForCausalLM"
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")

@@ -240,7 +240,7 @@ def test_scores_of_pairs(megatron: Megatron) -> None:
 
 
 def test_backbone_only_is_a_plain_model(name: str, runs: dict[str, Path], tmp_path: Path, megatron: Megatron) -> None:
-    export_hf(runs[name], tmp_path / "hf", backbone_only=True)
+    export_hf(runs[name], tmp_path / "hf", form="backbone")
     config = AutoConfig.from_pretrained(tmp_path / "hf")
     assert config.model_type == {"continuous": "llama", "exact": "llama"}.get(name, name)
     assert not list((tmp_path / "hf").glob("*.py"))

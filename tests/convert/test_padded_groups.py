@@ -179,7 +179,7 @@ def test_training_leaves_the_padding_zero(tiny_run, tmp_path: Path, name: str, p
         assert not values[start:].any()
 
     for folder in ("plain", "padded"):
-        export_hf(tmp_path / f"{folder}-run", tmp_path / f"{folder}-hf", backbone_only=True)
+        export_hf(tmp_path / f"{folder}-run", tmp_path / f"{folder}-hf", form="backbone")
     export_hf(tmp_path / "padded-run", tmp_path / "with-head")
     before, plain, padded = (HFFolder(tmp_path / folder) for folder in ("hf", "plain-hf", "padded-hf"))
     assert before.tensors == plain.tensors == padded.tensors

@@ -177,7 +177,7 @@ def test_training_starts_from_an_import(tiny_run, folder: Path, tmp_path: Path) 
     )
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(options))
     train(["--config", str(tmp_path / "run.yaml"), *flags])
-    export_hf(tmp_path / "run", tmp_path / "back", backbone_only=True)
+    export_hf(tmp_path / "run", tmp_path / "back", form="backbone")
     before, after = HFFolder(hf), HFFolder(tmp_path / "back")
     assert before.tensors == after.tensors
     moved = [(after.read(name) - before.read(name)).abs().max() for name in before.tensors]

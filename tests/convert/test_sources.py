@@ -233,5 +233,5 @@ def test_training_on_added_tokens(tiny_run, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(options))
     flags = ["--pretrained-checkpoint", str(tmp_path / "megatron"), "--save", str(tmp_path / "run")]
     train(["--config", str(tmp_path / "run.yaml"), "--train-iters", "1", *flags])
-    export_hf(tmp_path / "run", tmp_path / "back", backbone_only=True)
+    export_hf(tmp_path / "run", tmp_path / "back", form="backbone")
     assert HFFolder(tmp_path / "back").tensors[EMBEDDING].shape == (320, 32)

@@ -69,7 +69,7 @@ def test_pair_by_pair(method: str, start: Path, world: list[str], tmp_path: Path
     train(parse_args([*world, *flags, *places, *batches, "--no-tensorboard"]))
     has_codes = method.startswith("codes")
     has_head = has_codes or method == "continuous"
-    export_hf(run, tmp_path / "hf", backbone_only=not has_head)
+    export_hf(run, tmp_path / "hf", form="whole" if has_head else "backbone")
     pairs, correct, latents = _evaluated(run)
 
     model: Any = LPCForCausalLM if has_head else AutoModelForCausalLM

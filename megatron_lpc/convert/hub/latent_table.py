@@ -1,0 +1,119 @@
+"""What a server adds to logits: p (C W^T), with p the K mixture weights of a request and C W^T a table [K, V].
+
+z is constant over a response and is added after the final norm, so logits(h + z) = logits(h) + p (C W^T), exact but for
+rounding where logits have no soft cap. A server then needs the stock backbone, the table, and K numbers per request.
+
+Shape legend: K codes, V vocabulary size.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from .saved_latent import read_latent
+
+TABLE_FILE = "lpc_latent.safetensors"
+LATENTS_FOLDER = "latents"
+"""Beside the table: saved latents that requests may name."""
+REQUEST_KEY = "lpc_latent"
+"""Of the extra arguments of a request."""
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
+_SUM_TOLERANCE = 1e-3
+
+
+class LatentTable:
+    """The table of an export, and what requests may ask for."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """
+        Args:
+            folder: written by `convert_hf.py export --for-serving`.
+
+        Raises:
+            ValueError: it holds no table.
+        """
+        self._folder = Path(folder)
+        file = self._folder / TABLE_FILE
+        if not file.exists():
+            raise ValueError(f"{file}: is missing; make the folder with `convert_hf.py export --for-serving`")
+        with safe_open(file, framework="pt") as tensors:
+            about = json.loads(tensors.metadata()["lpc"])
+            self.values: Tensor = tensors.get_tensor("table")
+        self.code_names: list[str] = about["code_names"] or []
+        self._codes: str = about["codes"]
+
+    values: Tensor
+    """[K, V] fp32."""
+
+    def weights_of(self, arguments: dict[str, Any] | None) -> Tensor | None:
+        """[K] fp32 mixture weights that the extra arguments of a request ask for; None for the policy without a latent.
+
+        `lpc_latent` is a list of K weights, the number or the name of a code, or the name of a saved latent, the file
+        NAME.safetensors in the folder `latents` beside the table.
+
+        Raises:
+            ValueError: it is none of these; the message is meant for who has sent the request.
+        """
+        wanted = (arguments or {}).get(REQUEST_KEY)
+        if wanted is None:
+            return None
+        if isinstance(wanted, str):
+            return self._named(wanted)
+        if isinstance(wanted, int) and not isinstance(wanted, bool):
+            return self._code(wanted)
+        if isinstance(wanted, list):
+            return self._mixture(wanted)
+        raise ValueError(f"{REQUEST_KEY} must be weights, a code or a name, got {type(wanted).__name__}")
+
+    def _named(self, name: str) -> Tensor:
+        if name in self.code_names:
+            return self._code(self.code_names.index(name))
+        # Names of requests never lead out of the folder.
+        file = self._folder / LATENTS_FOLDER / f"{name}.safetensors"
+        if not _NAME.fullmatch(name) or not file.is_file():
+            raise ValueError(f"{REQUEST_KEY}: there is no code and no saved latent of the name {name[:100]!r}")
+        latent = read_latent(file)
+        if latent.codes != self._codes:
+            raise ValueError(f"{REQUEST_KEY}: the saved latent {name!r} is of another model")
+        return latent.weights.float()
+
+    def _code(self, number: int) -> Tensor:
+        if not 0 <= number < len(self.values):
+            raise ValueError(f"{REQUEST_KEY}: must be a code from 0 to {len(self.values) - 1}, got {number}")
+        weights = torch.zeros(len(self.values))
+        weights[number] = 1
+        return weights
+
+    def _mixture(self, weights: list[Any]) -> Tensor:
+        count = len(self.values)
+        if len(weights) != count:
+            raise ValueError(f"{REQUEST_KEY}: must be {count} weights, one per code, got {len(weights)}")
+        numbers = [float(each) for each in weights if isinstance(each, int | float) and not isinstance(each, bool)]
+        if len(numbers) != count or not all(math.isfinite(each) and each >= 0 for each in numbers):
+            raise ValueError(f"{REQUEST_KEY}: weights must be finite numbers of at least 0")
+        if abs(sum(numbers) - 1) > _SUM_TOLERANCE:
+            raise ValueError(f"{REQUEST_KEY}: weights must add up to 1, got {sum(numbers):.6g}")
+        return torch.tensor(numbers)
+
+
+@cache
+def table_of_environment() -> LatentTable:
+    """That of the folder which the environment variable LPC_EXPORT names.
+
+    Raises:
+        ValueError: the variable is unset, or the folder holds no table.
+    """
+    folder = os.environ.get("LPC_EXPORT")
+    if not folder:
+        raise ValueError("LPC_EXPORT is unset: name the folder of `convert_hf.py export --for-serving`")
+    return LatentTable(folder)

@@ -1,0 +1,90 @@
+"""What a server needs beside the stock backbone: the codes as a table of logits, the prior, and logits processors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from megatron_lpc.convert.decoder import EMBEDDING, LM_HEAD
+from megatron_lpc.convert.description import ModelDescription
+from megatron_lpc.convert.errors import ConversionError
+from megatron_lpc.convert.head import HEAD_PREFIX
+from megatron_lpc.convert.hub.latent_table import LATENTS_FOLDER, TABLE_FILE
+from megatron_lpc.convert.hub.saved_latent import codes_fingerprint
+from megatron_lpc.convert.megatron_folder import MegatronFolder
+
+PACKAGE = "lpc_serving"
+_FILES = [
+    Path(__file__).parent / "hub" / name for name in ("saved_latent.py", "latent_table.py", "vllm_v1.py", "vllm_v2.py")
+]
+_ROWS = 8192
+"""Of the LM head at a time."""
+
+
+def check_servable(folder: Path, described: ModelDescription) -> None:
+    """Refuse a model whose latents are no sum of logits.
+
+    Raises:
+        ConversionError: it has no codes, or its logits have a soft cap.
+    """
+    mode = described.latent["latent_mode"] if described.latent else "none"
+    if mode != "lpc":
+        raise ConversionError(f"{folder}: --for-serving needs codes, and its latent_mode is {mode}")
+    if described.model.final_logit_softcapping is not None:
+        raise ConversionError(
+            f"{folder}: --for-serving adds to logits what the codes add before the soft cap of this family, which is "
+            "not the same; serve the export with its head, through transformers"
+        )
+
+
+def write_serving(folder: Path, source: MegatronFolder, described: ModelDescription) -> None:
+    """Write the table, the codebook and the prior network, and the package of logits processors.
+
+    Args:
+        folder: that of the export of the backbone.
+        source: the checkpoint.
+        described: the model with its head.
+    """
+    assert described.latent is not None
+    head = {
+        name.removeprefix(HEAD_PREFIX): _whole(source, name) for name in source.tensors if name.startswith(HEAD_PREFIX)
+    }
+    codes = (head["code_unit"] * head["codebook"]).float()
+    tensors = {"table": _table(source, described, codes), "codebook": codes}
+    tensors |= {name: tensor for name, tensor in head.items() if name.startswith("prior.")}
+    about: dict[str, Any] = {
+        "kind": "megatron_lpc table of codes",
+        "codes": codes_fingerprint(head["codebook"], head["code_unit"]),
+        "code_names": described.code_names,
+    }
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, folder / TABLE_FILE, metadata={"lpc": json.dumps(about)})
+    package = folder / PACKAGE
+    package.mkdir()
+    (package / "__init__.py").write_text('"""Latents of requests, for servers."""\n', encoding="utf-8")
+    for file in _FILES:
+        shutil.copy(file, package / file.name)
+    (folder / LATENTS_FOLDER).mkdir()
+
+
+def _table(source: MegatronFolder, described: ModelDescription, codes: Tensor) -> Tensor:
+    """[K, V] fp32 what each code adds to the logits, without padding of the vocabulary."""
+    name = LM_HEAD.name if described.model.untie_embeddings_and_output_weights else EMBEDDING.name
+    assert described.model.vocab_size is not None
+    table = torch.empty(len(codes), described.model.vocab_size)
+    for start in range(0, described.model.vocab_size, _ROWS):
+        stop = min(start + _ROWS, described.model.vocab_size)
+        rows = source.read(name, (start, 0), (stop - start, codes.size(1)))
+        table[:, start:stop] = codes @ rows.float().t()
+    return table
+
+
+def _whole(source: MegatronFolder, name: str) -> Tensor:
+    shape = source.tensors[name].shape
+    return source.read(name, (0,) * len(shape), shape)
