@@ -70,6 +70,8 @@ def _candidates(root: Path) -> dict[str, list[str]]:
     """
     if not holds_checkpoint(root):
         return {"names": [], "problems": []}
+    if (root / "metadata.json").is_file():
+        return {"names": ["."], "problems": []}  # The folder of one checkpoint.
     complete = [folder.name for folder in reversed(complete_checkpoints(root))]
     pointer = root / "latest_checkpointed_iteration.txt"
     try:

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
 from megatron_lpc.command_line import warn
-from megatron_lpc.config import CheckpointConfig, Config, ModelConfig, with_options, with_padded_query_groups
-from megatron_lpc.training.checkpoint_folder import holds_checkpoint, read_description, resolve_checkpoint
+from megatron_lpc.config import (
+    CheckpointConfig,
+    Config,
+    ConfigError,
+    ModelConfig,
+    with_options,
+    with_padded_query_groups,
+)
+from megatron_lpc.training.checkpoint_folder import (
+    complete_checkpoints,
+    holds_checkpoint,
+    read_description,
+    resolve_checkpoint,
+)
 
 _FOLLOWED = ("num_attention_heads", "num_query_groups", "kv_channels", "padded_query_groups")
 
@@ -18,7 +34,7 @@ def follow_padding(config: Config) -> Config:
     folder = _loaded_folder(config.checkpoint)
     if folder is None:
         return config
-    options = read_description(resolve_checkpoint(folder)).get("options", {}).get("model")
+    options = _description(folder, config.checkpoint).get("options", {}).get("model")
     if options is None:
         return config
     saved = ModelConfig(**{name: options[name] for name in _FOLLOWED if name in options})
@@ -39,6 +55,16 @@ def _loaded_folder(checkpoint: CheckpointConfig) -> str | None:
     resumed = checkpoint.save if checkpoint.load == "auto" else checkpoint.load
     folders = (resumed, checkpoint.pretrained_checkpoint)
     return next((folder for folder in folders if folder is not None and holds_checkpoint(folder)), None)
+
+
+def _description(folder: str, checkpoint: CheckpointConfig) -> dict[str, Any]:
+    """Of the checkpoint in this folder; with `--load auto` of any that is complete, for the newest may be damaged."""
+    if checkpoint.load != "auto" or folder != checkpoint.save:
+        return read_description(resolve_checkpoint(folder))
+    for complete in reversed(complete_checkpoints(Path(folder))):
+        with suppress(ConfigError):
+            return read_description(complete)
+    return read_description(Path(folder))
 
 
 def _heads(model: ModelConfig) -> tuple[int, int]:

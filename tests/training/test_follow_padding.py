@@ -81,3 +81,11 @@ def test_the_resumed_run_goes_before_its_start(tmp_path: Path) -> None:
     for options in ({"load": "auto", "save": str(tmp_path / "new")}, {"save": run}):
         assert follow_padding(config(PLAIN, pretrained_checkpoint=base, **options)).model == PADDED
     assert follow_padding(config(PLAIN, save=run)).model == PLAIN
+
+
+def test_a_newest_checkpoint_that_is_damaged_does_not_stop_a_run_that_walks_back(tmp_path: Path) -> None:
+    for name in ("iter_0000002", "iter_0000004"):
+        checkpoint(tmp_path / name, MORE)
+    (tmp_path / "iter_0000004" / "description.json").write_text("{")
+    (tmp_path / "latest_checkpointed_iteration.txt").write_bytes(b"\xff")
+    assert follow_padding(config(PLAIN, load="auto", save=str(tmp_path))).model == MORE
