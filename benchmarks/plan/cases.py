@@ -59,6 +59,8 @@ CASES = {
             "untie_embeddings_and_output_weights": False,
         }
     ),
+    "4 experts": Case(options={"num_experts": 4, "num_layers": 4}),
+    "frozen backbone": Case(options={"freeze_backbone": True, "loss_type": "dpo"}),
     "TP 2, sequence parallel": Case(2, {"tensor_model_parallel_size": 2, "sequence_parallel": True}),
     "PP 2": Case(2, {"pipeline_model_parallel_size": 2, "global_batch_size": 8}),
     "DP 2, distributed optimizer": Case(2, {"use_distributed_optimizer": True, "global_batch_size": 4}),

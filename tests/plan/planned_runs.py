@@ -26,6 +26,17 @@ MODELS: dict[str, dict[str, Any]] = {
     "mixtral-8x7b": _LLAMA_8B | {"vocab_size": 32000, "num_experts": 8},
 }
 
+TINY: dict[str, Any] = {
+    "num_layers": 4,
+    "hidden_size": 32,
+    "ffn_hidden_size": 48,
+    "num_attention_heads": 4,
+    "num_query_groups": 2,
+    "kv_channels": 16,
+    "vocab_size": 500,
+    "make_vocab_size_divisible_by": 128,
+}
+
 
 def planned(world_size: int, model: str | dict[str, Any], **options: Any) -> Config:
     """Options of a run on GPUs, as a plan takes them."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from planned_runs import planned
-from test_stages import TINY
+from planned_runs import TINY, planned
 
 from megatron_lpc.plan.communication import links
 from megatron_lpc.plan.gpus import GPUS

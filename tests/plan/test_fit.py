@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from planned_runs import planned, split
-from test_stages import TINY
+from planned_runs import TINY, planned, split
 
 from megatron_lpc.plan.fit import (
     Change,
@@ -24,6 +23,8 @@ from megatron_lpc.plan.prediction import make_plan
 FULL = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 PRECOMPUTED = {"reference": "precomputed", "reference_cache": "folder"}
 LONG = {"max_length": 4096, "max_position_embeddings": 4096}
+# The distributed optimizer would be enough as well.
+EITHER = {"max_length": 2048, "micro_batch_size": 6, "global_batch_size": 48, "use_distributed_optimizer": False}
 # No pipeline of 8 ranks divides 7 layers, and no tensor parallel ranks one query group.
 UNDIVIDED: dict[str, Any] = {
     "num_layers": 7,
@@ -47,8 +48,9 @@ def change(world_size: int, model: str | dict[str, Any], **options: Any) -> Chan
         (split(8, 1) | PRECOMPUTED | LONG | {"micro_batch_size": 16}, FULL),
         (split(8, 1) | PRECOMPUTED | LONG | FULL | {"micro_batch_size": 128}, {"micro_batch_size": 64}),
         (split(1, 1) | FULL | {"micro_batch_size": 1}, {"reference_offload": True}),
+        (split(4, 1) | PRECOMPUTED | EITHER, FULL),
     ],
-    ids=["recompute", "micro-batch", "reference"],
+    ids=["recompute", "micro-batch", "reference", "the first of two"],
 )
 def test_what_is_enough_for_8b_on_8_gpus(options, expected):
     found = change(8, "llama3-8b", **options)
@@ -69,6 +71,14 @@ def test_the_distributed_optimizer_comes_last():
     assert found is not None
     assert found.options == {"use_distributed_optimizer": True}
     assert found.flags == "--use-distributed-optimizer"
+
+
+def test_either_of_two_changes_would_do():
+    plan = make_plan(
+        planned(8, "llama3-8b", **split(4, 1) | PRECOMPUTED | EITHER | {"use_distributed_optimizer": True}),
+        PlanOptions(world_size=8),
+    )
+    assert plan.fits
 
 
 def test_several_changes_where_none_is_enough():

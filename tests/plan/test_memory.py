@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from planned_runs import planned, split
-from test_stages import TINY
+from planned_runs import TINY, planned, split
 
 from megatron_lpc.config import Config
 from megatron_lpc.plan.activations import layer_bytes, layer_sizes

@@ -1,6 +1,5 @@
 import pytest
-from planned_runs import planned, split
-from test_stages import TINY
+from planned_runs import TINY, planned, split
 
 from megatron_lpc.config import with_options
 from megatron_lpc.plan.micro_batch import PairLengths, longest_lengths, micro_batch, micro_batches_per_step

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from planned_runs import planned, split
-from test_stages import TINY
+from planned_runs import TINY, planned, split
 
 from megatron_lpc.command_line import UserError
 from megatron_lpc.config import Config
@@ -98,13 +97,21 @@ def plan_of_first_stage() -> float:
 
 
 def test_overlap_hides_data_parallel_collectives():
-    options = {"use_distributed_optimizer": True}
-    overlap = {"overlap_grad_reduce": True, "overlap_param_gather": True}
-    plain, overlapped = (plan(run(2, **options | more), 2).speed for more in ({}, overlap))
-    assert plain is not None
-    assert overlapped is not None
-    assert 0 <= overlapped.data_parallel < plain.data_parallel
-    assert overlapped.compute == plain.compute
+    """Gradients behind the backward pass of a micro-batch, two thirds of it; parameters behind the forward pass."""
+    shared = {"use_distributed_optimizer": True}
+    gradients, both = shared | {"overlap_grad_reduce": True}, {"overlap_param_gather": True}
+    plans = [plan(run(2, **options), 2) for options in (shared, gradients, gradients | both)]
+    none, some, most = (predicted.speed for predicted in plans)
+    assert none is not None
+    assert some is not None
+    assert most is not None
+    stage, bandwidth = plans[0].stages[0].stage, 0.8 * 450e9
+    summed, gathered = stage.gradient_bytes / 2 / bandwidth, stage.weight_bytes / 2 / bandwidth
+    of_micro_batch = none.compute / 4
+    assert none.data_parallel == pytest.approx(summed + gathered)
+    assert some.data_parallel == pytest.approx(max(0, summed - 2 / 3 * of_micro_batch) + gathered)
+    hidden = max(0, summed - 2 / 3 * of_micro_batch) + max(0, gathered - of_micro_batch / 3)
+    assert most.data_parallel == pytest.approx(hidden)
 
 
 def test_time_is_that_of_mean_pairs_and_memory_of_the_longest():

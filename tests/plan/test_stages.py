@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from planned_runs import planned, split
+from planned_runs import TINY, planned, split
 
 from megatron_lpc.config.latent_head_sizes import latent_head_sizes
 from megatron_lpc.plan.stages import build_stage, distinct_stages
@@ -17,16 +17,6 @@ PARAMETERS = {
     "mixtral-8x7b": 46_702_792_704,
 }
 LAYOUTS = {1: split(1, 1), 64: split(8, 2), 512: split(8, 4)}
-TINY = {
-    "num_layers": 4,
-    "hidden_size": 32,
-    "ffn_hidden_size": 48,
-    "num_attention_heads": 4,
-    "num_query_groups": 2,
-    "kv_channels": 16,
-    "vocab_size": 500,
-    "make_vocab_size_divisible_by": 128,
-}
 LAYER = 32 * 64 * 2 + 32 * 32 * 2 + 3 * 32 * 48 + 2 * 32  # Query and output, key and value, MLP, two norms.
 
 
