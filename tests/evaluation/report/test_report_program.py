@@ -49,6 +49,7 @@ def test_a_run_folder_is_enough(run, tmp_path, monkeypatch):
 
     def spy(self):
         model = unwrapped(self._policy[0])
+        model.latent_head.code_unit.mul_(2)  # That of fresh weights is 1. Pairs have been scored before.
         seen["codes"], seen["weight"] = (
             tensor.detach().double() for tensor in (model.latent_head.codes, model.lm_head_weight())
         )
