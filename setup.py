@@ -101,6 +101,8 @@ setup(
             "pytest-xdist",
             "hypothesis",
             "lm-eval",
+            "nbclient",
+            "ipykernel",
             "trl",
             "ruff",
             "mypy",
