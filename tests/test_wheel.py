@@ -139,8 +139,9 @@ def test_every_module_can_be_imported(installation):
     done = installation.run("python", "-c", IMPORT_MODULES, *wanted)
     assert done.returncode == 0, done.stderr
     files, missing = json.loads(done.stdout.splitlines()[-1])
-    without_triton = importlib.util.find_spec("triton") is None
-    unexpected = {name: library for name, library in missing.items() if library != "triton" or not without_triton}
+    # Triton may be missing, and vLLM has its logits processors imported in an environment of its own.
+    absent = {library for library in ("triton", "vllm") if importlib.util.find_spec(library) is None}
+    unexpected = {name: library for name, library in missing.items() if library not in absent}
     assert not unexpected, "these modules lack a library"
     outside = [name for name, file in files.items() if not Path(file).is_relative_to(installation.environment)]
     assert not outside, "these modules are not those of the wheel"

@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -18,6 +18,11 @@ from megatron_lpc.command_line import UserError, WriteFailed, is_first_rank
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 """Errors of a file that no stack trace explains."""
+
+_TOLD = "megatron_lpc/failure_is_told"
+"""In the store of the process group once the first rank has said why."""
+_PATIENCE = timedelta(seconds=5)
+"""That a rank waits for it: once one rank has ended, the launcher soon ends all others, the one that speaks too."""
 
 _LEFT_ALONE = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 """What gloo and NCCL say to a rank when another one has ended."""
@@ -45,6 +50,7 @@ def reports_failures() -> Iterator[None]:
         if isinstance(error, UserError):
             if is_first:
                 print(f"error: {error}", file=sys.stderr, flush=True)
+            _let_the_first_tell(is_first)
             raise SystemExit(error.exit_code) from error
         if is_first:
             traceback.print_exception(error)
@@ -52,6 +58,7 @@ def reports_failures() -> Iterator[None]:
             lines = str(error).splitlines() or [""]
             print(f"rank {_rank()} ends, as another rank has: {type(error).__name__}: {lines[0]}", file=sys.stderr)
         sys.stderr.flush()
+        _let_the_first_tell(is_first)
         raise SystemExit(1) from error
 
 
@@ -71,6 +78,18 @@ def _is_first_to_fail() -> bool:
         return store.add("megatron_lpc/failed_ranks", 1) == 1
     except Exception:  # The store is gone with the process that kept it.
         return is_first_rank()
+
+
+def _let_the_first_tell(is_first: bool) -> None:
+    """The first rank says that it has told; the others wait for it, as long as there is patience."""
+    if not dist.is_initialized():
+        return
+    with suppress(Exception):  # The store is gone with the process that kept it.
+        store = dist.distributed_c10d._get_default_store()
+        if is_first:
+            store.set(_TOLD, "")
+        else:
+            store.wait([_TOLD], _PATIENCE)
 
 
 def _rank() -> str:

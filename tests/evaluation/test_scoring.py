@@ -141,6 +141,6 @@ def test_ranks_with_different_numbers_of_pairs_gather_twice(monkeypatch):
         parts[1].copy_(second)
 
     monkeypatch.setattr("torch.distributed.all_gather", all_gather)
-    parts = scoring._gather_pairs(local, SimpleNamespace(size=lambda: 2))
+    parts = scoring.gather_pairs(local, SimpleNamespace(size=lambda: 2))
     assert len(sent) == 2
     assert [part.tolist() for part in parts] == [local.tolist(), other.tolist()]
