@@ -15,11 +15,10 @@ from megatron_lpc.convert.decoder import EMBEDDING, LM_HEAD
 from megatron_lpc.convert.description import ModelDescription
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.head import HEAD_PREFIX
-from megatron_lpc.convert.hub.latent_table import LATENTS_FOLDER, TABLE_FILE
+from megatron_lpc.convert.hub.latent_table import LATENTS_FOLDER, PACKAGE, TABLE_FILE
 from megatron_lpc.convert.hub.saved_latent import codes_fingerprint
 from megatron_lpc.convert.megatron_folder import MegatronFolder
 
-PACKAGE = "lpc_serving"
 _FILES = [
     Path(__file__).parent / "hub" / name for name in ("saved_latent.py", "latent_table.py", "vllm_v1.py", "vllm_v2.py")
 ]
@@ -63,13 +62,13 @@ def write_serving(folder: Path, source: MegatronFolder, described: ModelDescript
         "codes": codes_fingerprint(head["codebook"], head["code_unit"]),
         "code_names": described.code_names,
     }
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, folder / TABLE_FILE, metadata={"lpc": json.dumps(about)})
     package = folder / PACKAGE
     package.mkdir()
     (package / "__init__.py").write_text('"""Latents of requests, for servers."""\n', encoding="utf-8")
     for file in _FILES:
         shutil.copy(file, package / file.name)
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, folder / TABLE_FILE, metadata={"lpc": json.dumps(about)})
     (folder / LATENTS_FOLDER).mkdir()
 
 

@@ -40,6 +40,8 @@ def run(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("serving") / "run"
     flags = ["--codebook-size", str(CODES), "--codebook-init-std", "2", "--latent-lr", "0.02", "--train-iters", "4"]
+    # vLLM's attention on a CPU wants heads of 32 or more.
+    flags += ["--hidden-size", "64", "--num-attention-heads", "2"]
     train(["--config", tiny_run.config, *flags, "--save", str(folder)])
     return folder
 

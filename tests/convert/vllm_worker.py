@@ -15,6 +15,7 @@ def main() -> None:
         dtype="float32",
         max_model_len=64,
         enforce_eager=True,
+        gpu_memory_utilization=0.2,  # Of the memory of the host, on a CPU.
         logits_processors=["lpc_serving.vllm_v1:LatentLogits"],
         logprobs_mode="processed_logprobs",
     )

@@ -22,9 +22,11 @@ from torch import Tensor
 
 from .saved_latent import read_latent
 
-TABLE_FILE = "lpc_latent.safetensors"
+PACKAGE = "lpc_serving"
+TABLE_FILE = f"{PACKAGE}/lpc_latent.safetensors"
+"""Not beside the weights, where servers take every file of this ending for some of them."""
 LATENTS_FOLDER = "latents"
-"""Beside the table: saved latents that requests may name."""
+"""Saved latents that requests may name."""
 REQUEST_KEY = "lpc_latent"
 """Of the extra arguments of a request."""
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
@@ -59,7 +61,7 @@ class LatentTable:
         """[K] fp32 mixture weights that the extra arguments of a request ask for; None for the policy without a latent.
 
         `lpc_latent` is a list of K weights, the number or the name of a code, or the name of a saved latent, the file
-        NAME.safetensors in the folder `latents` beside the table.
+        NAME.safetensors in the folder `latents` of the export.
 
         Raises:
             ValueError: it is none of these; the message is meant for who has sent the request.
