@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch.distributed as dist
-from rich.table import Table
+from rich.table import Column, Table
 
 from megatron_lpc.command_line import UserError, is_first_rank
 from megatron_lpc.config import Config
@@ -44,7 +44,7 @@ def preflight(config: Config) -> None:
     checks = list(_checks(context))
     stop_distributed()
     if is_first_rank():
-        table = Table("preflight", "found", "")
+        table = Table("preflight", Column("found", overflow="fold"), "")
         for check in checks:
             table.add_row(check.name, check.result, "ok" if check.is_sound else "FAILED")
         wide_console().print(table)
