@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from megatron_lpc.config import shown
@@ -113,6 +115,7 @@ def _sweep_figure(results: Results, metric: Metric) -> Figure | None:
         axes.grid(axis="y", alpha=0.3)
     for axes in grid[:, 0]:
         axes.set_ylabel(column.heading)
+    _fit_to_seeds(grid.flat)
     _legend(figure)
     return figure
 
@@ -162,6 +165,17 @@ def _draw_line(axes: Axes, places: Sequence[float], values: Sequence[Values], co
     )
     for place, of in there:
         axes.scatter([place] * len(of), of, color=color, s=14, alpha=0.5, linewidths=0)
+
+
+def _fit_to_seeds(plots: Iterable[Axes]) -> None:
+    """Show the range of the points: an interval of two seeds may be many times as wide, and is cut off."""
+    plots = list(plots)
+    points = [part for axes in plots for part in axes.collections if isinstance(part, PathCollection)]
+    heights = [float(height) for part in points for height in np.asarray(part.get_offsets())[:, 1]]
+    if heights:
+        margin = 0.1 * (max(heights) - min(heights)) or 1.0
+        for axes in plots:
+            axes.set_ylim(min(heights) - margin, max(heights) + margin)
 
 
 def _legend(figure: Figure) -> None:
