@@ -89,7 +89,7 @@ def _under_torchrun(program: str, flags: Sequence[str], processes: int) -> None:
     Raises:
         UserError: it failed; it has said why.
     """
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    launch = ["-m", "megatron_lpc.launch", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *launch, "-m", f"megatron_lpc.{program}", *flags]
     done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
