@@ -12,6 +12,7 @@ from megatron_lpc.command_line import ArgumentParser
 from megatron_lpc.config import Config, ConfigError, parse_args, with_options
 from megatron_lpc.evaluation.evidence import PosteriorName
 from megatron_lpc.evaluation.options import refuse_training_flags, with_checkpoint
+from megatron_lpc.evaluation.run_folder import check_reference_is_known, options_file
 from megatron_lpc.evaluation.saved_latents import check_has_codes
 from megatron_lpc.evaluation.selection import MOST_SELECTED
 
@@ -38,7 +39,7 @@ class PersonalOptions:
 def parse_personal_command(argv: Sequence[str]) -> tuple[Config, PersonalOptions]:
     """Options of the run and of the program.
 
-    Without `--config` the options of the run are those that `--load` has beside its checkpoints.
+    Without `--config` the options of the run are those that lie beside the checkpoint.
 
     Args:
         argv: the command line without the program's name.
@@ -49,7 +50,10 @@ def parse_personal_command(argv: Sequence[str]) -> tuple[Config, PersonalOptions
     parser = _parser()
     known, rest = parser.parse_known_args(list(argv))
     refuse_training_flags(rest)
-    config = with_checkpoint(parse_args(_with_config_of_run(rest), prog=parser.prog))
+    rest, file = _with_config_of_run(rest)
+    config = with_checkpoint(parse_args(rest, prog=parser.prog))
+    if file is not None:
+        check_reference_is_known(config, file)
     check_has_codes(config.latent.latent_mode, "--output")
     _check(known)
     is_exact = config.latent.latent_inference == "exact"
@@ -74,7 +78,7 @@ def _parser() -> ArgumentParser:
         description="The latent of an annotator, from a few labelled pairs.",
         epilog=(
             "Flags of megatron_lpc.train for the model, the data, the objective, the parallel layout and the batch "
-            "sizes work here too, --config among them (default: the configuration that lies in RUN)."
+            "sizes work here too, --config among them (default: the options that lie beside RUN)."
         ),
         allow_abbrev=False,
         error_class=ConfigError,
@@ -116,16 +120,13 @@ def _check(known: argparse.Namespace) -> None:
         raise ConfigError(f"--output {known.output}: must end in .safetensors")
 
 
-def _with_config_of_run(arguments: Sequence[str]) -> list[str]:
-    """The flags of the run, with `--config` where they lack it and the folder of `--load` has the file."""
+def _with_config_of_run(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
+    """The flags of the run, with the `--config` that belongs to `--load` where they name none, and its file."""
     finder = ArgumentParser(add_help=False, allow_abbrev=False, error_class=ConfigError)
-    finder.add_argument("--config")
+    finder.add_argument("--config", type=Path)
     finder.add_argument("--load", type=Path)
     found, _ = finder.parse_known_args(list(arguments))
     if found.config is not None or found.load is None:
-        return list(arguments)
-    # One checkpoint lies in the folder of its run.
-    for folder in (found.load, found.load.resolve().parent):
-        if (folder / "config.yaml").is_file():
-            return ["--config", str(folder / "config.yaml"), *arguments]
-    raise ConfigError(f"--load {found.load}: has no config.yaml beside it; name the options of the run with --config")
+        return list(arguments), found.config
+    file = options_file(found.load)
+    return ["--config", str(file), *arguments], file

@@ -14,6 +14,7 @@ from megatron_lpc.config import ConfigError, parse_args
 from megatron_lpc.convert.export_hf import export_hf
 from megatron_lpc.convert.hub.modeling_lpc import LPCForCausalLM
 from megatron_lpc.convert.hub.saved_latent import read_latent
+from megatron_lpc.convert.import_hf import import_hf
 from megatron_lpc.evaluation.checkpoint_scorer import CheckpointScorer
 from megatron_lpc.evaluation.options import parse_command
 from megatron_lpc.evaluation.personal_options import parse_personal_command
@@ -201,6 +202,20 @@ def test_refused(runs, flags, message):
         parse_personal_command(["--load", runs["amortized"], *flags.split()])
 
 
-def test_a_run_without_its_configuration(tmp_path):
-    with pytest.raises(ConfigError, match=r"has no config\.yaml beside it"):
+def test_an_imported_model_gives_the_latent_of_its_run(runs, latent, tmp_path):
+    export_hf(Path(runs["amortized"]), tmp_path / "hf")
+    import_hf(tmp_path / "hf", tmp_path / "imported")
+    tokenizer = parse_args(["--config", f"{runs['amortized']}/config.yaml"]).data.tokenizer_model
+    flags = ["--load", str(tmp_path / "imported"), "--pairs", runs.labelled("ada"), "--max-length", "128"]
+    flags += ["--tokenizer-model", tokenizer, "--micro-batch-size", "4", "--global-batch-size", "8", "--device", "cpu"]
+    with pytest.raises(ConfigError, match="--loss-type dpo: compares with a reference, which an import does not name"):
+        parse_personal_command(flags)
+    output = tmp_path / "ada.safetensors"
+    personalize([*flags, "--loss-type", "simpo", "--posterior", "support", "--output", str(output)])
+    expected = read_latent(latent("amortized", "ada")).weights
+    torch.testing.assert_close(read_latent(output).weights, expected, rtol=0, atol=1e-6)
+
+
+def test_a_run_without_its_options(tmp_path):
+    with pytest.raises(ConfigError, match=r"has neither config\.yaml, as a run, nor model\.yaml, as an import"):
         parse_personal_command(["--load", str(tmp_path), "--pairs", "a.jsonl"])

@@ -16,8 +16,7 @@ from megatron_lpc.evaluation.options import (
     refuse_training_flags,
     support_options,
 )
-from megatron_lpc.evaluation.report.run_folder import IMPORT_FILE, options_file
-from megatron_lpc.losses import uses_reference
+from megatron_lpc.evaluation.run_folder import check_reference_is_known, options_file
 
 MapMethod = Literal["pca", "tsne", "umap"]
 
@@ -129,12 +128,4 @@ def _check(config: Config, file: Path, options: ReportOptions) -> None:
         raise ConfigError(f"--examples {options.examples}: must not be negative")
     if options.output.exists() and not options.output.is_dir():
         raise ConfigError(f"--output {options.output}: is not a folder")
-    knows_reference = (
-        config.training.freeze_backbone or config.loss.reference_load or config.checkpoint.pretrained_checkpoint
-    )
-    if file.name == IMPORT_FILE and uses_reference(config.loss) and not knows_reference:
-        raise ConfigError(
-            f"--loss-type {config.loss.loss_type}: compares with a reference, which an import does not name; set "
-            "--reference-load to the checkpoint that its training started from, or --freeze-backbone where it is the "
-            "model without its codes; --loss-type and --beta as in its training"
-        )
+    check_reference_is_known(config, file)

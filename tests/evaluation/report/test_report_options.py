@@ -7,7 +7,7 @@ import yaml
 
 from megatron_lpc.config import ConfigError
 from megatron_lpc.evaluation.report.options import parse_report_command
-from megatron_lpc.evaluation.report.run_folder import metrics_file, options_file
+from megatron_lpc.evaluation.run_folder import metrics_file, options_file
 
 LPC = {"latent": {"codebook_size": 8}, "data": {"tokenizer_model": "t", "valid_data": {"held_out": "v.jsonl"}}}
 
