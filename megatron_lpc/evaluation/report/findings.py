@@ -19,9 +19,9 @@ from megatron_lpc.evaluation.report.labels import pairs_by_label
 from megatron_lpc.evaluation.report.options import ReportOptions
 from megatron_lpc.evaluation.report.portraits import Portrait, active_codes, portraits
 from megatron_lpc.evaluation.report.prompt_map import PromptMap, prompt_map
-from megatron_lpc.evaluation.run_folder import metrics_file
 from megatron_lpc.evaluation.report.scored_pairs import ScoredPairs
 from megatron_lpc.evaluation.report.switching import Switching, correct_by_latent, switching
+from megatron_lpc.evaluation.run_folder import metrics_file
 from megatron_lpc.evaluation.support_report import SUPPORT, SUPPORT_EXACT
 from megatron_lpc.losses import CodeVerdict, code_verdict, implicit_rewards
 from megatron_lpc.training.checkpoint_folder import resolve_checkpoint
