@@ -5,15 +5,13 @@ Its preferences are generated, its tokenizer is trained on them, its model has t
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import yaml
 from hypothesis import settings
+from program import load_program
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,11 +45,11 @@ class TinyRun:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     folder = tmp_path_factory.mktemp("tiny")
-    preferences = _tool("make_preferences")
+    preferences = load_program("tools/make_preferences.py")
     preferences.write_preferences(preferences.Recipe(num_pairs=48, num_eval_pairs=24), folder)
     train = str(folder / "train.jsonl")
     for name, size in (("words", 320), ("other_words", 340)):
-        _tool("train_tokenizer").train_tokenizer([train], str(folder / name), vocab_size=size)
+        load_program("tools/train_tokenizer.py").train_tokenizer([train], str(folder / name), vocab_size=size)
     options = {
         "model": {
             "num_layers": 2,
@@ -78,13 +76,3 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     run = TinyRun(folder)
     Path(run.config).write_text(yaml.safe_dump(options), encoding="utf-8")
     return run
-
-
-def _tool(name: str) -> ModuleType:
-    """A program of the folder tools, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

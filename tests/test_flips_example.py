@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from program import load_program
 
-FILE = Path(__file__).parents[1] / "examples" / "flips" / "make.py"
-SPEC = importlib.util.spec_from_file_location("make_flips", FILE)
-assert SPEC is not None
-assert SPEC.loader is not None
-make = importlib.util.module_from_spec(SPEC)
-sys.modules["make_flips"] = make
-SPEC.loader.exec_module(make)
+make = load_program("examples/flips/make.py")
 
 PAIRS = [{"prompt": f"Name {n // 2} .", "chosen": f" good {n}", "rejected": f" bad {n}"} for n in range(40)]
 

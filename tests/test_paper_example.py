@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
+from program import load_program
 
 from megatron_lpc.config import DataConfig
 from megatron_lpc.data.pairs import to_pair
 from megatron_lpc.data.source import Row, read_rows
 
-FILE = Path(__file__).parents[1] / "examples" / "paper" / "split.py"
-
 
 def test_every_twentieth_row_is_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spec = importlib.util.spec_from_file_location("split", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_program("examples/paper/split.py")
     scores = [4.5, 7.0]
     rows = [
         {

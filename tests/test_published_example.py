@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from program import load_program
 
 from megatron_lpc.config import DataConfig
 from megatron_lpc.data.pairs import to_pair
 from megatron_lpc.data.source import Row, read_rows
 
-FILE = Path(__file__).parents[1] / "examples" / "published" / "personal_reward_bench.py"
-
 
 @pytest.fixture(scope="module")
 def program() -> Any:
-    spec = importlib.util.spec_from_file_location("personal_reward_bench", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program("examples/published/personal_reward_bench.py")
 
 
 def row(user: str, split: str, number: int) -> dict[str, Any]:

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from program import load_program
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
 Rows = list[dict[str, str]]
 
 
-def load(path: Path, name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-make = load(EXAMPLES / "rankings" / "make.py", "make_rankings")
-at_most = load(EXAMPLES / "recovery" / "at_most.py", "at_most_of_rankings")
+make = load_program("examples/rankings/make.py")
+at_most = load_program("examples/recovery/at_most.py")
 SMALL = ["--num-pairs", "240", "--num-eval-pairs", "80"]
 
 

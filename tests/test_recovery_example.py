@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from program import load_program
 
 FILE = Path(__file__).parents[1] / "examples" / "recovery" / "at_most.py"
-SPEC = importlib.util.spec_from_file_location("at_most", FILE)
-assert SPEC is not None
-assert SPEC.loader is not None
-at_most = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(at_most)
+at_most = load_program("examples/recovery/at_most.py")
 
 
 def test_annotators_who_disagree_in_part() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from program import load_program
 
 # `models` and `logits_worker` lie beside the tests.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -17,11 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 @pytest.fixture(scope="session")
 def convert_hf() -> Callable[..., int]:
     """The program, in this process: arguments -> exit code."""
-    spec = importlib.util.spec_from_file_location("convert_hf", Path(__file__).parents[2] / "tools" / "convert_hf.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_program("tools/convert_hf.py")
 
     def run(*arguments: object) -> int:
         try:

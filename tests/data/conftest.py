@@ -1,6 +1,5 @@
 """Tiny tokenizers and files; nothing here needs the network."""
 
-import importlib.util
 import json
 import os
 import sys
@@ -8,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from program import load_program
 
 from megatron_lpc.config.schema import DataConfig
 
@@ -83,10 +83,7 @@ def hf_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def train_tokenizer():
     """The module tools/train_tokenizer.py."""
-    spec = importlib.util.spec_from_file_location("train_tokenizer", ROOT / "tools" / "train_tokenizer.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program("tools/train_tokenizer.py")
 
 
 @pytest.fixture(scope="session")

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-
-TOOLS = Path(__file__).parents[2] / "tools"
-
-
-def _tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+from program import load_program
 
 
 @pytest.fixture(scope="session")
@@ -31,8 +16,10 @@ def make_world(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[s
 
     def make(*flags: str) -> list[str]:
         folder = tmp_path_factory.mktemp("world")
-        _tool("make_preferences").main(["--output", str(folder), *flags])
-        _tool("train_tokenizer").train_tokenizer([str(folder / "train.jsonl")], str(folder / "tokenizer"), 400)
+        load_program("tools/make_preferences.py").main(["--output", str(folder), *flags])
+        load_program("tools/train_tokenizer.py").train_tokenizer(
+            [str(folder / "train.jsonl")], str(folder / "tokenizer"), 400
+        )
         sets = [f"{name}={folder}/test_{name}.jsonl" for name in ("agree", "disagree")]
         files = ["--train-data", f"{folder}/train.jsonl", "--tokenizer-model", f"{folder}/tokenizer.model"]
         return [*files, "--data-cache-path", f"{folder}/cache", "--valid-data", *sets]

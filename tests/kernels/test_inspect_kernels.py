@@ -1,6 +1,5 @@
 """Compiles every kernel that ships for every target, and the same with a limit broken."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -9,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from program import load_program
 
 pytest.importorskip("triton", reason="PyTorch for CPU comes without Triton: pip install triton")
 
@@ -29,11 +29,7 @@ def run(*arguments, **environment):
 @pytest.fixture
 def program(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    spec = importlib.util.spec_from_file_location("inspect_kernels", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "inspect_kernels", module)
-    spec.loader.exec_module(module)
-    return module
+    return load_program("kernels/inspect_kernels.py")
 
 
 def table(path):

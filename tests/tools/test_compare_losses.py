@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import shutil
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
+from program import load_program
 
 from megatron_lpc.command_line import UserError
 from megatron_lpc.config import parse_args
@@ -21,12 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("compare_losses", ROOT / "tools" / "compare_losses.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["compare_losses"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program("tools/compare_losses.py")
 
 
 def lines(*losses: float, **others: Any) -> list[dict[str, Any]]:

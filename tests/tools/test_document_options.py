@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
+from program import load_program
 
 from megatron_lpc.config import all_options
-
-PROGRAM = Path(__file__).parents[2] / "tools" / "document_options.py"
 
 
 @pytest.fixture(scope="module")
 def program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("document_options", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program("tools/document_options.py")
 
 
 def test_the_page_in_the_repository_is_current(program):

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
-import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from program import load_program
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    path = Path(__file__).parents[2] / "tools" / "make_preferences.py"
-    spec = importlib.util.spec_from_file_location("make_preferences", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_preferences"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_program("tools/make_preferences.py")
 
 
 def small(**changes: Any) -> dict[str, Any]:

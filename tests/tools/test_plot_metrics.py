@@ -1,17 +1,13 @@
 """Curves of runs."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 from matplotlib import pyplot as plt
+from program import load_program
 
-_SPEC = importlib.util.spec_from_file_location("plot_metrics", Path(__file__).parents[2] / "tools" / "plot_metrics.py")
-assert _SPEC
-assert _SPEC.loader
-plot = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(plot)
+plot = load_program("tools/plot_metrics.py")
 
 
 def _write(folder: Path, records: list[dict]) -> Path:
