@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable
 from itertools import count
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
@@ -17,6 +18,7 @@ from megatron_lpc.config import ConfigError
 _LONGEST_PAUSE = 1.0
 """Seconds between two looks of a rank that has been waiting for a while."""
 _call_numbers = count()
+T = TypeVar("T")
 
 
 def from_first_rank(work: Callable[[], str]) -> str:
@@ -33,31 +35,60 @@ def from_first_rank(work: Callable[[], str]) -> str:
         try:
             result = work()
         except BaseException as error:
-            exit_code = getattr(error, "exit_code", ConfigError.exit_code)
-            store.set(key, json.dumps({"error": str(error) or type(error).__name__, "exit_code": exit_code}))
+            store.set(key, json.dumps({"error": _content(error)}))
             raise
         store.set(key, json.dumps({"result": result}))
         return result
     _wait_for([key])
     answer = json.loads(store.get(key))
     if "error" in answer:
-        failed = ConfigError(answer["error"])
-        failed.exit_code = answer["exit_code"]
-        raise failed
+        raise _failed(answer["error"])
     return answer["result"]
+
+
+def on_every_rank(work: Callable[[], T]) -> T:
+    """What `work` returns here, when it has returned on every rank.
+
+    Collectives: none; as `from_first_rank`.
+
+    Raises:
+        ConfigError: on the other ranks, with the message of what was raised on one of them, and its exit code.
+    """
+    store, prefix = _get_default_store(), f"megatron_lpc/on_every_rank/{next(_call_numbers)}"
+    failed = f"{prefix}/failed"
+    try:
+        result = work()
+    except BaseException as error:
+        store.set(failed, json.dumps(_content(error)))
+        raise
+    finally:
+        store.set(f"{prefix}/{dist.get_rank()}", "done")
+    _wait_for([f"{prefix}/{rank}" for rank in range(dist.get_world_size())], unless=failed)
+    if store.check([failed]):
+        raise _failed(json.loads(store.get(failed)))
+    return result
 
 
 def wait_for_all_ranks() -> None:
     """Return when every rank has called this. Collectives: none; as `from_first_rank`."""
-    prefix = f"megatron_lpc/wait_for_all_ranks/{next(_call_numbers)}"
-    _get_default_store().set(f"{prefix}/{dist.get_rank()}", "here")
-    _wait_for([f"{prefix}/{rank}" for rank in range(dist.get_world_size())])
+    on_every_rank(lambda: None)
 
 
-def _wait_for(keys: list[str]) -> None:
-    """Wait until the store of the process group has these keys."""
+def _content(error: BaseException) -> dict[str, Any]:
+    exit_code = getattr(error, "exit_code", ConfigError.exit_code)
+    return {"message": str(error) or type(error).__name__, "exit_code": exit_code}
+
+
+def _failed(content: dict[str, Any]) -> ConfigError:
+    failed = ConfigError(content["message"])
+    failed.exit_code = content["exit_code"]
+    return failed
+
+
+def _wait_for(keys: list[str], unless: str | None = None) -> None:
+    """Wait until the store of the process group has these keys, or has `unless`."""
     store = _get_default_store()
     pause = 0.01
-    while not store.check(keys):
+    while not store.check(keys) and not (unless and store.check([unless])):
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)

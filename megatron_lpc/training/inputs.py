@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from megatron_lpc.config import Config, validate_vocab, with_options
+from megatron_lpc.config import Config, ConfigError, validate_vocab, with_options
 from megatron_lpc.data.cache import build_dataset
 from megatron_lpc.data.dataset import PairDataset
 from megatron_lpc.data.input_errors import input_errors
 from megatron_lpc.data.tokenizer import Tokenizer, load_tokenizer
-from megatron_lpc.training.first_rank import from_first_rank
+from megatron_lpc.training.first_rank import from_first_rank, on_every_rank
 from megatron_lpc.training.setup import RunContext
 
 
@@ -49,21 +51,39 @@ def open_inputs(context: RunContext) -> tuple[RunContext, Tokenizer]:
 
 
 def open_dataset(config: Config, tokenizer: Tokenizer, sources: Sequence[str], name: str) -> PairDataset:
-    """A tokenized data set. Rank 0 builds what is not yet cached; the others wait for as long as that takes.
+    """A tokenized data set. Rank 0 builds what is not yet cached. On hosts that do not see its folder, one process each
+    builds as well. All others wait for as long as that takes.
 
     Args:
         sources: files or Hub names.
         name: of the data set, for messages.
 
     Raises:
-        ConfigError: on all ranks alike; a source cannot be read, a row of it cannot be used, or the tokenizer lacks the
-            chat template that it needs. On one rank: it does not see the folder that rank 0 has written.
+        ConfigError: on all ranks alike; a source cannot be read, a row of it cannot be used, the tokenizer lacks the
+            chat template that it needs, or two hosts have other data.
     """
 
-    def build() -> str:
+    def build() -> PairDataset:
         with input_errors():
-            return str(build_dataset(config.data, tokenizer, sources, name).folder)
+            return build_dataset(config.data, tokenizer, sources, name)
 
-    folder = from_first_rank(build)
-    with input_errors():
-        return PairDataset(Path(folder))
+    def of_first() -> str:
+        dataset = build()
+        return json.dumps([str(dataset.folder), dataset.fingerprint])
+
+    folder, fingerprint = json.loads(from_first_rank(of_first))
+
+    def open_here() -> PairDataset:
+        if Path(folder).is_dir():
+            with input_errors():
+                return PairDataset(Path(folder))
+        dataset = build()
+        if dataset.fingerprint != fingerprint:
+            raise ConfigError(
+                f"data set `{name}`: is another one on {socket.gethostname()} ({dataset.folder}) than on the host of "
+                f"rank 0 ({folder}): the files, the tokenizer or its date differ; give all hosts the same, or a "
+                "--data-cache-path that they share"
+            )
+        return dataset
+
+    return on_every_rank(open_here)

@@ -62,7 +62,7 @@ def _checks(context: RunContext) -> Iterator[Check]:
         yield all_reduce(platform, name, group)
     yield clocks()
     for name, folder in _shared_folders(config).items():
-        yield shared_folder(name, folder)
+        yield shared_folder(name, folder, may_be_of_host=name == "data_cache_path")
     yield agreed("tokenizer_model", lambda: _tokenizer(config))
     for name, sources in _sources(config).items():
         # Where rows are not streamed, rank 0 reads them for all.
@@ -71,7 +71,7 @@ def _checks(context: RunContext) -> Iterator[Check]:
 
 
 def _shared_folders(config: Config) -> dict[str, str]:
-    """Option -> folder that all hosts must share."""
+    """Option -> folder that all hosts share; of the cache of data each may have its own."""
     folders = {
         "save": config.checkpoint.save,
         "data_cache_path": config.data.data_cache_path,

@@ -142,10 +142,13 @@ def clocks() -> Check:
     return Check(name="clocks", result=f"at most {1000 * spread:.0f} ms apart", is_sound=spread < _MOST_CLOCK_SPREAD)
 
 
-def shared_folder(name: str, folder: str) -> Check:
+def shared_folder(name: str, folder: str, may_be_of_host: bool = False) -> Check:
     """Every rank writes a file there, or where the folder will be made, and sees those of all others.
 
     Nothing is left behind. Collectives: three all-gathers of objects over all ranks.
+
+    Args:
+        may_be_of_host: each host may have a folder of its own.
     """
     existing = next(path for path in (Path(folder), *Path(folder).resolve().parents) if path.exists())
     token = _gathered(f".preflight-{os.getpid()}-{time.time_ns()}")[0]
@@ -161,6 +164,8 @@ def shared_folder(name: str, folder: str) -> Check:
         deadline = time.monotonic() + _FOLDER_PATIENCE
         while len(seen := list(place.iterdir())) < number:
             if time.monotonic() > deadline:
+                if may_be_of_host:
+                    return "writable, but not shared: each host tokenizes for itself"
                 raise OSError(
                     f"{existing}: sees the files of {len(seen)} ranks, of {number}; it is not one shared folder"
                 )

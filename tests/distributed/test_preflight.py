@@ -81,4 +81,6 @@ def test_a_folder_that_is_not_shared(found_by: Any, monkeypatch: pytest.MonkeyPa
     check = shared_folder("save", str(tmp_path / "run"))
     assert not check.is_sound
     assert "sees the files of 1 ranks, of 2; it is not one shared folder" in check.result
+    found_by(("b", True, None))
+    assert shared_folder("data_cache_path", str(tmp_path / "run"), may_be_of_host=True).is_sound
     assert os.listdir(tmp_path) == []
