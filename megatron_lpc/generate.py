@@ -24,9 +24,9 @@ from megatron_lpc.generation.latents import NamedLatent, named_latents
 from megatron_lpc.generation.open_export import OpenExport, open_export
 from megatron_lpc.generation.options import GenerateOptions, Sampling, parse_generate_command
 from megatron_lpc.generation.prompts import Prompt, read_prompts
-from megatron_lpc.generation.respond import Response, TerminalStreamer, padded_left, respond
+from megatron_lpc.generation.respond import Response, TerminalStreamer, padded_left, respond, respond_to_all
 from megatron_lpc.generation.style import style_table
-from megatron_lpc.terminal import progress, wide_console
+from megatron_lpc.terminal import wide_console
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,28 +44,13 @@ def _generate(options: GenerateOptions, opened: OpenExport) -> None:
     if len(latents) == 1 and options.prompts is None:
         responses = {latents[0].name: _streamed(opened, prompts, latents[0], options.sampling)}
     else:
-        responses = generate_all(opened, prompts, latents, options.sampling)
+        responses = respond_to_all(opened, prompts, latents, options.sampling)
         console = wide_console()
         for table in column_tables(prompts[: options.show], responses, console.width):
             console.print(table)
         console.print(style_table(responses))
     if options.output is not None:
         _write(options.output, prompts, responses)
-
-
-def generate_all(
-    opened: OpenExport, prompts: Sequence[Prompt], latents: Sequence[NamedLatent], sampling: Sampling
-) -> dict[str, list[Response]]:
-    """Name of each latent -> responses to all prompts. Each latent starts from the same seed."""
-    responses: dict[str, list[Response]] = {latent.name: [] for latent in latents}
-    starts = range(0, len(prompts), sampling.batch_size)
-    batches = [(latent, start) for latent in latents for start in starts]
-    for latent, start in progress(batches, "Generating", total=len(batches)):
-        if start == 0:
-            torch.manual_seed(sampling.seed)
-        batch = prompts[start : start + sampling.batch_size]
-        responses[latent.name] += respond(opened, batch, latent, sampling)
-    return responses
 
 
 def mean_prior(opened: OpenExport, prompts: Sequence[Prompt], batch_size: int) -> list[float]:

@@ -14,7 +14,9 @@ from pathlib import Path
 import torch.distributed as dist
 
 from megatron_lpc.config import Config, parse_args
-from megatron_lpc.evaluation.scoring import evaluate_pairs, evaluation_sources
+from megatron_lpc.evaluation.during_training import Evaluation, evaluate_run
+from megatron_lpc.evaluation.example_generations import NoExamples, check_generations, generate_examples
+from megatron_lpc.evaluation.scoring import evaluation_sources
 from megatron_lpc.training.bad_steps import stop_if_diverged
 from megatron_lpc.training.build import Run, assemble_run
 from megatron_lpc.training.exit import ExitRequest
@@ -26,7 +28,7 @@ from megatron_lpc.training.profiling import Profiler, memory_history
 from megatron_lpc.training.run_folder import only_run_in
 from megatron_lpc.training.setup import start_distributed, stop_distributed
 from megatron_lpc.training.step import TrainStep
-from megatron_lpc.training.watch import watch_run
+from megatron_lpc.training.watch import Observer, watch_run
 
 Evaluations = dict[str, dict[str, float]]
 
@@ -46,6 +48,7 @@ def train(config: Config) -> Evaluations:
     context = start_distributed(config)
     with only_run_in(context.config.checkpoint.save):
         run = assemble_run(context)
+        check_generations(run)
         results = kept_results(run)
         if results is None:
             results = train_on(run, began)
@@ -59,7 +62,6 @@ def train_on(run: Run, began: float) -> Evaluations:
     profiler = Profiler(run.config, run.start.iteration, run.train_iters)
     train_step = TrainStep(run.context, run.policy, run.reference)
     options, state = run.config, run.start
-    results: Evaluations = {}
     with watch_run(run) as watch, memory_history(run.config, run.platform), profiler:
         for batches in run.batches():
             result = train_step(batches, state.iteration)
@@ -75,20 +77,20 @@ def train_on(run: Run, began: float) -> Evaluations:
                 run.save_checkpoint(state)
                 run.checkpoints.finish()
                 watch.message(exit_message(options, state.iteration, run.train_iters))
+            evaluation = None
             if is_due(state.iteration, options.logging.eval_interval) and not is_last:
-                results = evaluate(run)
-                watch.evaluations(state.iteration, results)
+                evaluation = evaluate(run, watch, state.iteration)
             if is_last or is_due(state.iteration, options.checkpoint.save_interval):
                 run.save_checkpoint(state)
             run.checkpoints.poll()
             if stops:
-                results = {}
-                break
-        else:
-            run.checkpoints.finish()
-            results = evaluate(run)
-            watch.evaluations(state.iteration, results)
-    return results
+                return {}
+            if evaluation is not None:
+                show_examples(run, watch, state.iteration, evaluation)
+        run.checkpoints.finish()
+        evaluation = evaluate(run, watch, state.iteration)
+        show_examples(run, watch, state.iteration, evaluation)
+    return evaluation.metrics
 
 
 def kept_results(run: Run) -> Evaluations | None:
@@ -109,14 +111,26 @@ def kept_results(run: Run) -> Evaluations | None:
     return results
 
 
-def evaluate(run: Run) -> Evaluations:
-    """Metrics of each validation set under each latent. Collectives: those of `evaluate_pairs`."""
-    results: Evaluations = {}
-    for held_out in run.validation:
-        steps = held_out.loader.evaluation(max_steps=run.config.logging.eval_iters)
-        metrics = evaluate_pairs(run.context, run.policy.chunks, steps, held_out.reference)
-        results |= {f"{held_out.name}/{latent}": of_latent for latent, of_latent in metrics.items()}
-    return results
+def evaluate(run: Run, watch: Observer, iteration: int) -> Evaluation:
+    """Evaluate the validation sets, and show what is found. Collectives: those of `evaluate_run`."""
+    evaluation = evaluate_run(run)
+    watch.evaluations(iteration, evaluation.metrics)
+    watch.histograms(iteration, evaluation.histograms)
+    return evaluation
+
+
+def show_examples(run: Run, watch: Observer, iteration: int, evaluation: Evaluation) -> None:
+    """Generate responses and show them, where `eval_generations` asks for it; a run goes on without them.
+
+    Collectives: those of `generate_examples`.
+    """
+    if not run.config.logging.eval_generations:
+        return
+    try:
+        for name, generated in generate_examples(run, evaluation, iteration).items():
+            watch.generations(iteration, name, generated)
+    except NoExamples as error:
+        watch.message(f"warning: {error}")
 
 
 def exit_message(config: Config, iteration: int, train_iters: int) -> str:

@@ -106,6 +106,8 @@ NO_REJECTED_COLUMN = IdleRule(
 PACKED = IdleRule("with --pack-to, which decides", lambda config: config.data.pack_to is not None)
 NO_VALIDATION = IdleRule("without --valid-data", lambda config: not config.data.valid_data)
 
+NO_GENERATIONS = IdleRule("without --eval-generations", lambda config: config.logging.eval_generations == 0)
+
 NO_GRADIENT_OVERLAP = IdleRule(
     "without --overlap-grad-reduce: gradients are one bucket",
     lambda config: not config.parallel.overlap_grad_reduce,

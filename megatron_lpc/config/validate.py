@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from megatron_lpc.config.idle import idle_options
 from megatron_lpc.config.options import ConfigError
 from megatron_lpc.config.ranges import out_of_range
-from megatron_lpc.config.rules import episodes, groups, latent, model, parallel, run
+from megatron_lpc.config.rules import episodes, groups, latent, logging, model, parallel, run
 from megatron_lpc.config.schema import Config
 
 
@@ -47,7 +47,8 @@ def validate(config: Config, world_size: int, device_type: str | None = None) ->
             *run.learning_rates(config),
             *run.device_support(config, device_type or config.parallel.device),
             *run.flex_attention(config, device_type or config.parallel.device),
-            *run.profiling(config, world_size),
+            *logging.profiling(config, world_size),
+            *logging.generations(config),
             *idle_options(config),
         ]
     )

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from megatron_lpc.config import LatentConfig
 from megatron_lpc.data.batch import PairBatch
-from megatron_lpc.evaluation.marginal import metrics_by_latent, with_exact_posterior
+from megatron_lpc.evaluation.marginal import with_exact_posterior
 from megatron_lpc.evaluation.pair_fields import PairFields
 from megatron_lpc.evaluation.pair_table import PairTable
 from megatron_lpc.losses import LatentState
@@ -47,19 +47,6 @@ def report_sources(latent: LatentConfig) -> tuple[LatentSource, ...]:
     """The latents under which a checkpoint is evaluated: those of training, and every code by itself."""
     sources = evaluation_sources(latent)
     return sources if latent.latent_mode != "lpc" or "codes" in sources else (*sources, "codes")
-
-
-def evaluate_pairs(
-    context: RunContext, chunks: Sequence[nn.Module], steps: Iterable[EvaluationStep], reference: Reference
-) -> dict[str, dict[str, float]]:
-    """Metrics of a data set under each latent of the model's mode, on every rank; the codes as their marginal.
-
-    Arguments and collectives are those of `score_pairs`.
-    """
-    config = context.config
-    sources = evaluation_sources(config.latent)
-    table = score_pairs(context, chunks, steps, reference, sources, latent=config.latent)
-    return metrics_by_latent(config.loss, table, sources)
 
 
 def score_pairs(

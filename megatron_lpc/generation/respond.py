@@ -15,6 +15,7 @@ from megatron_lpc.generation.latents import NamedLatent
 from megatron_lpc.generation.open_export import OpenExport
 from megatron_lpc.generation.options import Sampling
 from megatron_lpc.generation.prompts import Prompt
+from megatron_lpc.terminal import progress
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,21 @@ class Response:
     """Without the token that ends it."""
     is_cut: bool
     """Whether it reached `max_new_tokens` before its end."""
+
+
+def respond_to_all(
+    opened: OpenExport, prompts: Sequence[Prompt], latents: Sequence[NamedLatent], sampling: Sampling
+) -> dict[str, list[Response]]:
+    """Name of each latent -> responses to all prompts. Each latent starts from the same seed."""
+    responses: dict[str, list[Response]] = {latent.name: [] for latent in latents}
+    starts = range(0, len(prompts), sampling.batch_size)
+    batches = [(latent, start) for latent in latents for start in starts]
+    for latent, start in progress(batches, "Generating", total=len(batches)):
+        if start == 0:
+            torch.manual_seed(sampling.seed)
+        batch = prompts[start : start + sampling.batch_size]
+        responses[latent.name] += respond(opened, batch, latent, sampling)
+    return responses
 
 
 def respond(

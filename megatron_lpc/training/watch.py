@@ -5,20 +5,21 @@ For one rank of a run; nothing here talks to other ranks.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch.distributed as dist
 from rich.console import Console
 
-from megatron_lpc.config import Config, ConfigError, print_config, save_resolved
+from megatron_lpc.config import Config, print_config, save_resolved
 from megatron_lpc.losses import CodeVerdict, code_verdict
 from megatron_lpc.training.code_guard import CodeGuard
+from megatron_lpc.training.dashboards import Dashboard, open_tensorboard, open_wandb
+from megatron_lpc.training.generated import Generated
+from megatron_lpc.training.histogram import Histogram
 from megatron_lpc.training.metrics_file import METRICS_FILE, MetricsFile
 from megatron_lpc.training.progress import ConsoleProgress
 from megatron_lpc.training.rank_log import log_step
@@ -36,6 +37,14 @@ class Observer(Protocol):
 
     def evaluations(self, iteration: int, results: Mapping[str, Mapping[str, float]]) -> None:
         """Metrics of each validation set, by its name, after `iteration` steps."""
+        ...
+
+    def histograms(self, iteration: int, histograms: Mapping[str, Histogram]) -> None:
+        """Of an evaluation after `iteration` steps, by `DATA SET/NAME`."""
+        ...
+
+    def generations(self, iteration: int, name: str, generated: Sequence[Generated]) -> None:
+        """Responses to prompts of the validation set `name` after `iteration` steps; at least one."""
         ...
 
     def message(self, text: str) -> None:
@@ -66,6 +75,10 @@ class SilentWatch:
 
     def evaluations(self, iteration: int, results: Mapping[str, Mapping[str, float]]) -> None: ...
 
+    def histograms(self, iteration: int, histograms: Mapping[str, Histogram]) -> None: ...
+
+    def generations(self, iteration: int, name: str, generated: Sequence[Generated]) -> None: ...
+
     def message(self, text: str) -> None: ...
 
 
@@ -93,16 +106,15 @@ class Watch:
         self._num_codes = config.latent.codebook_size
         save = Path(config.checkpoint.save) if config.checkpoint.save else None
         self._metrics_file: MetricsFile | None = None
-        self._tensorboard: Any = None
-        self._wandb: Any = None
+        self._dashboards: list[Dashboard] = []
         with ExitStack() as stack:  # Closes what is open should a later part fail.
             if config.logging.wandb_project:
-                self._wandb = stack.enter_context(_wandb_run(config))
+                self._dashboards.append(stack.enter_context(open_wandb(config)))
             if save:
                 metrics_file = MetricsFile(save / METRICS_FILE, start_iter, is_complete=start_iter == total_iters)
                 self._metrics_file = stack.enter_context(metrics_file)
             if save and config.logging.tensorboard:
-                self._tensorboard = stack.enter_context(_tensorboard(save, start_iter))
+                self._dashboards.append(stack.enter_context(open_tensorboard(save, start_iter)))
             self._progress = ConsoleProgress(total_iters, start_iter, self._log_interval, console)
             self._open = stack.pop_all()
 
@@ -140,6 +152,17 @@ class Watch:
         self._progress.evaluation(iteration, name, metrics)
         self._keep(iteration, metrics, name)
 
+    def histograms(self, iteration: int, histograms: Mapping[str, Histogram]) -> None:
+        """Of an evaluation after `iteration` steps, by `DATA SET/NAME`; only dashboards have them, under `eval/`."""
+        named = {f"eval/{name}": histogram for name, histogram in histograms.items()}
+        for dashboard in self._dashboards:
+            dashboard.histograms(iteration, named)
+
+    def generations(self, iteration: int, name: str, generated: Sequence[Generated]) -> None:
+        """Responses to prompts of the validation set `name`: dashboards have them as `eval/<name>/generations`."""
+        for dashboard in self._dashboards:
+            dashboard.generations(iteration, f"eval/{name}/generations", generated)
+
     def message(self, text: str) -> None:
         """A line at the terminal."""
         self._progress.message(text)
@@ -149,11 +172,8 @@ class Watch:
             self._metrics_file.write(iteration, metrics, evaluation)
         prefix = f"eval/{evaluation}/" if evaluation else ""
         named = {prefix + name: value for name, value in metrics.items()}
-        if self._tensorboard:
-            for name, value in named.items():
-                self._tensorboard.add_scalar(name, value, iteration)
-        if self._wandb:
-            self._wandb.log(named, step=iteration)
+        for dashboard in self._dashboards:
+            dashboard.scalars(iteration, named)
 
 
 def _verdicts(results: Mapping[str, Mapping[str, float]], num_codes: int) -> dict[str, CodeVerdict]:
@@ -164,22 +184,3 @@ def _verdicts(results: Mapping[str, Mapping[str, float]], num_codes: int) -> dic
     """
     of_sets = {name.rpartition("/")[0]: code_verdict(metrics, num_codes) for name, metrics in results.items()}
     return {name: verdict for name, verdict in of_sets.items() if verdict is not None}
-
-
-def _tensorboard(save: Path, start_iter: int) -> Any:
-    # Imported late: it takes seconds, and most ranks never need it.
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(save / "tensorboard"), purge_step=start_iter + 1 if start_iter else None)
-
-
-def _wandb_run(config: Config) -> Any:
-    project, save = config.logging.wandb_project, config.checkpoint.save
-    try:
-        wandb = importlib.import_module("wandb")
-    except ModuleNotFoundError:
-        raise ConfigError(
-            f"--wandb-project {project}: the package `wandb` is not installed; `pip install '.[wandb]'`, or unset it"
-        ) from None
-    # A resumed process is a run of its own; the group holds those of one folder together.
-    return wandb.init(project=project, config=asdict(config), dir=save, group=Path(save).name if save else None)

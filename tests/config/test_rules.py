@@ -4,6 +4,8 @@ import pytest
 
 from megatron_lpc.config import ConfigError, seq_len_multiple, validate, validate_vocab
 
+GENERATE = "--valid-data held_out=valid.jsonl --eval-generations 2"
+
 
 @pytest.mark.parametrize(
     ("flags", "world_size"),
@@ -52,6 +54,8 @@ from megatron_lpc.config import ConfigError, seq_len_multiple, validate, validat
         ("--norm-position both --qk-layernorm --qk-layernorm-scope projection --attn-logit-softcapping 50", 1),
         ("--num-layers 4 --no-rope-freq 4 --sliding-window 8 --window-attn-skip-freq 1 1 0 0", 1),
         ("--profile --save out --profile-step-start 0 --profile-step-end 1 --profile-ranks 0 3", 4),
+        (f"{GENERATE} --save out", 1),
+        (f"{GENERATE} --save out --eval-interval 4 --save-interval 2", 1),
         ("--record-memory-history --memory-snapshot-path memory.pickle", 1),
         ("--deterministic --exit-interval 5 --exit-duration-in-mins 60 --rank-log-dir logs", 1),
     ],
@@ -274,6 +278,15 @@ def test_what_fits_together_passes(config_of, flags, world_size):
         ),
         ("--profile --save out --profile-ranks 0 2", 2, "--profile-ranks 2: the run has 2 processes"),
         ("--profile --save out --profile-ranks", 1, "--profile-ranks: is empty"),
+        (GENERATE, 1, "--eval-generations 2: generates from checkpoints in --save, which is unset"),
+        (f"{GENERATE} --save out --eval-interval 4", 1, "--save-interval 0 saves none at some steps of"),
+        (f"{GENERATE} --save out --eval-interval 4 --save-interval 3", 1, "make it 4, or a divisor of that"),
+        (f"{GENERATE} --save out --latent-mode gaussian", 1, "the head of --latent-mode gaussian cannot be exported"),
+        (
+            f"{GENERATE} --save out --eval-generation-tokens 64 --max-position-embeddings 64 --max-length 64",
+            1,
+            "--eval-generation-tokens 64: leaves no room for a prompt within --max-position-embeddings 64",
+        ),
         ("--record-memory-history --device cpu", 1, "--record-memory-history: PyTorch records its CUDA allocator only"),
         (
             "--transformer-impl transformer_engine --device cpu",

@@ -3,14 +3,18 @@
 import json
 import math
 import sys
+from dataclasses import asdict
 from io import StringIO
 from types import SimpleNamespace
 
 import pytest
+import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megatron_lpc.config import CheckpointConfig, Config, ConfigError, LoggingConfig
+from megatron_lpc.training.generated import Generated
+from megatron_lpc.training.histogram import histogram_of_codes
 from megatron_lpc.training.metrics_file import MetricsFile, read_metrics
 from megatron_lpc.training.watch import Watch
 
@@ -162,6 +166,39 @@ def test_tensorboard_and_what_a_resumed_run_makes_of_it(tmp_path):
     assert [event.value for event in events.Scalars("eval/held_out/prior/loss")] == [8.0]
 
 
+HISTOGRAM = histogram_of_codes(torch.tensor([2.0, 0.0, 0.5]))
+GENERATED = [
+    Generated(prompt="why # |x|", latent=latent, response=response, num_tokens=3, is_cut=is_cut)
+    for latent, response, is_cut in (("prior", "a\n# b", False), ("code:2", "", True))
+]
+
+
+def test_tensorboard_has_histograms_and_texts(tmp_path):
+    with Watch(_config(tmp_path, tensorboard=True), 2, 0, _console()) as watch:
+        for iteration in (1, 2):
+            watch.step(iteration, {"loss": 1.0})
+            watch.histograms(iteration, {"held_out/lpc/usage/prior": HISTOGRAM})
+        watch.generations(2, "held_out", GENERATED)
+    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"histograms": 0, "tensors": 0})
+    events.Reload()
+    found = events.Histograms("eval/held_out/lpc/usage/prior")
+    assert [event.step for event in found] == [1, 2]
+    value = found[0].histogram_value
+    assert (value.num, value.min, value.max) == (2.5, -0.5, 2.5)
+    assert (value.sum, value.sum_squares) == (0.5 * 2, 0.5 * 2**2)
+    assert list(zip(value.bucket_limit, value.bucket, strict=True)) == [(-0.5, 0), (0.5, 2), (1.5, 0), (2.5, 0.5)]
+    (text,) = events.Tensors("eval/held_out/generations/1/text_summary")
+    assert text.step == 2
+    assert text.tensor_proto.string_val[0].decode().split("\n\n") == [
+        "**prompt**",
+        "    why # |x|",
+        "**prior** (3 tokens)",
+        "    a\n    # b",
+        "**code:2** (3 tokens, cut)",
+        "    ",
+    ]
+
+
 class _FakeRun:
     def __init__(self) -> None:
         self.lines: list = []
@@ -179,11 +216,23 @@ class _FakeRun:
 
 def test_weights_and_biases(tmp_path, monkeypatch):
     run, asked = _FakeRun(), {}
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **options: asked.update(options) or run))
+    module = SimpleNamespace(
+        init=lambda **options: asked.update(options) or run,
+        Histogram=lambda np_histogram: [part.tolist() for part in np_histogram],
+        Table=lambda columns, data: [dict(zip(columns, row, strict=True)) for row in data],
+    )
+    monkeypatch.setitem(sys.modules, "wandb", module)
     with Watch(_config(tmp_path, wandb_project="p"), 2, 0, _console()) as watch:
         watch.step(1, {"loss": 1.0})
         watch.evaluation(1, "held_out", {"loss": 2.0})
-    assert run.lines == [(1, {"loss": 1.0}), (1, {"eval/held_out/loss": 2.0})]
+        watch.histograms(1, {"held_out/lpc/first_choice": HISTOGRAM})
+        watch.generations(1, "held_out", GENERATED)
+    assert run.lines == [
+        (1, {"loss": 1.0}),
+        (1, {"eval/held_out/loss": 2.0}),
+        (1, {"eval/held_out/lpc/first_choice": [[2.0, 0.0, 0.5], [-0.5, 0.5, 1.5, 2.5]]}),
+        (1, {"eval/held_out/generations": [{"iteration": 1} | asdict(each) for each in GENERATED]}),
+    ]
     assert run.closed
     assert (asked["project"], asked["group"], asked["config"]["training"]["seed"]) == ("p", tmp_path.name, 1234)
 

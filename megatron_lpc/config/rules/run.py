@@ -1,4 +1,4 @@
-"""Rules of data, objective, device, and of what a run leaves."""
+"""Rules of data, objective and device."""
 
 from __future__ import annotations
 
@@ -168,22 +168,3 @@ def flex_attention(config: Config, device: str) -> Iterator[str]:
             f"{flag}: its backward pass with a block mask does not repeat its results; set --flex-attention-backend "
             "triton, or drop --deterministic"
         )
-
-
-def profiling(config: Config, world_size: int) -> Iterator[str]:
-    """Which steps and ranks are profiled."""
-    logging = config.logging
-    if not logging.profile:
-        return
-    if config.checkpoint.save is None:
-        yield "--profile: writes its traces under --save, which is unset; set it"
-    if logging.profile_step_end <= logging.profile_step_start:
-        yield (
-            f"--profile-step-end {logging.profile_step_end}: must be above "
-            f"--profile-step-start {logging.profile_step_start}"
-        )
-    if not logging.profile_ranks:
-        yield "--profile-ranks: is empty; name at least one rank, or drop --profile"
-    for rank in logging.profile_ranks:
-        if rank >= world_size:
-            yield f"--profile-ranks {rank}: the run has {world_size} processes, with ranks from 0"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_lpc.config.idle_rules import NO_MEMORY_HISTORY, NO_PROFILE, NO_VALIDATION
+from megatron_lpc.config.idle_rules import NO_GENERATIONS, NO_MEMORY_HISTORY, NO_PROFILE, NO_VALIDATION
 from megatron_lpc.config.metadata import Role, option
 
 
@@ -20,6 +20,13 @@ class LoggingConfig:
 
     eval_iters: int | None = option(None, range="[1, inf)", role=Role.RUN, idle=NO_VALIDATION)
     """Global batches per evaluation; the whole validation set when unset."""
+
+    eval_generations: int = option(0, range="[0, inf)", role=Role.RUN, idle=NO_VALIDATION)
+    """Prompts of each validation set that are answered at an evaluation, under the prior and under each active code, as
+    examples; from the checkpoint of that step."""
+
+    eval_generation_tokens: int = option(64, range="[1, inf)", role=Role.RUN, idle=NO_GENERATIONS)
+    """Tokens of the longest such response."""
 
     tensorboard: bool = option(True, role=Role.RUN)
     """Write TensorBoard events under `save`."""
