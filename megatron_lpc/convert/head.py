@@ -20,7 +20,7 @@ BACKBONE_PREFIX = "backbone."
 """What the names of the backbone's tensors begin with in an exported model with a head."""
 HEAD_PREFIX = "latent_head."
 """What the names of the head's tensors begin with, on both sides."""
-_CODE_NAMES = ("configuration_lpc.py", "modeling_lpc.py", "saved_latent.py")
+_CODE_NAMES = ("configuration_lpc.py", "modeling_lpc.py", "prior_network.py", "saved_latent.py")
 CODE_FILES = [Path(__file__).parent / "hub" / name for name in _CODE_NAMES]
 """Files that an exported model with a head needs beside its weights."""
 _CONVERTED_MODES = ("lpc", "continuous")

@@ -15,13 +15,17 @@ from megatron_lpc.convert.decoder import EMBEDDING, LM_HEAD
 from megatron_lpc.convert.description import ModelDescription
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.head import HEAD_PREFIX
-from megatron_lpc.convert.hub.latent_table import LATENTS_FOLDER, PACKAGE, TABLE_FILE
+from megatron_lpc.convert.hub.latent_table import LATENTS_FOLDER, PACKAGE, PRIOR_LATENTS, TABLE_FILE
 from megatron_lpc.convert.hub.saved_latent import codes_fingerprint
 from megatron_lpc.convert.megatron_folder import MegatronFolder
 
-_FILES = [
-    Path(__file__).parent / "hub" / name for name in ("saved_latent.py", "latent_table.py", "vllm_v1.py", "vllm_v2.py")
-]
+_NAMES = ("saved_latent.py", "prior_network.py", "latent_table.py", "vllm_model.py", "vllm_v1.py", "vllm_v2.py")
+_FILES = [Path(__file__).parent / "hub" / name for name in _NAMES]
+_PLUGIN = {
+    "METADATA": f"Metadata-Version: 2.1\nName: {PACKAGE}\nVersion: 1\n",
+    "entry_points.txt": f"[vllm.general_plugins]\n{PACKAGE} = {PACKAGE}.vllm_model:register\n",
+}
+"""Files of a folder beside the package, by which vLLM finds its model where the export is on PYTHONPATH."""
 _ROWS = 8192
 """Of the LM head at a time."""
 
@@ -30,7 +34,7 @@ def check_servable(folder: Path, described: ModelDescription) -> None:
     """Refuse a model whose latents are no sum of logits.
 
     Raises:
-        ConversionError: it has no codes, or its logits have a soft cap.
+        ConversionError: it has no codes, its logits have a soft cap, or a code has a name that means a latent.
     """
     mode = described.latent["latent_mode"] if described.latent else "none"
     if mode != "lpc":
@@ -40,6 +44,11 @@ def check_servable(folder: Path, described: ModelDescription) -> None:
             f"{folder}: --for-serving adds to logits what the codes add before the soft cap of this family, which is "
             "not the same; serve the export with its head, through transformers"
         )
+    for name in described.code_names or []:
+        if name in PRIOR_LATENTS:
+            raise ConversionError(
+                f"{folder}: a code has the name {name}, which means a latent of the prior in requests"
+            )
 
 
 def write_serving(folder: Path, source: MegatronFolder, described: ModelDescription) -> None:
@@ -67,6 +76,10 @@ def write_serving(folder: Path, source: MegatronFolder, described: ModelDescript
     (package / "__init__.py").write_text('"""Latents of requests, for servers."""\n', encoding="utf-8")
     for file in _FILES:
         shutil.copy(file, package / file.name)
+    plugin = folder / f"{PACKAGE}-1.dist-info"
+    plugin.mkdir()
+    for name, text in _PLUGIN.items():
+        (plugin / name).write_text(text, encoding="utf-8")
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, folder / TABLE_FILE, metadata={"lpc": json.dumps(about)})
     (folder / LATENTS_FOLDER).mkdir()

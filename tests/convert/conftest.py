@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from program import load_program
@@ -67,3 +68,13 @@ def imported(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(imported: Path, tmp_path: Path) -> Path:
     """A copy of `imported`, to be damaged."""
     return Path(shutil.copytree(imported, tmp_path / "megatron"))
+
+
+@pytest.fixture(scope="session")
+def for_servers(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`run`, its exports `hf` (with the head) and `served` (for servers), and saved latents in the latter."""
+    from serving_export import export_for_servers
+
+    folder = tmp_path_factory.mktemp("serving")
+    export_for_servers(tiny_run.config, folder)
+    return folder

@@ -6,22 +6,21 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from megatron_model import Megatron, megatron_of
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from megatron_lpc.config import LatentConfig, ModelConfig
+from megatron_lpc.config import ModelConfig
 from megatron_lpc.convert.description import describe_megatron
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.export_hf import export_hf
 from megatron_lpc.convert.hf_folder import HFFolder
 from megatron_lpc.convert.import_hf import import_hf
-from megatron_lpc.convert.logits import logits_config
 from megatron_lpc.convert.megatron_folder import MegatronFolder
 from megatron_lpc.data.collate import collate
 from megatron_lpc.data.encode import EncodedPair
@@ -76,40 +75,11 @@ def padded_left() -> dict[str, Tensor]:
     return {"input_ids": tokens, "attention_mask": mask}
 
 
-@dataclass
-class Megatron:
-    """The trained model itself, in this process."""
-
-    model: Any
-
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """Last hidden states [S, H] of one sequence [S]."""
-        return self.model.hidden_states(tokens[None])[:, 0]
-
-    def z(self, prompt: Tensor, weights: Tensor | None) -> Tensor:
-        """[H], by the mixture weights [K] given, or by the model's own prior."""
-        h_x = self.hidden(prompt)[-1:]
-        source = "prior" if weights is None else "mixture"
-        mixture = None if weights is None else weights[None]
-        state = LatentState(tau=1.0, prior_mix=0.0, kl_weight=0.0)
-        return self.model.latent_head(h_x, h_x, h_x, torch.zeros(1, dtype=torch.long), state, (source,), mixture).z[
-            0, 0
-        ]
-
-    def prior(self, prompt: Tensor) -> Tensor:
-        """Probabilities [K] of the codes."""
-        return self.model.latent_head.prior(self.hidden(prompt)[-1]).softmax(-1)
-
-    def logps(self, tokens: Tensor, z: Tensor | float) -> Tensor:
-        """[S, V] with z at every position."""
-        logits = self.model.cap((self.hidden(tokens) + z) @ self.model.lm_head_weight().t())
-        return logits[:, : self.model.real_vocab_size].log_softmax(-1)
-
-    def greedy(self, prompt: Tensor, z: Tensor | float) -> list[int]:
-        tokens = prompt
-        for _ in range(NEW_TOKENS):
-            tokens = torch.cat([tokens, self.logps(tokens, z)[-1:].argmax(-1)])
-        return tokens[len(prompt) :].tolist()
+def greedy(megatron: Megatron, prompt: Tensor, z: Tensor | float) -> list[int]:
+    tokens = prompt
+    for _ in range(NEW_TOKENS):
+        tokens = torch.cat([tokens, megatron.logps(tokens, z)[-1:].argmax(-1)])
+    return tokens[len(prompt) :].tolist()
 
 
 @pytest.fixture(params=HEADS)
@@ -119,20 +89,8 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def megatron(runs: dict[str, Path], name: str) -> Iterator[Megatron]:
-    from megatron_lpc.model import build_model, unwrapped
-    from megatron_lpc.training.checkpoint_folder import resolve_checkpoint
-    from megatron_lpc.training.checkpoint_tensors import load_weights
-    from megatron_lpc.training.setup import start_distributed, stop_distributed
-
-    described = describe_megatron(runs[name])
-    config = logits_config(described.model)
-    assert described.latent is not None
-    context = start_distributed(config)
-    chunks = build_model(config, context.platform, context.groups, LatentConfig(**described.latent))
-    load_weights(chunks, resolve_checkpoint(runs[name]), groups=context.groups, latent_head=True, config=config)
-    with torch.no_grad():
-        yield Megatron(unwrapped(chunks[0]).eval())
-    stop_distributed()
+    with megatron_of(runs[name]) as model:
+        yield model
 
 
 @pytest.fixture
@@ -161,13 +119,13 @@ def test_generate_gives_the_tokens_of_megatron(name: str, exported: Any, megatro
         torch.manual_seed(5)
         generated[latent] = _generate(exported, latent=latent)
         wanted = [
-            megatron.greedy(prompt, megatron.z(prompt, mixture))
+            greedy(megatron, prompt, megatron.z(prompt, mixture))
             for prompt, mixture in zip(prompts(), mixtures, strict=True)
         ]
         assert generated[latent] == wanted, latent
         torch.manual_seed(5)
         assert _generate(exported, latent=latent, use_cache=False) == wanted, latent
-    without_latent = [megatron.greedy(prompt, 0.0) for prompt in prompts()]
+    without_latent = [greedy(megatron, prompt, 0.0) for prompt in prompts()]
     different = {str(tokens) for tokens in generated.values()} - {str(without_latent)}
     assert len(different) > (0 if name == "continuous" else 3), "z makes no difference, so nothing was tested"
 

@@ -1,4 +1,4 @@
-"""Run by a Python that has vLLM: MODEL PROMPT LATENTS OUTPUT -> sampled tokens and their log-probs, in JSON."""
+"""Run by a Python that has vLLM: MODEL REQUESTS OUTPUT -> sampled tokens, their log-probs and counters, in JSON."""
 
 import json
 import sys
@@ -6,26 +6,36 @@ from pathlib import Path
 
 from vllm import LLM, SamplingParams
 
+COUNTERS = ("vllm:num_preemptions", "vllm:prefix_cache_hits")
+
 
 def main() -> None:
-    model, prompt, latents, output = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4]
+    model, requests, output = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3])
     llm = LLM(
         model=model,
         skip_tokenizer_init=True,
         dtype="float32",
-        max_model_len=64,
+        max_model_len=128,
         enforce_eager=True,
         gpu_memory_utilization=0.2,  # Of the memory of the host, on a CPU.
         logits_processors=["lpc_serving.vllm_v1:LatentLogits"],
         logprobs_mode="processed_logprobs",
+        # Long prompts are read in parts, and there is no room for all requests at their full length.
+        max_num_batched_tokens=32,
+        max_num_seqs=8,
+        block_size=32,
+        num_gpu_blocks_override=12,
+        disable_log_stats=False,
     )
 
     def parameters(latent):  # type: ignore[no-untyped-def]
         extra = None if latent is None else {"lpc_latent": latent}
-        return SamplingParams(max_tokens=8, temperature=1.0, seed=1, logprobs=0, detokenize=False, extra_args=extra)
+        return SamplingParams(
+            max_tokens=40, temperature=1.0, seed=1, ignore_eos=True, logprobs=0, detokenize=False, extra_args=extra
+        )
 
-    prompts = [{"prompt_token_ids": prompt} for _ in latents]
-    answers = llm.generate(prompts, [parameters(latent) for latent in latents])
+    prompts = [{"prompt_token_ids": request["prompt"]} for request in requests]
+    answers = llm.generate(prompts, [parameters(request["latent"]) for request in requests])
     refused = ""
     try:
         llm.generate(prompts[:1], [parameters([1.0])])
@@ -39,7 +49,8 @@ def main() -> None:
         ]
         for answer in answers
     ]
-    Path(output).write_text(json.dumps({"tokens": tokens, "logprobs": logprobs, "refused": refused}))
+    counts = {metric.name: metric.value for metric in llm.get_metrics() if metric.name in COUNTERS}
+    output.write_text(json.dumps({"tokens": tokens, "logprobs": logprobs, "refused": refused, "counts": counts}))
 
 
 if __name__ == "__main__":

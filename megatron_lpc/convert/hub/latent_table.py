@@ -20,6 +20,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from .prior_network import prior_network, prior_probabilities
 from .saved_latent import read_latent
 
 PACKAGE = "lpc_serving"
@@ -29,6 +30,9 @@ LATENTS_FOLDER = "latents"
 """Saved latents that requests may name."""
 REQUEST_KEY = "lpc_latent"
 """Of the extra arguments of a request."""
+PRIOR_LATENTS = ("mean", "argmax")
+"""What a request may ask for that the prior infers from its prompt."""
+_PRIOR_PREFIX = "prior."
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 _SUM_TOLERANCE = 1e-3
 
@@ -51,17 +55,22 @@ class LatentTable:
         with safe_open(file, framework="pt") as tensors:
             about = json.loads(tensors.metadata()["lpc"])
             self.values: Tensor = tensors.get_tensor("table")
+            names = [name for name in tensors.keys() if name.startswith(_PRIOR_PREFIX)]  # noqa: SIM118 (it is not a dict)
+            self._prior = prior_network({name.removeprefix(_PRIOR_PREFIX): tensors.get_tensor(name) for name in names})
         self.code_names: list[str] = about["code_names"] or []
         self._codes: str = about["codes"]
 
     values: Tensor
     """[K, V] fp32."""
 
-    def weights_of(self, arguments: dict[str, Any] | None) -> Tensor | None:
-        """[K] fp32 mixture weights that the extra arguments of a request ask for; None for the policy without a latent.
+    def latent_of(self, arguments: dict[str, Any] | None) -> Tensor | str | None:
+        """The latent that the extra arguments of a request ask for.
 
-        `lpc_latent` is a list of K weights, the number or the name of a code, or the name of a saved latent, the file
-        NAME.safetensors in the folder `latents` of the export.
+        `lpc_latent` is a list of K weights, the number or the name of a code, the name of a saved latent, the file
+        NAME.safetensors in the folder `latents` of the export, or one of `PRIOR_LATENTS`.
+
+        Returns:
+            [K] fp32 mixture weights; one of `PRIOR_LATENTS`; None for the policy without a latent.
 
         Raises:
             ValueError: it is none of these; the message is meant for who has sent the request.
@@ -70,12 +79,25 @@ class LatentTable:
         if wanted is None:
             return None
         if isinstance(wanted, str):
-            return self._named(wanted)
+            return wanted if wanted in PRIOR_LATENTS else self._named(wanted)
         if isinstance(wanted, int) and not isinstance(wanted, bool):
             return self._code(wanted)
         if isinstance(wanted, list):
             return self._mixture(wanted)
         raise ValueError(f"{REQUEST_KEY} must be weights, a code or a name, got {type(wanted).__name__}")
+
+    def inferred(self, latents: list[str], h_x: Tensor) -> Tensor:
+        """[B, K] fp32 mixture weights that the prior infers.
+
+        Args:
+            latents: one of `PRIOR_LATENTS` for each of B prompts.
+            h_x: [B, H] hidden states at the last token of each prompt, after the final norm.
+        """
+        self._prior.to(h_x.device)
+        prior = prior_probabilities(self._prior, h_x.float())
+        most_probable = torch.nn.functional.one_hot(prior.argmax(-1), prior.size(-1)).to(prior)
+        takes_mean = torch.tensor([latent == "mean" for latent in latents], device=prior.device)
+        return torch.where(takes_mean[:, None], prior, most_probable)
 
     def _named(self, name: str) -> Tensor:
         if name in self.code_names:

@@ -32,6 +32,7 @@ from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from .configuration_lpc import LPCConfig
+from .prior_network import mlp, normalized, prior_probabilities
 from .saved_latent import read_latent_of
 
 Latent = str | int | Sequence[float] | Tensor
@@ -73,12 +74,12 @@ class LatentHead(nn.Module):
         self.is_continuous = latent["latent_mode"] == "continuous"
         if self.is_continuous:
             mlp_hidden_size = _matched_mlp_hidden_size(hidden, mlp_hidden_size, codes, posterior_inputs)
-            self.network = _mlp(hidden, mlp_hidden_size, hidden)
+            self.network = mlp(hidden, mlp_hidden_size, hidden)
         else:
-            self.prior = _mlp(hidden, mlp_hidden_size, codes)
+            self.prior = mlp(hidden, mlp_hidden_size, codes)
             if latent["latent_inference"] == "amortized":
                 # Not used here, for it reads a labelled pair. It is kept so that training can continue.
-                self.posterior = _mlp(posterior_inputs, mlp_hidden_size, codes)
+                self.posterior = mlp(posterior_inputs, mlp_hidden_size, codes)
             self.codebook = nn.Parameter(torch.zeros(codes, hidden))
         self.register_buffer("code_unit", torch.ones(1))
 
@@ -100,8 +101,8 @@ class LatentHead(nn.Module):
         if self.is_continuous:
             if latent != "mean":
                 raise ValueError(f"latent={latent!r}: this model has no codes; its only latent is 'mean'")
-            return self.code_unit * self.network(_normalized(h_x)), None
-        prior = self.prior(_normalized(h_x)).float().softmax(-1)
+            return self.code_unit * self.network(normalized(h_x)), None
+        prior = prior_probabilities(self.prior, h_x)
         weights = self._weights(prior, latent)
         codes = self.code_unit * self.codebook
         return weights.to(codes.dtype) @ codes, weights
@@ -259,18 +260,9 @@ def _last_tokens(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
     return (present * columns).argmax(-1)
 
 
-def _normalized(hidden: Tensor) -> Tensor:
-    """[B, H] hidden states with a root mean square of 1."""
-    return nn.functional.rms_norm(hidden, hidden.shape[-1:], eps=1e-6)
-
-
 def _matched_mlp_hidden_size(hidden: int, mlp_hidden_size: int, codes: int, posterior_inputs: int) -> int:
     """MLP hidden size at which the continuous control has as many parameters as prior, posterior and codebook."""
     prior = (hidden + 1) * mlp_hidden_size + (mlp_hidden_size + 1) * codes
     posterior = (posterior_inputs + 1) * mlp_hidden_size + (mlp_hidden_size + 1) * codes
     parameters = prior + posterior + codes * hidden
     return max(1, round((parameters - hidden) / (2 * hidden + 1)))
-
-
-def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))

@@ -3,7 +3,8 @@
     LPC_EXPORT=EXPORT PYTHONPATH=EXPORT vllm serve EXPORT --logprobs-mode processed_logprobs \\
         --logits-processors lpc_serving.vllm_v2:LatentLogits
 
-The runner gives each request a slot, in which its weights are kept on the device.
+The runner gives each request a slot, in which its weights are kept on the device. A preempted request loses its slot,
+and with it what the prior has inferred: such latents are refused.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 
-from .latent_table import table_of_environment
+from .latent_table import REQUEST_KEY, table_of_environment
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -28,7 +29,7 @@ class LatentLogits(LogitsProcessor):
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
         """Refuse a malformed latent at admission. Raises ValueError, with the reason."""
-        table_of_environment().weights_of(sampling_params.extra_args)
+        _fixed(table_of_environment().latent_of(sampling_params.extra_args))
 
     def __init__(self, vllm_config: VllmConfig, req_states: LogitsProcRequestState) -> None:
         self._table = table_of_environment()
@@ -40,7 +41,7 @@ class LatentLogits(LogitsProcessor):
         """Slots whose weights are not 0."""
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
-        weights = self._table.weights_of(sampling_params.extra_args)
+        weights = _fixed(self._table.latent_of(sampling_params.extra_args))
         if weights is None and req_idx not in self._with_latent:
             return False
         self._staged[req_idx] = torch.zeros(len(self._values)) if weights is None else weights
@@ -61,3 +62,13 @@ class LatentLogits(LogitsProcessor):
             return logits
         logits[:, : self._values.size(1)] += self._weights[ctx.expanded_idx_mapping] @ self._values
         return logits
+
+
+def _fixed(latent: Tensor | str | None) -> Tensor | None:
+    """Weights that are known from the start. Raises ValueError for those that the prior infers."""
+    if isinstance(latent, str):
+        raise ValueError(
+            f"{REQUEST_KEY}: {latent} needs vLLM's V1 model runner: start the server with VLLM_USE_V2_MODEL_RUNNER=0 "
+            "and lpc_serving.vllm_v1:LatentLogits"
+        )
+    return latent
