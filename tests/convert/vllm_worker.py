@@ -30,8 +30,9 @@ def main() -> None:
 
     def parameters(latent):  # type: ignore[no-untyped-def]
         extra = None if latent is None else {"lpc_latent": latent}
+        # Without a seed of their own, which vLLM 0.32 on a CPU cannot rewind after a part of a prompt.
         return SamplingParams(
-            max_tokens=40, temperature=1.0, seed=1, ignore_eos=True, logprobs=0, detokenize=False, extra_args=extra
+            max_tokens=40, temperature=1.0, ignore_eos=True, logprobs=0, detokenize=False, extra_args=extra
         )
 
     prompts = [{"prompt_token_ids": request["prompt"]} for request in requests]
