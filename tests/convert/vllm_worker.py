@@ -1,12 +1,10 @@
-"""Run by a Python that has vLLM: MODEL REQUESTS OUTPUT -> sampled tokens, their log-probs and counters, in JSON."""
+"""Run by a Python that has vLLM: MODEL REQUESTS OUTPUT -> tokens, their log-probs and their way there, in JSON."""
 
 import json
 import sys
 from pathlib import Path
 
 from vllm import LLM, SamplingParams
-
-COUNTERS = ("vllm:num_preemptions", "vllm:prefix_cache_hits")
 
 
 def main() -> None:
@@ -50,8 +48,14 @@ def main() -> None:
         ]
         for answer in answers
     ]
-    counts = {metric.name: metric.value for metric in llm.get_metrics() if metric.name in COUNTERS}
-    output.write_text(json.dumps({"tokens": tokens, "logprobs": logprobs, "refused": refused, "counts": counts}))
+    found = {
+        "tokens": tokens,
+        "logprobs": logprobs,
+        "refused": refused,
+        "preemptions": [answer.metrics.num_preemptions for answer in answers],
+        "cached": [answer.num_cached_tokens for answer in answers],
+    }
+    output.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
