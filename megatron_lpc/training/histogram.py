@@ -31,6 +31,9 @@ def histogram_of_values(values: Tensor) -> Histogram:
         values: on the CPU.
     """
     finite = values[values.isfinite()].double().numpy()
+    # numpy has no bins between numbers that differ by rounding. Equal ones it puts into the middle of a range of 1.
+    if finite.size and np.ptp(finite) <= 1e-9 * np.abs(finite).max() + 1e-300:
+        finite = np.full_like(finite, finite[0])
     counts, edges = np.histogram(finite, bins=_BINS)
     return Histogram(edges, counts.astype(np.float64))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -78,3 +79,12 @@ def test_values_that_are_not_finite_are_left_out() -> None:
     found = histogram_of_values(torch.tensor([1.0, torch.nan, 2.0, torch.inf]))
     assert found.counts.sum() == 2
     assert histogram_of_values(torch.tensor([torch.nan])).counts.sum() == 0
+
+
+@pytest.mark.parametrize("value", [1.0, 0.0, -3e8])
+def test_values_that_differ_by_rounding_are_equal(value: float) -> None:
+    """Such as the largest weights of codes of which each pair has one."""
+    values = torch.tensor([value, math.nextafter(value, math.inf)] * 4, dtype=torch.float64)
+    found = histogram_of_values(values)
+    assert found.counts.max() == 8
+    assert found.edges[0] <= value <= found.edges[-1]
