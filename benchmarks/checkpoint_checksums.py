@@ -3,7 +3,8 @@
     python -m benchmarks.checkpoint_checksums [--folder FOLDER] [--megabytes N] [--repeats N]
 
 One process saves N MB of fp32 tensors into FOLDER, without and with checksums in turn, and reads them back to verify
-them. Of each the median of the repeats is printed.
+them. Of each the median of the repeats is printed, and that of its ratio to the save without checksums in the same
+repeat, with the quartiles.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
@@ -33,15 +35,24 @@ SAVES = {"save with torch's CRC-32": False, "save": False, "save with checksums"
 """Name -> whether checksums are computed."""
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
-    began = time.perf_counter()
+@dataclass(frozen=True)
+class Cost:
+    """Of a piece of work."""
+
+    seconds: float
+    cpu_seconds: float
+    """Of this process; what else runs on the machine hardly changes them."""
+
+
+def cost(work: Callable[[], object]) -> Cost:
+    """Do it."""
+    began, cpu_began = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - began
+    return Cost(time.perf_counter() - began, time.process_time() - cpu_began)
 
 
-def measure(folder: Path, megabytes: int, repeats: int) -> dict[str, float]:
-    """Name of what was done -> median of its seconds."""
+def measure(folder: Path, megabytes: int, repeats: int) -> dict[str, list[Cost]]:
+    """Name of what was done -> its cost in each repeat."""
     select_platform("cpu", 0)
     from megatron.core.dist_checkpointing.mapping import ShardedTensor
 
@@ -55,29 +66,40 @@ def measure(folder: Path, megabytes: int, repeats: int) -> dict[str, float]:
         for i in range(megabytes // _TENSOR)
     }
     content = numbers.numpy().tobytes()
-    found: dict[str, list[float]] = defaultdict(list)
+    found: dict[str, list[Cost]] = defaultdict(list)
     for repeat in range(-1, repeats):  # The first one warms up.
-        of_repeat: dict[str, float] = {}
-        for name, has_checksums in (
-            ("save with torch's CRC-32", False),
-            ("save", False),
-            ("save with checksums", True),
-        ):
+        of_repeat: dict[str, Cost] = {}
+        # What comes first changes: the disk may be busy with what the one before has left to it.
+        for name in list(SAVES)[:: 1 if repeat % 2 else -1]:
             place = Path(tempfile.mkdtemp(dir=folder))
-            writer = OneTensorAtATime(has_checksums)
+            writer = OneTensorAtATime(SAVES[name])
             # The writer switches CRC-32 off.
             with patch.object(checkpoint_writer, "without_crc32", nullcontext) if "CRC" in name else nullcontext():
-                of_repeat[name] = seconds(lambda writer=writer, place=place: writer.save(dict(state), place))
-            if has_checksums:
+                of_repeat[name] = cost(lambda writer=writer, place=place: writer.save(dict(state), place))
+            if SAVES[name]:
                 files = list(place.glob("*.distcp"))
-                of_repeat["verify"] = seconds(lambda files=files: checksums(files))
+                of_repeat["verify"] = cost(lambda files=files: checksums(files))
             shutil.rmtree(place)
         for hash_name, new in (("XXH3", xxhash.xxh3_128), ("SHA-256", hashlib.sha256), ("BLAKE2b", hashlib.blake2b)):
-            of_tensor = seconds(lambda new=new: new(content).digest())
-            of_repeat[f"{hash_name}, bare"] = of_tensor * len(state)
+            of_repeat[f"{hash_name}, bare"] = cost(lambda new=new: [new(content).digest() for _ in state])
         for name, value in of_repeat.items() if repeat >= 0 else ():
             found[name].append(value)
-    return {name: statistics.median(values) for name, values in found.items()}
+    return found
+
+
+def rows(found: dict[str, list[Cost]]) -> list[tuple[str, ...]]:
+    """Medians of the repeats, and medians of what a repeat took of the save without checksums in the same repeat."""
+    table = []
+    for name in (*SAVES, *(name for name in found if name not in SAVES)):
+        cells = [name]
+        for field in ("seconds", "cpu_seconds"):
+            values, saves = ([getattr(each, field) for each in found[of]] for of in (name, "save"))
+            ratios = sorted(value / save for value, save in zip(values, saves, strict=True))
+            quarter = len(ratios) // 4
+            middle = f"{statistics.median(ratios):.3f} ({ratios[quarter]:.2f} to {ratios[-1 - quarter]:.2f})"
+            cells += [f"{statistics.median(values):.3f}", "1" if name == "save" else middle]
+        table.append(tuple(cells))
+    return table
 
 
 def main() -> None:
@@ -90,10 +112,11 @@ def main() -> None:
     torch.set_num_threads(1)
     store = dist.HashStore()
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-    medians = measure(options.folder, options.megabytes, options.repeats)
+    found = measure(options.folder, options.megabytes, options.repeats)
     dist.destroy_process_group()
-    rows = [(name, f"{value:.3f}", f"{value / medians['save']:.3f}") for name, value in medians.items()]
-    print(markdown_table(("of " + f"{options.megabytes} MB", "seconds", "of a save"), rows))
+    print(
+        markdown_table((f"of {options.megabytes} MB", "seconds", "of a save", "CPU seconds", "of a save"), rows(found))
+    )
 
 
 if __name__ == "__main__":
