@@ -6,6 +6,10 @@ its exponent (variance 1/2; the constant factor, which is the same for every cod
 
     loss = -T log sum_k p(k|x) exp(-loss_k / T)
 
+With `rpo_alpha` loss_k has the chosen response's negative log-prob per token under code k as well, so exp(-loss_k) is
+the likelihood of the label times a power of the text's: a mixture of joint models, of which `prefers_chosen` and
+`label_probability` predict the label.
+
 At T = 1 this is the negative log of the marginal likelihood: what EM for a mixture of preference models maximises
 (MaxMin-RLHF, arXiv 2402.08925; EM-DPO, arXiv 2510.15716), here by gradient and with a prior that reads the prompt. At
 any T it is the minimum over all posteriors q of E_q[loss_k] + T KL(q || p), reached at the exact posterior
@@ -19,6 +23,8 @@ Shape legend: B pairs, K codes.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -126,7 +132,11 @@ def label_probability(
 def _both_orders(
     config: LossConfig, logps: Tensor, reference_logps: Tensor | None, response_length: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """[K, B] losses of the labels, and of the opposite ones."""
+    """[K, B] losses of the labels, and of the opposite ones.
+
+    Without the fluency of what was chosen: no label is likelier for the likelier text.
+    """
+    config = replace(config, rpo_alpha=0.0)
     exchanged_reference = None if reference_logps is None else _exchanged(reference_logps)
     return (
         code_losses(config, logps, reference_logps, response_length),

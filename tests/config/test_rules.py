@@ -200,7 +200,6 @@ def test_what_fits_together_passes(config_of, flags, world_size):
             (f"--latent-inference exact {flags}", 1, message)
             for flags, message in (
                 ("--label-smoothing 0.1", "--label-smoothing 0.1: with it the loss is not the likelihood of a label"),
-                ("--rpo-alpha 0.5", "--rpo-alpha 0.5: with it the loss is not the likelihood of a label"),
                 ("--label-smoothing 0.1 --robust", "--robust: has no likelihood"),
                 (
                     "--posterior-context 1 --group-column g --logps-algorithm pairwise",

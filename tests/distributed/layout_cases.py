@@ -55,7 +55,7 @@ _DPO = LossConfig(loss_type="dpo", label_smoothing=0.1, rpo_alpha=0.2, logps_chu
 _LOSSES = {
     "dpo": replace(_DPO, logps_algorithm="pairwise"),
     "dpo_recomputed": replace(_DPO, logps_algorithm="recompute"),
-    "dpo_exact": LossConfig(loss_type="dpo", logps_chunk_size=8),
+    "dpo_exact": LossConfig(loss_type="dpo", rpo_alpha=0.2, logps_chunk_size=8),
     "ipo": LossConfig(loss_type="ipo"),
     "simpo": LossConfig(loss_type="simpo", beta=2.0),
     "sft": LossConfig(loss_type="sft"),

@@ -22,12 +22,13 @@ PAIRS, CODES = 40, 3
 GROUPS = ["a", "b"] * (PAIRS // 2)
 LOSSES = [
     LossConfig(loss_type="dpo", beta=0.3),
+    LossConfig(loss_type="dpo", beta=0.3, rpo_alpha=2.0),
     LossConfig(loss_type="ipo", beta=0.5),
     LossConfig(loss_type="simpo", beta=2.0, simpo_gamma=0.4),
 ]
 
 
-@pytest.fixture(params=LOSSES, ids=lambda loss: loss.loss_type)
+@pytest.fixture(params=LOSSES, ids=lambda loss: f"{loss.loss_type}-{loss.rpo_alpha}")
 def loss(request: pytest.FixtureRequest) -> LossConfig:
     return request.param
 
@@ -67,6 +68,12 @@ def likelihood(loss: LossConfig, table: PairTable, pair: int, code: int, *, exch
     return float(1 / (1 + np.exp(-(loss.beta * difference - gamma))))
 
 
+def joint(loss: LossConfig, table: PairTable, pair: int, code: int) -> float:
+    """Likelihood of the pair's label and, with `rpo_alpha`, of its chosen response, per token."""
+    average = float(table.code_logps[pair, code, 0] / table.response_length[pair, 0])
+    return likelihood(loss, table, pair, code) * float(np.exp(loss.rpo_alpha * average))
+
+
 def prior(table: PairTable, pair: int) -> np.ndarray:
     weights = np.exp(table.prior_logits[pair].numpy())
     return weights / weights.sum()
@@ -83,7 +90,7 @@ def test_marginal(loss: LossConfig, table: PairTable) -> None:
         if loss.loss_type == "dpo":
             assert as_labelled + opposite == pytest.approx(1)
         right += as_labelled > opposite
-        losses.append(-np.log(as_labelled))
+        losses.append(-np.log(sum(p[code] * joint(loss, table, pair, code) for code in range(CODES))))
         divisor = table.response_length[pair].numpy() if loss.loss_type == "simpo" else 1
         reference = 0 if loss.loss_type == "simpo" else table.reference_logps[pair].numpy()
         rewards = loss.beta * p @ ((table.code_logps[pair].numpy() - reference) / divisor)
@@ -108,7 +115,7 @@ def test_exact_support(loss: LossConfig, table: PairTable) -> None:
         assert len(support) == 3
         w = prior(table, pair)
         for code in range(CODES):
-            w[code] *= np.prod([likelihood(loss, table, i, code) for i in support])
+            w[code] *= np.prod([joint(loss, table, i, code) for i in support])
         w /= w.sum()
         torch.testing.assert_close(weights[pair].softmax(-1), torch.from_numpy(w), rtol=1e-9, atol=1e-12)
         as_labelled = sum(w[code] * likelihood(loss, table, pair, code) for code in range(CODES))
@@ -123,7 +130,7 @@ def test_exact_posterior(loss: LossConfig, table: PairTable, temperature: float)
     latent = LatentConfig(latent_inference="exact", codebook_size=CODES, exact_temperature=temperature)
     found = with_exact_posterior(latent, loss, table).posterior_logits.softmax(-1)
     for pair in range(PAIRS):
-        likelihoods = np.array([likelihood(loss, table, pair, code) for code in range(CODES)])
+        likelihoods = np.array([joint(loss, table, pair, code) for code in range(CODES)])
         weights = prior(table, pair) * likelihoods ** (1 / temperature)
         torch.testing.assert_close(found[pair], torch.from_numpy(weights / weights.sum()), rtol=1e-9, atol=1e-12)
 

@@ -26,6 +26,8 @@ LOSSES = {
     "ipo": LossConfig(loss_type="ipo", beta=0.4),
     "ipo_summed": LossConfig(loss_type="ipo", beta=0.4, ipo_length_average=False),
     "simpo": LossConfig(loss_type="simpo", beta=2.0),
+    "dpo_fluent": LossConfig(loss_type="dpo", beta=0.7, rpo_alpha=0.6),
+    "ipo_fluent": LossConfig(loss_type="ipo", beta=0.4, rpo_alpha=0.6),
 }
 
 
@@ -87,15 +89,19 @@ def ours(config: Config, inputs: Inputs) -> tuple[Tensor, PairScores, dict[str, 
     return total, scores, metrics
 
 
-def likelihoods(loss: LossConfig, inputs: Inputs) -> tuple[Tensor, Tensor]:
-    """[3, K] likelihood of each label under each code, and of the opposite label; pair by pair, code by code."""
+def likelihoods(loss: LossConfig, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+    """[3, K] likelihood of each label under each code, of the opposite label, and of the label and the text of the
+    chosen response together; pair by pair, code by code.
+    """
     batch = inputs.batch
     rows = []
+    texts = []
     for code in range(CODES):
         logits = (inputs.hidden + inputs.codebook[code]) @ inputs.lm_head_weight.T
         token_logps = logits.log_softmax(-1)[torch.arange(len(logits)), batch.targets]
         for pair in range(3):
             score = []
+            texts.append(torch.exp(loss.rpo_alpha * token_logps[batch.segment_ids == pair].mean()))
             for response in (pair, pair + 3):
                 total = token_logps[batch.segment_ids == response].sum()
                 if loss.loss_type != "simpo":
@@ -110,7 +116,7 @@ def likelihoods(loss: LossConfig, inputs: Inputs) -> tuple[Tensor, Tensor]:
                     gamma = loss.simpo_gamma if loss.loss_type == "simpo" else 0.0
                     rows.append(1 / (1 + torch.exp(gamma - loss.beta * difference)))
     found = torch.stack(rows).view(CODES, 3, 2).permute(2, 1, 0)
-    return found[0], found[1]
+    return found[0], found[1], found[0] * torch.stack(texts).view(CODES, 3).T
 
 
 @pytest.mark.parametrize("algorithm", ["pairwise", "recompute"])
@@ -124,9 +130,9 @@ def test_loss_and_all_gradients(
     total, scores, metrics = ours(config, inputs)
     found = torch.autograd.grad(total, inputs.trained)
 
-    likelihood, opposite = likelihoods(config.loss, inputs)
+    likelihood, opposite, joint = likelihoods(config.loss, inputs)
     prior = inputs.prior_logits.softmax(-1)
-    weighted = prior * likelihood ** (1 / temperature)
+    weighted = prior * joint ** (1 / temperature)
     losses = -temperature * weighted.sum(1).log()
     expected = torch.autograd.grad(losses.sum(), inputs.trained)
 
@@ -147,18 +153,19 @@ def test_loss_and_all_gradients(
     assert [float(metrics["logps/chosen"]), float(metrics["logps/rejected"])] == pytest.approx(logps.tolist())
 
 
+@pytest.mark.parametrize("name", ["dpo", "dpo_fluent"])
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
-def test_pairs_of_an_episode_share_one_code(inputs: Inputs, temperature: float) -> None:
+def test_pairs_of_an_episode_share_one_code(inputs: Inputs, temperature: float, name: str) -> None:
     latent = LatentConfig(
         latent_inference="exact", codebook_size=CODES, exact_temperature=temperature, posterior_context=2
     )
-    config = Config(latent=latent, loss=LOSSES["dpo"])
+    config = Config(latent=latent, loss=LOSSES[name])
     total, scores, metrics = ours(config, inputs)
     found = torch.autograd.grad(total, inputs.trained)
 
-    likelihood, _ = likelihoods(config.loss, inputs)
+    _, _, joint = likelihoods(config.loss, inputs)
     prior = inputs.prior_logits.softmax(-1).prod(0) ** (1 / 3)
-    weighted = prior / prior.sum() * likelihood.prod(0) ** (1 / temperature)
+    weighted = prior / prior.sum() * joint.prod(0) ** (1 / temperature)
     loss = -temperature * weighted.sum().log()
     expected = torch.autograd.grad(loss, inputs.trained)
     assert scores.pair_losses is not None
@@ -176,7 +183,7 @@ def test_pairs_of_an_episode_share_one_code(inputs: Inputs, temperature: float) 
 
 
 def test_at_low_temperature_only_the_best_code_counts(inputs: Inputs) -> None:
-    likelihood, _ = likelihoods(LOSSES["dpo"], inputs)
+    likelihood, _, _ = likelihoods(LOSSES["dpo"], inputs)
     best = -likelihood.max(1).values.log()
     latent = LatentConfig(latent_inference="exact", codebook_size=CODES, exact_temperature=1e-4)
     _, scores, _ = ours(Config(latent=latent, loss=LOSSES["dpo"]), inputs)

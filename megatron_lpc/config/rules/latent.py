@@ -25,12 +25,11 @@ def exact_inference(config: Config) -> Iterator[str]:
     loss = config.loss
     if config.latent.latent_inference != "exact":
         return
-    for flag, value in (("--label-smoothing", loss.label_smoothing), ("--rpo-alpha", loss.rpo_alpha)):
-        if value:
-            yield (
-                f"{flag} {value}: with it the loss is not the likelihood of a label, which --latent-inference exact "
-                "sums over codes; set it to 0, or --latent-inference amortized"
-            )
+    if loss.label_smoothing:
+        yield (
+            f"--label-smoothing {loss.label_smoothing}: with it the loss is not the likelihood of a label, which "
+            "--latent-inference exact sums over codes; set it to 0, or --latent-inference amortized"
+        )
     context = config.latent.posterior_context
     if context and loss.logps_algorithm == "pairwise":
         yield (
