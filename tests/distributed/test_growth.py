@@ -28,8 +28,7 @@ MOST_MB = 2
 """Megabytes per 1,000 steps by which the resident memory may still grow then: pages that are touched once, late."""
 CASES = {
     "sync": [],
-    "async": ["--async-save"],
-    "streaming": ["--async-save", "--streaming", "--shuffle-buffer-size", "16", "--tensorboard"],
+    "async-streaming": ["--async-save", "--streaming", "--shuffle-buffer-size", "16", "--tensorboard"],
 }
 
 
