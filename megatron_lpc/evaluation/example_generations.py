@@ -23,7 +23,6 @@ from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.settings import fit_family
 from megatron_lpc.evaluation.during_training import Evaluation
 from megatron_lpc.training.build import Run, ValidationSet
-from megatron_lpc.training.checkpoint_folder import resolve_checkpoint
 from megatron_lpc.training.first_rank import from_first_rank
 from megatron_lpc.training.generated import Generated
 
@@ -59,28 +58,27 @@ def check_generations(run: Run) -> None:
 def generate_examples(run: Run, evaluation: Evaluation, iteration: int) -> dict[str, list[Generated]]:
     """Responses by validation set, and a file of them in the folder `generations` of the run; the same on all ranks.
 
-    The checkpoint of this step must be saved, or be being saved.
-
     Collectives: those of `Checkpoints.finish`; then the other ranks wait for rank 0 without one.
 
     Raises:
-        NoExamples: on all ranks, when the process fails.
+        NoExamples: on all ranks; the process fails, or there is no checkpoint of this step.
     """
     assert run.config.checkpoint.save is not None
     run.checkpoints.finish()
     root = Path(run.config.checkpoint.save)
-    output = root / FOLDER / f"iter_{iteration:07d}.jsonl"
+    checkpoint = root / f"iter_{iteration:07d}"
+    output = root / FOLDER / f"{checkpoint.name}.jsonl"
 
     def work() -> str:
         job = {
-            "checkpoint": str(resolve_checkpoint(root)),
+            "checkpoint": str(checkpoint),
             "prompts": {held_out.name: _prompts(run, held_out) for held_out in run.validation},
             "usage": evaluation.usage.tolist(),
             "max_tokens": run.config.logging.eval_generation_tokens,
             "on_gpu": run.platform.is_cuda,
             "output": str(output),
         }
-        failure = _run_generator(job)
+        failure = _run_generator(job) if checkpoint.is_dir() else f"{checkpoint} is no checkpoint of it"
         return json.dumps({"failure": failure, "lines": "" if failure else output.read_text(encoding="utf-8")})
 
     answer = json.loads(from_first_rank(work))
