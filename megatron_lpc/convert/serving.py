@@ -19,8 +19,18 @@ from megatron_lpc.convert.hub.latent_table import LATENTS_FOLDER, PACKAGE, PRIOR
 from megatron_lpc.convert.hub.saved_latent import codes_fingerprint
 from megatron_lpc.convert.megatron_folder import MegatronFolder
 
-_NAMES = ("saved_latent.py", "prior_network.py", "latent_table.py", "vllm_model.py", "vllm_v1.py", "vllm_v2.py")
-_FILES = [Path(__file__).parent / "hub" / name for name in _NAMES]
+_NAMES = (
+    "saved_latent",
+    "prior_network",
+    "latent_table",
+    "vllm_model",
+    "vllm_v1",
+    "vllm_v2",
+    "sglang_latents",
+    "logit_bias",
+    "request",
+)
+_FILES = [Path(__file__).parent / "hub" / f"{name}.py" for name in _NAMES]
 _PLUGIN = {
     "METADATA": f"Metadata-Version: 2.1\nName: {PACKAGE}\nVersion: 1\n",
     "entry_points.txt": f"[vllm.general_plugins]\n{PACKAGE} = {PACKAGE}.vllm_model:register\n",

@@ -86,6 +86,17 @@ class LatentTable:
             return self._mixture(wanted)
         raise ValueError(f"{REQUEST_KEY} must be weights, a code or a name, got {type(wanted).__name__}")
 
+    def weights_of(self, arguments: dict[str, Any] | None) -> Tensor | None:
+        """As `latent_of`, for servers that show no hidden states: [K] fp32, or None without a latent.
+
+        Raises:
+            ValueError: also for `PRIOR_LATENTS`.
+        """
+        latent = self.latent_of(arguments)
+        if isinstance(latent, str):
+            raise ValueError(f"{REQUEST_KEY}: {latent!r} needs the prompt, which only vLLM's V1 engine shows")
+        return latent
+
     def inferred(self, latents: list[str], h_x: Tensor) -> Tensor:
         """[B, K] fp32 mixture weights that the prior infers.
 
