@@ -1,4 +1,4 @@
-"""Run by a Python that has vLLM: MODEL REQUESTS OUTPUT -> tokens, their log-probs and their way there, in JSON."""
+"""Run by a Python with vLLM: MODEL REQUESTS OUTPUT TP_SIZE -> tokens, their log-probs and their way there, in JSON."""
 
 import json
 import sys
@@ -11,6 +11,7 @@ def main() -> None:
     model, requests, output = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3])
     llm = LLM(
         model=model,
+        tensor_parallel_size=int(sys.argv[4]),
         skip_tokenizer_init=True,
         dtype="float32",
         max_model_len=128,
