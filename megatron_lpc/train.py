@@ -19,15 +19,17 @@ from megatron_lpc.evaluation.example_generations import NoExamples, check_genera
 from megatron_lpc.evaluation.scoring import evaluation_sources
 from megatron_lpc.training.bad_steps import stop_if_diverged
 from megatron_lpc.training.build import Run, assemble_run
-from megatron_lpc.training.exit import ExitRequest
+from megatron_lpc.training.exit import Due, ExitRequest, hold_requests_to_save
 from megatron_lpc.training.failure import reports_failures
 from megatron_lpc.training.first_rank import from_first_rank
 from megatron_lpc.training.metrics_file import METRICS_FILE, evaluations_after
+from megatron_lpc.training.phases import doing, now_doing, steps_done
 from megatron_lpc.training.preflight import preflight
 from megatron_lpc.training.profiling import Profiler, memory_history
 from megatron_lpc.training.run_folder import only_run_in
 from megatron_lpc.training.setup import start_distributed, stop_distributed
 from megatron_lpc.training.step import TrainStep
+from megatron_lpc.training.stragglers import Stragglers
 from megatron_lpc.training.watch import Observer, watch_run
 
 Evaluations = dict[str, dict[str, float]]
@@ -61,29 +63,36 @@ def train_on(run: Run, began: float) -> Evaluations:
     exit_request = ExitRequest(run.config, began, run.train_iters)
     profiler = Profiler(run.config, run.start.iteration, run.train_iters)
     train_step = TrainStep(run.context, run.policy, run.reference)
+    stragglers = Stragglers(run.context)
     options, state = run.config, run.start
-    with watch_run(run) as watch, memory_history(run.config, run.platform), profiler:
+    with watch_run(run) as watch, memory_history(run.config, run.platform), profiler, exit_request:
         for batches in run.batches():
+            stragglers.begin_step()
             result = train_step(batches, state.iteration)
+            now_doing("between steps")
             profiler.step()
             state = state.after_step(options.training.global_batch_size, result.updated)
+            steps_done(state.iteration)
             watch.step(state.iteration, result.metrics)
+            if compared := stragglers.end_step(state.iteration):
+                watch.message(compared)
             stop_if_diverged(run, state)
 
             is_last = state.iteration == run.train_iters
-            stops = exit_request.is_due(state.iteration, run.context.groups)
-            if stops:
-                # Before all else, for whoever sent SIGTERM does not wait for long.
+            due = exit_request.due(state.iteration, run.context.groups)
+            if due != Due.NOTHING:
+                # Before all else, for whoever sent a signal does not wait for long.
                 run.save_checkpoint(state)
-                run.checkpoints.finish()
-                watch.message(exit_message(options, state.iteration, run.train_iters))
+                if due == Due.EXIT:
+                    run.checkpoints.finish()
+                watch.message(asked_message(due, options, state.iteration, run.train_iters))
             evaluation = None
             if is_due(state.iteration, options.logging.eval_interval) and not is_last:
                 evaluation = evaluate(run, watch, state.iteration)
             if is_last or is_due(state.iteration, options.checkpoint.save_interval):
                 run.save_checkpoint(state)
             run.checkpoints.poll()
-            if stops:
+            if due == Due.EXIT:
                 return {}
             if evaluation is not None:
                 show_examples(run, watch, state.iteration, evaluation)
@@ -119,6 +128,7 @@ def evaluate(run: Run, watch: Observer, iteration: int) -> Evaluation:
     return evaluation
 
 
+@doing("evaluation")
 def show_examples(run: Run, watch: Observer, iteration: int, evaluation: Evaluation) -> None:
     """Generate responses and show them, where `eval_generations` asks for it; a run goes on without them.
 
@@ -133,10 +143,14 @@ def show_examples(run: Run, watch: Observer, iteration: int, evaluation: Evaluat
         watch.message(f"warning: {error}")
 
 
-def exit_message(config: Config, iteration: int, train_iters: int) -> str:
-    """What an early exit leaves behind: torchrun reports a SIGTERM as a failure of the run, whatever it has saved."""
-    saved = "its checkpoint is complete" if config.checkpoint.save else "nothing is saved, for --save is unset"
-    return f"The run exits early, after step {iteration}/{train_iters}; {saved}."
+def asked_message(due: Due, config: Config, iteration: int, train_iters: int) -> str:
+    """What an early exit leaves behind: torchrun reports a SIGTERM as a failure of the run, whatever it has saved; or
+    what a SIGUSR1 has done."""
+    if due == Due.EXIT:
+        saved = "its checkpoint is complete" if config.checkpoint.save else "nothing is saved, for --save is unset"
+        return f"The run exits early, after step {iteration}/{train_iters}; {saved}."
+    saved = "saves a checkpoint" if config.checkpoint.save else "saves nothing, for --save is unset"
+    return f"The run {saved} after step {iteration}/{train_iters}, as SIGUSR1 asks, and goes on."
 
 
 def is_due(iteration: int, interval: int) -> bool:
@@ -150,6 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     One rank says why.
     """
+    hold_requests_to_save()
     with reports_failures():
         config = parse_args(sys.argv[1:] if argv is None else argv)
         if config.training.preflight:

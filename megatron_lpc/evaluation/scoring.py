@@ -17,6 +17,7 @@ from megatron_lpc.evaluation.pair_table import PairTable
 from megatron_lpc.losses import LatentState
 from megatron_lpc.model import LatentQuery, LatentSource, PairScores
 from megatron_lpc.training.collectives import from_last_stage
+from megatron_lpc.training.phases import doing
 from megatron_lpc.training.pipeline import score_pass
 from megatron_lpc.training.reference import Reference, ZeroLatentReference, split_reference
 from megatron_lpc.training.setup import RunContext
@@ -49,6 +50,7 @@ def report_sources(latent: LatentConfig) -> tuple[LatentSource, ...]:
     return sources if latent.latent_mode != "lpc" or "codes" in sources else (*sources, "codes")
 
 
+@doing("evaluation")
 def score_pairs(
     context: RunContext,
     chunks: Sequence[nn.Module],

@@ -27,6 +27,7 @@ from megatron_lpc.training.loaders import (
     stream_positions,
     training_batches,
 )
+from megatron_lpc.training.phases import doing
 from megatron_lpc.training.policy import TrainablePolicy, build_policy, make_trainable
 from megatron_lpc.training.reference import Reference, build_references
 from megatron_lpc.training.resume import check_resumed, resumed_state
@@ -89,8 +90,9 @@ class Run:
         """
         if self.config.checkpoint.save is None:
             return
-        positions = stream_positions(self.train_loader, state.consumed_samples, self.context.groups)
-        self.checkpoints.save(replace(state, positions=positions))
+        with doing("save"):
+            positions = stream_positions(self.train_loader, state.consumed_samples, self.context.groups)
+            self.checkpoints.save(replace(state, positions=positions))
 
 
 def assemble_run(context: RunContext) -> Run:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
-from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue, AsyncRequest
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
 
 from megatron_lpc.platform.patches.checkpoint_results_queue import answer_through_results_file
@@ -33,6 +33,8 @@ from megatron_lpc.training.checkpoint_writer import OneTensorAtATime
 from megatron_lpc.training.collectives import largest_on_any_rank
 from megatron_lpc.training.exit import SaveWatch
 from megatron_lpc.training.optimizer_state import optimizer_updates, restore_optimizer_state
+from megatron_lpc.training.pending_saves import PendingSaves
+from megatron_lpc.training.phases import doing
 from megatron_lpc.training.policy import TrainablePolicy
 from megatron_lpc.training.random_state import random_state_file, restore_random_state, save_random_state
 from megatron_lpc.training.setup import RunContext, seed_everything
@@ -52,7 +54,7 @@ class Checkpoints:
         self._saved_iteration: int | None = None
         self._saving = 0
         """Step of the latest save, which may be in flight."""
-        self._pending = AsyncCallsQueue()
+        self._pending = PendingSaves(context.groups)
         self._watch = SaveWatch()
         answer_through_results_file()
         # Each tensor is written by one of the ranks that hold it.
@@ -91,7 +93,7 @@ class Checkpoints:
                 complete()
             else:
                 request.add_finalize_fn(complete)
-                self._pending.schedule_async_request(request)
+                self._pending.begin(request)
         self._saved_iteration = state.iteration
 
     def _begin(self, root: Path, state: RunState) -> AsyncRequest | None:
@@ -127,10 +129,10 @@ class Checkpoints:
     def poll(self) -> None:
         """Complete an asynchronous save that has been written; call it every step.
 
-        Collectives: one all-reduce over the world while a save is pending.
+        Collectives: one all-reduce over the world, between hosts, while a save is pending.
 
         Raises:
-            WriteFailed: it could not be written.
+            WriteFailed: it could not be written, or a process that writes it has died.
         """
         self._finalize(blocking=False)
 
@@ -143,14 +145,15 @@ class Checkpoints:
         Raises:
             WriteFailed: as `poll`.
         """
-        self._finalize(blocking=True)
-        dist.barrier()
+        with doing("save"):
+            self._finalize(blocking=True)
+            dist.barrier()
 
     def _finalize(self, blocking: bool) -> None:
         if self._root is None:
             return
         with explains_failure(self._root, self._saving):
-            self._pending.maybe_finalize_async_calls(blocking=blocking)
+            self._pending.finalize(blocking)
 
     def has_saved(self, iteration: int) -> bool:
         """Whether `save` holds the checkpoint after so many steps, which this process wrote or resumed from."""

@@ -30,6 +30,18 @@ _WRITERS = ("inline_container", "PytorchStreamWriter", "iostream error")
 """torch's writer of files, which does not say why it failed."""
 
 
+class WriterDied(RuntimeError):
+    """The process of an asynchronous save has ended before its work was done.
+
+    Args:
+        cause: what is known of it; None on the ranks whose own process is well.
+    """
+
+    def __init__(self, cause: str | None) -> None:
+        super().__init__(cause or "another rank has the cause")
+        self.is_known_elsewhere = cause is None
+
+
 @contextmanager
 def explains_failure(root: Path, iteration: int) -> Iterator[None]:
     """What goes wrong with the files of a save becomes a `WriteFailed`; anything else stays as it is."""
@@ -40,9 +52,14 @@ def explains_failure(root: Path, iteration: int) -> Iterator[None]:
         if cause is None:
             raise
         older = complete_checkpoints(root) if root.is_dir() else []
-        rest = f"{older[-1].name} is whole; make room and resume with --load auto" if older else "none is saved yet"
+        remedy = "resume with --load auto" if isinstance(error, WriterDied) else "make room and resume with --load auto"
+        rest = f"{older[-1].name} is whole; {remedy}" if older else "none is saved yet"
         failed = WriteFailed(f"{root}: the checkpoint of step {iteration} cannot be saved ({cause}); {rest}")
-        failed.is_known_elsewhere = isinstance(error, CheckpointException) and not error.failures
+        failed.is_known_elsewhere = (
+            error.is_known_elsewhere
+            if isinstance(error, WriterDied)
+            else isinstance(error, CheckpointException) and not error.failures
+        )
         raise failed from error
 
 
@@ -78,6 +95,8 @@ def _cause(error: BaseException, root: Path) -> str | None:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error)
+    if isinstance(error, WriterDied):
+        return text
     for pattern in _CAUSES:
         if found := re.search(pattern, text):
             return found[1].strip()

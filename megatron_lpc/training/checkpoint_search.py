@@ -10,13 +10,13 @@ from megatron_lpc.config import ConfigError
 from megatron_lpc.training.checkpoint_folder import complete_checkpoints, holds_checkpoint, latest_name
 from megatron_lpc.training.checkpoint_verification import damage, open_checkpoint
 from megatron_lpc.training.first_rank import from_first_rank
-from megatron_lpc.training.run_folder import refuse_earlier_run
+from megatron_lpc.training.run_folder import is_restarted_in
 from megatron_lpc.training.setup import RunContext
 
 
 def starting_point(context: RunContext) -> Path | None:
     """The checkpoint to resume from: what `load` names; with `auto` the newest sound one under `save`, if there is one
-    yet. A newer one that is damaged is named in a line.
+    yet. A newer one that is damaged is named in a line. A run that torchrun has restarted goes on as with `auto`.
 
     Collectives: those of `damage`, for each checkpoint that is looked at.
 
@@ -31,7 +31,8 @@ def starting_point(context: RunContext) -> Path | None:
         return _newest_sound(save, context)
     resumed = _named(Path(options.load), context) if options.load else None
     if save is not None and (resumed is None or resumed.parent.resolve() != save.resolve()):
-        from_first_rank(lambda: refuse_earlier_run(save))
+        restarted = json.loads(from_first_rank(lambda: json.dumps(is_restarted_in(save))))
+        return (_newest_sound(save, context) if restarted else None) or resumed
     return resumed
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import os
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -72,11 +74,12 @@ class OneTensorAtATime(torch_dist.TorchDistSaveShardedStrategy):
     def async_save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: Path) -> AsyncRequest:
         """megatron-core's asynchronous save; collectives are its own."""
         request = super().async_save(sharded_state_dict, checkpoint_dir)
-        if request.async_fn is None or not self._computes_checksums:
+        if request.async_fn is None:
             return request
-        files = f"__{dist.get_rank()}_*.distcp"
-        compute = partial(_write_then_compute, request.async_fn, self._of_fork, Path(checkpoint_dir), files)
-        return request._replace(async_fn=compute)
+        assert isinstance(request.async_fn, partial)
+        transforms, _ = request.async_fn.args
+        files = Path(checkpoint_dir).glob(f"__{dist.get_rank()}_*.distcp") if self._computes_checksums else ()
+        return request._replace(async_fn=partial(_write_then_compute, transforms, self._of_fork, files))
 
     def take_checksums(self) -> dict[str, str]:
         """Name -> checksum of the files of tensors that this rank has written since the last call. No collective."""
@@ -88,13 +91,35 @@ class OneTensorAtATime(torch_dist.TorchDistSaveShardedStrategy):
             return taken
 
 
-def _write_then_compute(write: Callable[..., None], results: ResultsFile, folder: Path, files: str, *args: Any) -> None:
-    """Runs in a fork of the rank."""
-    write(*args)
+def _write_then_compute(
+    transforms: Any, of_fork: ResultsFile, files: Iterable[Path], rank: int, buckets: list[Any], results: ResultsFile
+) -> None:
+    """Runs in a fork of the rank, in place of megatron-core's `write_preloaded_data_multiproc`.
+
+    That forks again, once per file, and waits for ever for a fork that is killed. Here each file has a thread.
+
+    Args:
+        files: that need checksums; found once they are written.
+    """
+    gc.disable()  # As megatron-core does: it would free tensors of the rank's device.
+
+    def write(number: int, bucket: Any) -> tuple[int, Any]:
+        outcome: queue.Queue[Any] = queue.Queue()
+        running: queue.Queue[Any] = queue.Queue()
+        running.put(number)
+        write_file = filesystem_async.FileSystemWriterAsync.write_preloaded_data
+        write_file(transforms, number, bucket, outcome, running, use_fsync=True)
+        number_and_result: tuple[int, Any] = outcome.get()
+        return number_and_result
+
+    with ThreadPoolExecutor(len(buckets)) as pool:
+        outcomes = dict(pool.map(write, range(len(buckets)), buckets))
+    failures = [result for result in outcomes.values() if isinstance(result, Exception)]
+    results.put(failures[0] if failures else outcomes)
     try:
-        results.put(checksums(folder.glob(files)))
+        of_fork.put(checksums(files))
     except OSError:
-        results.put({})  # Writing has failed too, which the rank is told by megatron-core.
+        of_fork.put({})  # Writing has failed too, which the rank is told by megatron-core.
 
 
 class _PlainIndexWriter(checkpoint.FileSystemWriter):

@@ -51,11 +51,6 @@ def from_data_parallel_ranks(item: T, groups: ProcessGroups) -> list[T]:
     return items
 
 
-def on_any_rank(flag: bool, groups: ProcessGroups) -> bool:
-    """Whether the flag is set on any rank. Collectives: those of `largest_on_any_rank`."""
-    return bool(largest_on_any_rank(int(flag), groups))
-
-
 def largest_on_any_rank(number: int, groups: ProcessGroups) -> int:
     """The largest of the numbers of all ranks. The host does not wait for its device.
 

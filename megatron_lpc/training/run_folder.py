@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from megatron_lpc.config import ConfigError
+from megatron_lpc.files import write_text
 from megatron_lpc.folder_lock import FolderLock
 from megatron_lpc.training.checkpoint_folder import holds_checkpoint
 from megatron_lpc.training.first_rank import from_first_rank
 from megatron_lpc.training.metrics_file import METRICS_FILE
+
+_LAUNCH = ".launch"
+"""File in the folder that names the launch whose run it holds."""
 
 
 @contextmanager
@@ -37,6 +43,34 @@ def only_run_in(save: str | None) -> Iterator[None]:
     finally:
         for lock in held:
             lock.release()
+
+
+def is_restarted_in(save: Path) -> bool:
+    """Whether torchrun has restarted this run in `save`, by `--max-restarts`; for rank 0.
+
+    Otherwise the folder is of this launch from now on.
+
+    Raises:
+        ConfigError: it holds an earlier run.
+    """
+    launch, mark = _launch(), save / _LAUNCH
+    if launch is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+        with suppress(OSError):
+            if mark.read_text(encoding="utf-8") == launch:
+                return True
+    refuse_earlier_run(save)
+    if launch is not None:
+        write_text(mark, launch)
+    return False
+
+
+def _launch() -> str | None:
+    """Names the agent that has started this process, while it may start it again: its attempts are one run."""
+    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
+        return None
+    agent = os.getppid()
+    began = Path(f"/proc/{agent}/stat").read_text().rpartition(")")[2].split()[19]
+    return f"{os.environ['TORCHELASTIC_RUN_ID']} {socket.gethostname()} {agent} {began}"
 
 
 def refuse_earlier_run(save: Path) -> str:

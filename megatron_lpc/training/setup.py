@@ -15,7 +15,9 @@ from megatron_lpc.command_line import warn
 from megatron_lpc.config import Config, ConfigError, validate, with_options
 from megatron_lpc.platform import Platform, select_platform
 from megatron_lpc.training.determinism import use_deterministic_algorithms
+from megatron_lpc.training.failure import end_waiting
 from megatron_lpc.training.follow_padding import follow_padding
+from megatron_lpc.training.heartbeat import start_heartbeat, stop_heartbeat
 from megatron_lpc.training.rank_log import close_rank_log, open_rank_log
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ def start_distributed(config: Config) -> RunContext:
     # The device binds NCCL's communicators to it, so that no collective has to guess.
     device_id = platform.device if platform.is_cuda else None
     dist.init_process_group(platform.backend, timeout=timeout, device_id=device_id)
+    start_heartbeat(timeout.total_seconds(), end_waiting)
     return split_world(config, platform)
 
 
@@ -115,6 +118,7 @@ def stop_distributed() -> None:
     """Leave all groups."""
     from megatron_lpc.platform.process_groups import destroy_process_groups
 
+    stop_heartbeat()
     destroy_process_groups()
     dist.destroy_process_group()
     close_rank_log()

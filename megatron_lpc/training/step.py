@@ -17,6 +17,7 @@ from megatron_lpc.training.collectives import MetricReducer
 from megatron_lpc.training.mfu import mfu, model_flops, peak_tflops
 from megatron_lpc.training.objective import TrainingLoss, training_query
 from megatron_lpc.training.optimizer import gradient_norm, update_weights
+from megatron_lpc.training.phases import STEP, now_doing
 from megatron_lpc.training.pipeline import train_head_pass, train_pass
 from megatron_lpc.training.policy import TrainablePolicy
 from megatron_lpc.training.reference import Reference
@@ -60,7 +61,9 @@ class TrainStep:
         began = time.perf_counter()
         latent = self._latent_schedule.at(iteration)
         optimizer = self._policy.optimizer
+        now_doing(STEP)
         sums = self._forward_backward(batches, latent)
+        now_doing("optimizer")
         norm = gradient_norm(optimizer)  # The one wait for the device.
         totals = sums()
         metrics = finish_metrics(totals)

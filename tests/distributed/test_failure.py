@@ -19,6 +19,7 @@ Launch = Callable[..., tuple[int, str]]
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Launch]:
     """Launches two ranks from this process; gives the exit code, and all that was printed as an error."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     signals = {number: signal.getsignal(number) for number in signal.valid_signals() if signal.getsignal(number)}
     for name in launch.ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
@@ -35,6 +36,7 @@ def launched(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
         return code, capfd.readouterr().err
 
     yield start
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     for number, handler in signals.items():
         if number not in (signal.SIGKILL, signal.SIGSTOP):
             signal.signal(number, handler)
@@ -55,6 +57,22 @@ def test_the_message_is_the_end(launched: Launch, way: str, code: int, message: 
     told = [line for line in lines if not re.match(r"rank 0 ends, as another rank has: ", line)]
     assert told == [message], errors
     assert len(lines) <= 2
+    assert ended == code
+
+
+@pytest.mark.parametrize(
+    ("way", "why", "code"), [("stops", "is stopped (SIGSTOP)", 1), ("dies", "has ended without a word", 137)]
+)
+def test_a_rank_that_others_wait_for(launched: Launch, way: str, why: str, code: int) -> None:
+    ended, errors = launched(WORKER, way)
+    first, *more = errors.splitlines()
+    assert re.fullmatch(
+        rf"error: rank 1 \(host \S+, process \d+\) {re.escape(why)}: "
+        r"its last known step is 3, and it was in optimizer \(\w+\); "
+        r"rank 0 waits in evaluation \(all_reduce\) after step 3",
+        first,
+    ), errors
+    assert more == (["error: the process of rank 1 was ended by SIGKILL"] if way == "dies" else [])
     assert ended == code
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
+import os
 import shutil
+import signal
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from frozen_runs import UNFROZEN, config_of
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from torch.distributed.checkpoint import filesystem
 
 from megatron_lpc.command_line import WriteFailed
@@ -49,9 +54,7 @@ def full_after_some(monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk is full within a tensor, so torch's own writer fails too."""
     monkeypatch.setattr(checkpoint_writer._ChecksummedFile, "write", full)
     monkeypatch.setattr(filesystem, "_write_item", full)  # As the forked writers do.
-    import megatron.core.dist_checkpointing.strategies.filesystem_async as forked
-
-    monkeypatch.setattr(forked, "_write_item", full)
+    monkeypatch.setattr(filesystem_async, "_write_item", full)
 
 
 def full_at_description(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +127,24 @@ def test_a_folder_that_is_gone(run: Run) -> None:
         f"{root}: the checkpoint of step 2 cannot be saved (No such file or directory); none is saved yet"
     )
     assert not root.exists(), "it is not made again, without the run's metrics and options"
+
+
+def test_a_writer_that_is_killed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not run.config.checkpoint.async_save:
+        pytest.skip("the rank writes itself")
+    root = Path(run.config.checkpoint.save or "")
+    monkeypatch.setattr(filesystem_async, "_write_item", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+    run.save_checkpoint(replace(run.start, iteration=2))
+    (process,) = multiprocessing.active_children()
+    process.join()
+    with pytest.raises(WriteFailed) as error:
+        run.checkpoints.poll()
+    assert str(error.value) == (
+        f"{root}: the checkpoint of step 2 cannot be saved (process {process.pid} on {socket.gethostname()}, "
+        "which writes it for rank 0, was ended by SIGKILL); iter_0000001 is whole; resume with --load auto"
+    )
+    assert not error.value.is_known_elsewhere
+    assert damage(root / "iter_0000001", run.context, resumes=True) == []
 
 
 def test_metrics_on_a_full_disk(tmp_path: Path) -> None:

@@ -37,6 +37,10 @@ class LoggingConfig:
     peak_tflops: float | None = option(None, range="(0, inf)", role=Role.RUN)
     """Peak TFLOP/s of one device for `mfu`; when unset, known for common GPUs and measured on CPU."""
 
+    log_straggler_interval: int = option(0, range="[0, inf)", role=Role.RUN)
+    """Steps between comparisons of the ranks: which computes slowest, and the memory of each, in a line and in
+    `ranks.jsonl` under `save`; 0 is never."""
+
     rank_log_dir: str | None = option(None, role=Role.RUN, evaluation=True)
     """Folder to which each rank also writes what it prints, in a file of its own."""
 
