@@ -9,11 +9,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from megatron_lpc.outside.messages import cleaned
+
 
 class UserError(Exception):
-    """An error that the user can correct; the message says what is wrong and what to do."""
+    """An error that the user can correct; the message says what is wrong and what to do.
+
+    What it quotes is shown as `cleaned` shows it.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(cleaned(str(message)))
 
 
 class WriteFailed(UserError):
@@ -60,7 +68,7 @@ def first_few(names: Sequence[str], kind: str) -> str:
 def warn(message: str) -> None:
     """Print `warning: ...` on standard error, on rank 0 only."""
     if is_first_rank():
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {cleaned(message)}", file=sys.stderr)
 
 
 @contextmanager

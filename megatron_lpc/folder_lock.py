@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from megatron_lpc.command_line import UserError, WriteFailed, warn
+from megatron_lpc.outside.json_text import parse_json
+from megatron_lpc.outside.typed import check
 
 LOCK = ".lock"
+_HOLDER = {"host": str, "pid": int, "started": str}
 _PATIENCE = 10.0
 """Seconds to wait for the processes of a dead run that write an asynchronous save."""
 _WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -92,10 +95,11 @@ def _acquire(file: int, folder: Path) -> bool:
 def _holder(file: int) -> dict[str, Any]:
     """What the run that holds the lock has written; empty where that cannot be read."""
     try:
-        content = json.loads(os.pread(file, 4096, 0))
-        return {name: content[name] for name in ("host", "pid", "started")}
-    except (OSError, ValueError, TypeError, KeyError):
+        content = parse_json(os.pread(file, 4096, 0).decode())
+        check(content, _HOLDER, LOCK)
+    except (OSError, ValueError):
         return {}
+    return {name: content[name] for name in _HOLDER}
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:

@@ -28,6 +28,7 @@ from megatron_lpc.config.options import (
 )
 from megatron_lpc.config.query_groups import padded_heads, with_padded_query_groups
 from megatron_lpc.config.resolved import print_config, save_resolved
+from megatron_lpc.config.saved_options import saved_model, saved_section
 from megatron_lpc.config.schema import (
     CheckpointConfig,
     Config,
@@ -79,6 +80,8 @@ __all__ = [
     "print_config",
     "samples_codes",
     "save_resolved",
+    "saved_model",
+    "saved_section",
     "seq_len_multiple",
     "shown",
     "training_only_options",

@@ -17,11 +17,12 @@ def out_of_range(config: Config) -> Iterator[str]:
             continue
         numbers = value if isinstance(value, list) else [value]
         for number in numbers:
-            if not _inside(number, option.range):
+            if not inside(number, option.range):
                 yield f"{option.flag} {number}: must be in {option.range}"
 
 
-def _inside(value: float, interval: str) -> bool:
+def inside(value: float, interval: str) -> bool:
+    """Whether a number lies in an interval such as `(0, 1]`."""
     low, high = (float(end) for end in interval[1:-1].split(","))
     above = value > low or (value == low and interval[0] == "[")
     below = value < high or (value == high != inf and interval[-1] == "]")

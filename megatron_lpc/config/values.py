@@ -8,8 +8,11 @@ from typing import Any, get_args
 
 from megatron_lpc.config.kinds import choices, describe, split_optional
 from megatron_lpc.config.options import nearest
+from megatron_lpc.outside.messages import brief, holds_secret
+from megatron_lpc.outside.typed import MAX_INTEGER, is_text
 
 _INTEGER = re.compile(r"[+-]?\d+")
+_MAX_DIGITS = 20
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -41,6 +44,7 @@ def from_yaml(kind: Any, value: Any) -> Any:
         is_right = type(value) is inner
     if not is_right:
         raise _ill_typed(kind, value)
+    _check(value)
     return value
 
 
@@ -51,6 +55,8 @@ def from_flag(kind: Any, arguments: list[str]) -> Any:
         IllTyped: the arguments are not of that type.
     """
     inner, optional = split_optional(kind)
+    for argument in arguments:
+        _check(argument)
     if inner == list[str]:
         return arguments
     if inner == list[int]:
@@ -66,7 +72,7 @@ def from_flag(kind: Any, arguments: list[str]) -> Any:
 
 
 def _to_int(kind: Any, argument: str) -> int:
-    if not _INTEGER.fullmatch(argument):
+    if not _INTEGER.fullmatch(argument) or len(argument) > _MAX_DIGITS or abs(int(argument)) >= MAX_INTEGER:
         raise _ill_typed(kind, argument)
     return int(argument)
 
@@ -74,9 +80,24 @@ def _to_int(kind: Any, argument: str) -> int:
 def _to_float(kind: Any, value: Any) -> float:
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         value = float(value)
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if type(value) not in (int, float) or not abs(value) <= MAX_INTEGER**4 or not math.isfinite(value):
         raise _ill_typed(kind, value)
     return float(value)
+
+
+def _check(value: Any) -> None:
+    """Raise IllTyped for what no option may hold, whatever its type: all options are saved and printed."""
+    values = [*value, *value.values()] if isinstance(value, dict) else value
+    for part in values if isinstance(values, list) else [values]:
+        if isinstance(part, str) and not is_text(part):
+            raise IllTyped(f"{brief(part)} cannot be written in UTF-8, or holds NUL")
+        if isinstance(part, str) and holds_secret(part):
+            raise IllTyped(
+                "holds a token or a password, and options are printed and saved; give it in the environment "
+                "(docs/safety.md)"
+            )
+        if type(part) is int and abs(part) >= MAX_INTEGER:
+            raise IllTyped(f"{brief(part)} has more than 64 bits")
 
 
 def _to_pairs(arguments: list[str]) -> dict[str, str]:
@@ -92,6 +113,6 @@ def _to_pairs(arguments: list[str]) -> dict[str, str]:
 
 
 def _ill_typed(kind: Any, value: Any) -> IllTyped:
-    got = "nothing" if value is None else f"{value!r} ({type(value).__name__})"
-    hint = nearest(str(value), choices(kind))
+    got = "nothing" if value is None else f"{brief(value)} ({type(value).__name__})"
+    hint = nearest(str(value), choices(kind)) if isinstance(value, str) else ""
     return IllTyped(f"expected {describe(kind)}, got {got}{hint}")

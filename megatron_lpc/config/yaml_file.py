@@ -10,6 +10,11 @@ import yaml
 
 from megatron_lpc.config.options import ConfigError, Option, all_options, nearest, sections
 from megatron_lpc.config.values import IllTyped, from_yaml
+from megatron_lpc.outside.messages import Malformed, reason
+from megatron_lpc.outside.yaml_text import not_yaml, open_yaml
+
+_TAG = "tag:yaml.org,2002:"
+_KEY_TAGS = {_TAG + kind for kind in ("str", "int", "float", "bool", "null", "timestamp")}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -19,12 +24,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, or is wrong; names the file and the line.
     """
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        loader = open_yaml(path)
         root = loader.get_single_node()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except Malformed as error:
+        raise ConfigError(error) from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from None
+        raise ConfigError(not_yaml(path, error)) from None
     values: dict[str, Any] = {}
     for section in _entries(root, loader, path, "the file"):
         if section.key not in sections():
@@ -34,7 +39,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             try:
                 values[option.name] = from_yaml(option.kind, loader.construct_object(entry.value, deep=True))
             except (IllTyped, yaml.YAMLError) as error:
-                raise ConfigError(f"{entry.where}: key '{section.key}.{option.name}': {error}") from None
+                raise ConfigError(f"{entry.where}: key '{section.key}.{option.name}': {reason(error)}") from None
     return values
 
 
@@ -50,14 +55,16 @@ def _entries(node: yaml.Node | None, loader: yaml.SafeLoader, path: Path, what: 
 
     PyYAML itself would keep the last of two equal keys and drop the line numbers.
     """
-    if node is None or node.tag == "tag:yaml.org,2002:null":
+    if node is None or node.tag == f"{_TAG}null":
         return
-    if not isinstance(node, yaml.MappingNode):
+    if not isinstance(node, yaml.MappingNode) or node.tag != f"{_TAG}map":
         raise ConfigError(f"{path}:{node.start_mark.line + 1}: {what} must hold 'key: value' lines")
     seen = set()
     for key_node, value_node in node.value:
-        key = str(loader.construct_object(key_node, deep=True))
         where = f"{path}:{key_node.start_mark.line + 1}"
+        if not isinstance(key_node, yaml.ScalarNode) or key_node.tag not in _KEY_TAGS:
+            raise ConfigError(f"{where}: {what} has a key that is no name")
+        key = key_node.value
         if key in seen:
             raise ConfigError(f"{where}: duplicate key '{key}' in {what}")
         seen.add(key)

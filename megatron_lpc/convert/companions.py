@@ -10,6 +10,7 @@ from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lpc.training.checkpoint_folder import read_description, resolve_checkpoint
 
+_MAX_RUNS_BACK = 100
 HF_FILES = "hf"
 """Folder within an imported checkpoint that keeps the companions of the original."""
 
@@ -47,7 +48,7 @@ def find_hf_files(checkpoint: Path) -> Path | None:
     It lies in this checkpoint, or in the one that its run started from, however many runs back.
     """
     seen: set[Path] = set()
-    while (folder := resolve_checkpoint(checkpoint)) not in seen:
+    while len(seen) < _MAX_RUNS_BACK and (folder := resolve_checkpoint(checkpoint)) not in seen:
         if (folder / HF_FILES / "config.json").is_file():
             return folder / HF_FILES
         seen.add(folder)
@@ -90,15 +91,15 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def open_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer in a folder, or that of a sentencepiece file.
+    """The tokenizer in a folder, or that of a sentencepiece file; code that it comes with is not run.
 
     Raises:
         ConversionError: it cannot be loaded.
     """
     try:
         return load_tokenizer(DataConfig(tokenizer_model=str(path)))
-    except ValueError as error:
-        raise ConversionError(str(error)) from error
+    except (ValueError, OSError) as error:
+        raise ConversionError(error) from error
 
 
 def special_tokens(tokenizer_model: str | None) -> dict[str, int | None]:
@@ -108,7 +109,7 @@ def special_tokens(tokenizer_model: str | None) -> dict[str, int | None]:
     """
     if not tokenizer_model or not Path(tokenizer_model).exists():
         return {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    tokenizer = load_tokenizer(DataConfig(tokenizer_model=tokenizer_model))
+    tokenizer = open_tokenizer(Path(tokenizer_model))
     return {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from megatron_lpc.config import ModelConfig, canonical, with_padded_query_groups
+from megatron_lpc.config import ModelConfig, canonical, saved_model, with_padded_query_groups
 from megatron_lpc.convert.companions import find_hf_files, special_tokens
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.families import Family
@@ -99,7 +99,10 @@ def describe_megatron(folder: Path, hf_config: Path | None = None, *, backbone_o
             f"{folder}: description.json lacks the options of the model; "
             "only checkpoints of megatron_lpc can be exported"
         )
-    stored_model = canonical(ModelConfig(**options["model"]))
+    try:
+        stored_model = canonical(saved_model(options["model"]))
+    except (ArithmeticError, ValueError) as error:
+        raise ConversionError(f"{folder}: description.json describes no model ({error})") from error
     model = with_padded_query_groups(stored_model, 0)
     if model.vocab_size is None:
         raise ConversionError(f"{folder}: description.json lacks the vocabulary size")
@@ -112,9 +115,10 @@ def describe_megatron(folder: Path, hf_config: Path | None = None, *, backbone_o
         settings |= special_tokens(options.get("data", {}).get("tokenizer_model"))
 
     latent = options.get("latent", {"latent_mode": "none"})
-    has_head = latent["latent_mode"] != "none" and not backbone_only
+    mode = latent.get("latent_mode", "none")
+    has_head = mode != "none" and not backbone_only
     if has_head:
-        check_mode(folder, latent["latent_mode"])
+        check_mode(folder, mode)
     return ModelDescription(
         family=family,
         model=model,

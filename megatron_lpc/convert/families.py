@@ -23,6 +23,7 @@ from megatron_lpc.convert.decoder import (
 )
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.weights import Weight
+from megatron_lpc.outside.messages import brief
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,12 +206,14 @@ REFUSED = {
 """Near relatives of the supported families, and why they cannot be converted."""
 
 
-def find_family(model_type: str | None) -> Family:
+def find_family(model_type: object) -> Family:
     """The family of a `model_type`.
 
     Raises:
         ConversionError: the type is not in the table.
     """
+    if not isinstance(model_type, str | None):
+        raise ConversionError(f"config.json: model_type must be text, got {brief(model_type)}")
     if model_type in FAMILIES:
         return FAMILIES[model_type]
     reason = f" ({REFUSED[model_type]})" if model_type in REFUSED else ""

@@ -13,6 +13,7 @@ import torch
 
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.hf_folder import find_hf_folder
+from megatron_lpc.outside.messages import reason
 
 
 @contextmanager
@@ -48,12 +49,16 @@ def _dequantize(file: Path, folder: Path, dtype: torch.dtype) -> None:
         )
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    where: dict[str, Any] = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+    where: dict[str, Any] = {
+        "pretrained_model_name_or_path": file.parent,
+        "gguf_file": file.name,
+        "trust_remote_code": False,
+    }
     try:
         read = AutoModelForCausalLM.from_pretrained(**where, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(**where)
-    except (ValueError, KeyError, OSError, ImportError, NotImplementedError) as error:
-        raise ConversionError(f"{file}: transformers cannot read it: {error}") from error
+    except Exception as error:  # The readers of GGUF raise errors of many kinds.
+        raise ConversionError(f"{file}: transformers cannot read it: {reason(error)}") from error
     # What was read is marked as quantized, which transformers saves neither the weights of nor the settings as plain.
     config = read.config
     if hasattr(config, "quantization_config"):

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from megatron_lpc.config import LatentConfig, ModelConfig
+from megatron_lpc.config import LatentConfig, ModelConfig, saved_section
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.hub.configuration_lpc import LPCConfig
 from megatron_lpc.convert.hub.modeling_lpc import LatentHead
 from megatron_lpc.convert.weights import Shape, Weight
+from megatron_lpc.outside.messages import Malformed
+from megatron_lpc.outside.typed import misfit
 
 MODEL_TYPE = LPCConfig.model_type
 BACKBONE_PREFIX = "backbone."
@@ -91,10 +93,10 @@ def check_head(latent: Mapping[str, Any], code_names: object) -> None:
         ConversionError: naming the setting.
     """
     try:
-        options = LatentConfig(**latent)
-    except TypeError as error:
+        options = LatentConfig(**saved_section("latent", latent))
+    except Malformed as error:
         raise ConversionError(
-            f"config.json: latent: {error}; its keys are the options of the section `latent` of a run"
+            f"config.json: {error}; its keys are the options of the section `latent` of a run"
         ) from error
     if options.latent_mode not in _CONVERTED_MODES:
         raise ConversionError(
@@ -103,5 +105,5 @@ def check_head(latent: Mapping[str, Any], code_names: object) -> None:
         )
     if code_names is None:
         return
-    if not isinstance(code_names, list) or len(code_names) != options.codebook_size:
+    if misfit(code_names, list[str]) or len(cast(list[str], code_names)) != options.codebook_size:
         raise ConversionError(f"config.json: code_names must name each of the {options.codebook_size} codes")

@@ -12,6 +12,9 @@ from megatron_lpc.convert.companions import DOWNLOADED
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.hf_settings import read_json, read_settings
 from megatron_lpc.convert.tensor_files import TensorInfo, list_tensors, read_tensor
+from megatron_lpc.outside.files import inside
+from megatron_lpc.outside.json_text import read_object
+from megatron_lpc.outside.messages import Malformed, reason
 
 
 class HFFolder:
@@ -64,7 +67,7 @@ def find_hf_folder(path_or_name: str) -> Path:
         return Path(snapshot_download(path_or_name, allow_patterns=list(DOWNLOADED), ignore_patterns=["*/*"]))
     except (OSError, ValueError, HFValidationError) as error:
         raise ConversionError(
-            f"{path_or_name}: neither a folder nor a model of the Hub that can be downloaded ({error})"
+            f"{path_or_name}: neither a folder nor a model of the Hub that can be downloaded ({reason(error)})"
         ) from error
 
 
@@ -104,8 +107,12 @@ def _weight_files(folder: Path) -> dict[Path, set[str]]:
 
 def _indexed_files(index: Path) -> dict[Path, set[str]]:
     files: dict[Path, set[str]] = {}
-    for tensor, file in read_json(index).get("weight_map", {}).items():
-        files.setdefault(index.parent / file, set()).add(tensor)
+    try:
+        named = read_object(index, {"weight_map": dict[str, str]})["weight_map"]
+        for tensor, file in named.items():
+            files.setdefault(inside(index.parent, file, str(index)), set()).add(tensor)
+    except Malformed as error:
+        raise ConversionError(error) from error
     missing = sorted(str(file) for file in files if not file.is_file())
     if missing:
         raise ConversionError(f"{missing[0]}: no such file, but {index.name} lists it; download the missing shard")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from megatron_lpc.convert.errors import ConversionError
+from megatron_lpc.outside import json_text
+from megatron_lpc.outside.messages import Malformed
+from megatron_lpc.outside.model_settings import check_sizes
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -16,10 +18,15 @@ def read_settings(folder: Path) -> dict[str, Any]:
     both and cannot compute with the latter.
 
     Raises:
-        ConversionError: the file is missing or does not hold a JSON object, or such a base is no number.
+        ConversionError: the file is missing or does not hold a JSON object, such a base is no number, or a size is
+            larger than any.
     """
     path = folder / "config.json"
     settings = read_json(path)
+    try:
+        check_sizes(settings, str(path))
+    except Malformed as error:
+        raise ConversionError(error) from error
     _make_plain(path, settings)
     return settings
 
@@ -31,11 +38,9 @@ def read_json(path: Path) -> dict[str, Any]:
         ConversionError: the file is missing or does not hold a JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConversionError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise ConversionError(f"{path}: must hold a JSON object")
+        content: dict[str, Any] = json_text.read_json(path)
+    except Malformed as error:
+        raise ConversionError(error) from error
     return content
 
 

@@ -52,7 +52,8 @@ def hf_logits(folder: Path, tokens: Sequence[Tensor], dtype: torch.dtype = torch
     has_head = settings["model_type"] == MODEL_TYPE
     model_class: Any = LPCForCausalLM if has_head else AutoModelForCausalLM
     config_class: Any = LPCConfig if has_head else AutoConfig.for_model
-    model = model_class.from_pretrained(folder, config=config_class(**settings), dtype=dtype).eval()
+    model = model_class.from_pretrained(folder, config=config_class(**settings), dtype=dtype, trust_remote_code=False)
+    model = model.eval()
     model = getattr(model, "backbone", model)
     with torch.no_grad():
         return [model(batch).logits.float() for batch in tokens]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +15,9 @@ from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.pages import recycled
 from megatron_lpc.convert.stored_tensor import read_stored
 from megatron_lpc.convert.tensor_files import TensorInfo, is_finite
-from megatron_lpc.training.checkpoint_folder import read_description, read_tensor_index, resolve_checkpoint
+from megatron_lpc.outside.messages import reason
+from megatron_lpc.training.checkpoint_folder import read_description, resolve_checkpoint
+from megatron_lpc.training.tensor_index import file_ends, read_tensor_index
 
 
 class MegatronFolder:
@@ -41,7 +43,20 @@ class MegatronFolder:
         self.tensors = {
             name: TensorInfo(tuple(entry.size), entry.properties.dtype) for name, entry in self._stored.items()
         }
-        self._places = index.storage_data
+        self._places = index.storage_data or {}
+        self._check_files(file_ends(index))
+
+    def _check_files(self, ends: Mapping[str, int]) -> None:
+        """Refuse an index that claims more than there is, before memory is taken for it."""
+        for name, end in ends.items():
+            file = self.folder / name
+            if not file.is_file() or file.stat().st_size < end:
+                raise ConversionError(
+                    f"{file}: cannot be read (the index names {end:,} bytes in it); a file is missing or truncated"
+                )
+        for name, info in self.tensors.items():
+            if info.nbytes > sum(ends.values()):
+                raise ConversionError(f"{self.folder}: {name} of shape {list(info.shape)} is larger than all files")
 
     def read(self, name: str, offsets: Sequence[int], sizes: Sequence[int]) -> Tensor:
         """A block of a tensor, in the dtype in which it is stored.
@@ -62,10 +77,9 @@ class MegatronFolder:
 
         try:
             tensor = self._assembled(items, tuple(sizes), stored.properties.dtype)
-        except (OSError, RuntimeError, EOFError) as error:
-            reason = str(error).splitlines()[0]
+        except Exception as error:  # What a damaged pickle raises is not bounded.
             raise ConversionError(
-                f"{self.folder}: {name} cannot be read ({reason}); a file is missing or truncated"
+                f"{self.folder}: {name} cannot be read ({reason(error)}); a file is missing or truncated"
             ) from error
         if not is_finite(tensor):
             raise ConversionError(

@@ -9,7 +9,6 @@ python -m megatron_lpc.convert inspect DIR
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,9 @@ from megatron_lpc.convert.import_hf import DTYPES, import_hf
 from megatron_lpc.convert.inspect_model import inspection_table
 from megatron_lpc.convert.open_model import open_model
 from megatron_lpc.convert.verify import TEXTS, verify
+from megatron_lpc.outside.files import read_text
+from megatron_lpc.outside.json_text import read_json
+from megatron_lpc.outside.messages import Malformed
 from megatron_lpc.terminal import wide_console
 
 _BYTES_OF_UNIT = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -238,18 +240,16 @@ def _read_texts(path: Path | None) -> Sequence[str]:
     if path is None:
         return TEXTS
     try:
-        return [path.read_text(encoding="utf-8")]
-    except (OSError, ValueError) as error:
-        raise ConversionError(f"--text {path}: cannot be read ({error})") from error
+        return [read_text(path)]
+    except Malformed as error:
+        raise ConversionError(f"--text {error}") from error
 
 
 def _read_code_names(path: Path | None) -> list[str] | None:
     if path is None:
         return None
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConversionError(f"--code-names {path}: cannot be read ({error})") from error
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ConversionError(f"--code-names {path}: must be a JSON list of strings")
+        names: list[str] = read_json(path, list[str])
+    except Malformed as error:
+        raise ConversionError(f"--code-names {path}: must be a JSON list of strings ({error})") from error
     return names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,9 @@ class ResizedHFFolder(HFFolder):
             ConversionError: as `HFFolder`; or the model has more token ids already.
         """
         super().__init__(folder)
-        settings = self.config.get("text_config", self.config)
+        settings = _settings_of_backbone(self.config)
+        if type(settings.get("vocab_size")) is not int:
+            raise ConversionError(f"{folder / 'config.json'}: vocab_size must be a whole number")
         if vocab_size < settings["vocab_size"]:
             raise ConversionError(
                 f"--resize-token-embeddings {vocab_size}: {folder} has {settings['vocab_size']} token ids, "
@@ -60,5 +63,10 @@ def token_ids_beyond(source: HFFolder) -> int | None:
         known = open_tokenizer(source.folder).vocab_size
     except ConversionError:
         return None  # An import copies it unread; training says what is wrong with it.
-    settings = source.config.get("text_config", source.config)
-    return known if known > settings.get("vocab_size", known) else None
+    size = _settings_of_backbone(source.config).get("vocab_size")
+    return known if type(size) is int and known > size else None
+
+
+def _settings_of_backbone(config: dict[str, Any]) -> dict[str, Any]:
+    inner = config.get("text_config")
+    return inner if isinstance(inner, dict) else config

@@ -16,12 +16,14 @@ from megatron_lpc.config import (
     layer_windows,
     layers_without_rope,
     no_rope_freq,
+    saved_model,
     window_attn_skip_freq,
 )
 from megatron_lpc.convert.errors import ConversionError
 from megatron_lpc.convert.families import FAMILIES, Family, find_family
 from megatron_lpc.convert.model_options import as_flags, differing_options
 from megatron_lpc.convert.rope import local_base, rope_options, rope_settings
+from megatron_lpc.outside.messages import brief, reason
 
 _WINDOW, _NO_WINDOW = "sliding_attention", "full_attention"
 """Kinds of layers in `layer_types`."""
@@ -42,8 +44,18 @@ def read_model(config: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
     for name, wanted in family.settings.items():
         found = getattr(completed, name, wanted)
         if (found or None) != (wanted or None):  # Unset, off and empty are the same.
-            raise ConversionError(f"config.json: {name} is {found}; megatron-core's {family.model_type} needs {wanted}")
-    return family, canonical(_model_options(family, completed))
+            raise ConversionError(
+                f"config.json: {name} is {found if isinstance(found, str) else brief(found)}; megatron-core's "
+                f"{family.model_type} needs {wanted}"
+            )
+    try:
+        return family, canonical(saved_model(vars(_model_options(family, completed))))
+    except ConversionError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ConversionError(
+            f"config.json: describes no {family.model_type} ({type(error).__name__}: {reason(error)})"
+        ) from error
 
 
 def _complete_settings(config: Mapping[str, Any]) -> PreTrainedConfig:
@@ -54,7 +66,9 @@ def _complete_settings(config: Mapping[str, Any]) -> PreTrainedConfig:
     try:
         return AutoConfig.for_model(**deepcopy(dict(config)))  # It completes nested settings in place.
     except Exception as error:  # its configurations compute with the values before they check them
-        raise ConversionError(f"config.json: transformers refuses it: {type(error).__name__}: {error}") from error
+        raise ConversionError(
+            f"config.json: transformers refuses it: {type(error).__name__}: {reason(error)}"
+        ) from error
 
 
 def _model_options(family: Family, config: PreTrainedConfig) -> ModelConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from megatron_lpc.convert.errors import ConversionError
+from megatron_lpc.outside.messages import reason
 
 SAFETENSORS_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Name in a safetensors header -> dtype, for the dtypes that weights may have."""
@@ -37,6 +38,7 @@ def list_tensors(file: Path) -> dict[str, TensorInfo]:
     """
     if file.suffix == ".safetensors":
         return _list_safetensors(file)
+    _check_is_stored(file)
     return {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in _load_pickle(file).items()}
 
 
@@ -74,7 +76,9 @@ def _list_safetensors(file: Path) -> dict[str, TensorInfo]:
                     raise ConversionError(f"{file}: {name} is {dtype}; weights must be one of {known}")
                 found[name] = TensorInfo(tuple(tensor.get_shape()), SAFETENSORS_DTYPES[dtype])
     except (SafetensorError, OSError) as error:
-        raise ConversionError(f"{file}: truncated or not a safetensors file ({error}); download it again") from error
+        raise ConversionError(
+            f"{file}: truncated or not a safetensors file ({reason(error)}); download it again"
+        ) from error
     return found
 
 
@@ -82,11 +86,25 @@ def _load_pickle(file: Path) -> dict[str, Tensor]:
     """Tensors mapped from the file; a pickle that holds anything else is refused and runs no code."""
     try:
         content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # What a damaged pickle raises is not bounded.
         raise ConversionError(
-            f"{file}: truncated, or not a file of plain tensors ({reason}); give the model in safetensors"
+            f"{file}: truncated, or not a file of plain tensors ({reason(error)}); give the model in safetensors"
         ) from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    is_named = isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) and value.is_floating_point() and not value.is_sparse
+        for name, value in content.items()
+    )
+    if not is_named:
         raise ConversionError(f"{file}: holds something other than named tensors; give the model in safetensors")
     return content
+
+
+def _check_is_stored(file: Path) -> None:
+    """Refuse a file of torch that unpacks to more than its own size; torch itself never compresses."""
+    try:
+        with zipfile.ZipFile(file) as packed:
+            if sum(part.file_size for part in packed.infolist()) <= file.stat().st_size:
+                return
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return  # `_load_pickle` says what is wrong with it.
+    raise ConversionError(f"{file}: unpacks to more than its size, as torch writes none; give the model in safetensors")

@@ -22,8 +22,14 @@ from megatron_lpc.data.template_date import keep_template_date
 from megatron_lpc.data.tokenization import EncodedRows, RowEncoder, encode_rows
 from megatron_lpc.data.tokenizer import Tokenizer
 from megatron_lpc.files import write_json
+from megatron_lpc.outside.files import read_text
+from megatron_lpc.outside.json_text import parse_json
+from megatron_lpc.outside.messages import Malformed
+from megatron_lpc.outside.typed import check
 from megatron_lpc.terminal import progress
 
+_MAX_BAD_ROWS_BYTES = 2**30
+_BAD_ROW = {"file": str, "line": int, "reason": str, "fix": str}
 CACHE_VERSION = 4
 """Raise it with every change after which a row would give other tokens, or the folder other files."""
 
@@ -181,5 +187,22 @@ def _refuse_bad_rows(config: DataConfig, file: Path) -> None:
 
 
 def _first_bad_row(file: Path) -> BadRow:
-    with open(file, encoding="utf-8") as lines:
-        return BadRow(**json.loads(lines.readline()))
+    first = next(read_bad_rows(file), None)
+    if first is None:
+        raise ValueError(f"{file}: is empty. Delete its folder; the next run builds it again.")
+    return first
+
+
+def read_bad_rows(file: Path) -> Iterator[BadRow]:
+    """The rows that were left out, as `BAD_ROWS_FILE` has them.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        for line in read_text(file, _MAX_BAD_ROWS_BYTES).splitlines():
+            found = parse_json(line)
+            check(found, _BAD_ROW, "a line")
+            yield BadRow(**{name: found[name] for name in _BAD_ROW})
+    except Malformed as error:
+        raise ValueError(f"{file}: {error}. Delete its folder; the next run builds it again.") from error

@@ -15,6 +15,13 @@ from typing import Any
 from transformers.utils import chat_template_utils
 
 from megatron_lpc.config.schema import DataConfig
+from megatron_lpc.outside.files import read_text
+from megatron_lpc.outside.messages import Malformed, reason
+from megatron_lpc.outside.time_limit import time_limit
+
+_MAX_BYTES = 2**20
+_RENDER_SECONDS = 30.0
+"""That a template may take for a chat; usual ones take less than a millisecond."""
 
 
 def read_template(path: str | None) -> str | None:
@@ -29,9 +36,9 @@ def read_template(path: str | None) -> str | None:
     if not Path(path).is_file():
         raise FileNotFoundError(f"--chat-template {path}: no such file. Give a Jinja file.")
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--chat-template {path}: not a text in UTF-8 ({error}). Give a Jinja file.") from error
+        return read_text(path, _MAX_BYTES)
+    except Malformed as error:
+        raise ValueError(f"--chat-template {error}. Give a Jinja file.") from error
 
 
 class ChatRenderer(ABC):
@@ -54,9 +61,10 @@ class ChatRenderer(ABC):
                 "give one with --chat-template"
             )
         try:
-            return self._render(messages, dict(arguments or {}), add_generation_prompt)
+            with time_limit(_RENDER_SECONDS):
+                return self._render(messages, dict(arguments or {}), add_generation_prompt)
         except Exception as error:  # a template raises jinja2's errors and, by itself, any other
-            raise ValueError(f"the chat template refuses the messages ({error})") from error
+            raise ValueError(f"the chat template refuses the messages ({reason(error)})") from error
 
     @abstractmethod
     def _render(self, messages: list[dict[str, Any]], variables: dict[str, Any], add_generation_prompt: bool) -> str:

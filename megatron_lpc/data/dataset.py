@@ -12,7 +12,6 @@ Opening it and reading a pair take no memory that grows with the number of pairs
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Sequence
 from itertools import chain, pairwise
@@ -26,6 +25,8 @@ from numpy.typing import NDArray
 
 from megatron_lpc.data.encode import EncodedPair
 from megatron_lpc.files import whole_file
+from megatron_lpc.outside.json_text import read_object
+from megatron_lpc.outside.messages import reason
 
 BAD_ROWS_FILE = "bad_rows.jsonl"
 SUMMARY_FILE = "summary.json"
@@ -46,6 +47,7 @@ class PairDataset:
             ValueError: the folder does not hold what its summary says.
         """
         summary, self._shards, self._batch_ends, self.lengths = _open(folder)
+        self._sound_batches: set[int] = set()
         self._first_batches = np.cumsum([0, *(shard.num_record_batches for shard in self._shards)])
         self.folder = folder
         self.fingerprint: str = summary["fingerprint"]
@@ -106,7 +108,26 @@ class PairDataset:
 
     def _batch(self, number: int) -> pa.RecordBatch:
         shard = int(np.searchsorted(self._first_batches, number, side="right")) - 1
-        return self._shards[shard].get_batch(number - int(self._first_batches[shard]))
+        try:
+            batch = self._shards[shard].get_batch(number - int(self._first_batches[shard]))
+            if number not in self._sound_batches:
+                self._check_batch(batch, number)
+        except (ValueError, OSError, pa.ArrowException) as error:
+            raise ValueError(
+                f"{self.folder}: batch {number} is damaged ({reason(error)}). Delete the folder; the next run builds "
+                "it again."
+            ) from error
+        return batch
+
+    def _check_batch(self, batch: pa.RecordBatch, number: int) -> None:
+        """Raise a ValueError for other lengths, and for offsets out of a damaged file, which Arrow would follow."""
+        batch.validate(full=True)
+        start = int(self._batch_ends[number - 1]) if number else 0
+        columns = [pc.list_value_length(batch[name]).to_numpy(zero_copy_only=False) for name in _TEXTS]
+        stored = self.lengths[start : int(self._batch_ends[number])]
+        if not np.array_equal(np.stack(columns, axis=1), stored):
+            raise ValueError("its pairs have other lengths")
+        self._sound_batches.add(number)
 
 
 def record_batch(pairs: Sequence[EncodedPair]) -> pa.RecordBatch:
@@ -164,18 +185,19 @@ def _open(
     """Summary, shards, ends of record batches and lengths of a cache folder that is intact."""
     remedy = "Delete the folder; the next run builds it again"
     try:
-        summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+        summary = read_object(folder / SUMMARY_FILE, {"fingerprint": str, "rows": int, "bad_rows": int})
         num_pairs = summary["rows"]
         shards = [_open_shard(path) for path in _shard_files(folder)]
         batch_ends = np.fromfile(folder / _BATCH_ENDS_FILE, "<i8")
         lengths = np.memmap(folder / _LENGTHS_FILE, "<i4", mode="r").reshape(-1, len(_TEXTS))
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{folder}: unreadable data cache ({error}). {remedy}.") from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ValueError(f"{folder}: unreadable data cache ({reason(error)}). {remedy}.") from error
     num_batches = sum(shard.num_record_batches for shard in shards)
     is_intact = (
-        len(lengths) == num_pairs
-        and len(batch_ends) == num_batches
+        len(lengths) == num_pairs > 0
+        and len(batch_ends) == num_batches > 0
         and batch_ends[-1] == num_pairs
+        and bool((np.diff(batch_ends, prepend=0) >= 0).all())
         and all(shard.schema == PAIR_SCHEMA for shard in shards)
     )
     if not is_intact:

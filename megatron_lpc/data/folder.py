@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from megatron_lpc.outside.files import inside
+from megatron_lpc.outside.json_text import read_object
+from megatron_lpc.outside.messages import Malformed
+from megatron_lpc.outside.typed import check
 
 _SAVED_DATASET = "state.json"
 _SAVED_DICT = "dataset_dict.json"
@@ -20,7 +24,8 @@ def files_of_folder(folder: Path, split: str | None) -> list[Path]:
         ValueError: the folder has no such split, or what `save_to_disk` wrote is damaged.
     """
     if (folder / _SAVED_DICT).is_file():
-        return _saved_files(folder / _chosen(folder, split, _read_list(folder / _SAVED_DICT, "splits")))
+        names = _read_list(folder / _SAVED_DICT, "splits", str)
+        return _saved_files(inside(folder, _chosen(folder, split, names), str(folder / _SAVED_DICT)))
     if (folder / _SAVED_DATASET).is_file():
         if split is not None:
             raise ValueError(f"{folder}: one data set without splits; drop :{split}")
@@ -39,20 +44,22 @@ def _chosen(folder: Path, split: str | None, splits: list[str]) -> str:
 
 
 def _saved_files(folder: Path) -> list[Path]:
-    return [folder / file["filename"] for file in _read_list(folder / _SAVED_DATASET, "_data_files")]
+    path = folder / _SAVED_DATASET
+    return [inside(folder, name, str(path)) for name in _read_list(path, "_data_files", {"filename": str}, "filename")]
 
 
-def _read_list(path: Path, key: str) -> list[Any]:
-    """A list in a JSON file of `save_to_disk`, which is never empty."""
+def _read_list(path: Path, key: str, kind: Any, field: str | None = None) -> list[str]:
+    """A list in a JSON file of `save_to_disk`, which is never empty; of its items a field, where one is named."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))[key]
-        if not (isinstance(entries, list) and entries):
-            raise ValueError(f"`{key}` is {entries!r}")
-        return entries
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        entries = read_object(path, {key: list[Any]})[key]
+        for entry in entries:
+            check(entry, kind, f"{path}: {key}")
+        if not entries:
+            raise Malformed(f"{path}: `{key}` is empty")
+        return [entry[field] for entry in entries] if field else entries
+    except Malformed as error:
         raise ValueError(
-            f"{path}: not as `save_to_disk` of datasets writes it ({type(error).__name__}: {error}). Save the data "
-            "set again."
+            f"{path}: not as `save_to_disk` of datasets writes it ({error}). Save the data set again."
         ) from error
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from megatron_lpc.data.distinct_responses import DistinctResponses
 from megatron_lpc.data.pair_hidden import PairHidden
 from megatron_lpc.files import whole_file
+from megatron_lpc.outside.messages import reason
 
 BLOCK_PAIRS = 64
 """Pairs per file: few enough to be held in memory while a block is written, and lost when that is interrupted."""
@@ -146,13 +147,13 @@ class HiddenStore:
                 made_of = file.metadata() or {}
                 hidden: Tensor = file.get_tensor("hidden")
         except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path}: cannot be read ({error}); {remedy}") from error
+            raise ValueError(f"{path}: cannot be read ({reason(error)}); {remedy}") from error
         wanted = asdict(self._origin)
         differing = [name for name in wanted if made_of.get(name) != wanted[name]]
         if differing:
             changes = "; ".join(f"{name} {made_of.get(name)}, now {wanted[name]}" for name in differing)
             raise ValueError(f"{path}: these hidden states are of something else ({changes}); {remedy}")
-        if hidden.shape != (self.num_rows([block]), self._hidden_size):
+        if hidden.shape != (self.num_rows([block]), self._hidden_size) or not hidden.is_floating_point():
             raise ValueError(f"{path}: holds {list(hidden.shape)}, and its pairs do not; {remedy}")
         return hidden
 

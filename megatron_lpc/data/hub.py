@@ -9,6 +9,7 @@ from typing import Any
 
 from megatron_lpc.data.row import START, BadRow, Position, Row
 from megatron_lpc.data.table_rows import ROWS_PER_BATCH, rows_of
+from megatron_lpc.outside.messages import reason
 
 NAME = re.compile(r"(?P<path>[\w.-]+/[\w.-]+)(#(?P<name>[\w.+-]+))?(@(?P<data_dir>[\w./-]+))?(:(?P<splits>.+))?")
 """`owner/name`, `owner/name:split+split`, `owner/name@folder:split`, `owner/name#configuration:split`; the groups are
@@ -31,8 +32,8 @@ class HubShard:
             yield from rows_of(self.name, batches, position[0], position)
         except Exception as error:  # the readers of `datasets` raise errors of many libraries
             raise ValueError(
-                f"{self.name}: cannot be read any further ({error}). Check the data, or download the files and name "
-                "them."
+                f"{self.name}: cannot be read any further ({reason(error)}). Check the data, or download the "
+                "files and name them."
             ) from error
 
 
@@ -76,6 +77,6 @@ def _load_splits(source: str, streaming: bool) -> Iterator[tuple[str, Any]]:
             yield split, load_dataset(named["path"], split=split, streaming=streaming, **options)
         except Exception as error:  # the Hub client raises anything from ConnectionError to its own kinds
             raise ValueError(
-                f"{source}: cannot be loaded from the Hub ({error}). Check name, configuration "
+                f"{source}: cannot be loaded from the Hub ({reason(error)}). Check name, configuration "
                 "(owner/name#configuration), split and network, or give a file."
             ) from error

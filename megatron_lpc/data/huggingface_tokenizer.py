@@ -4,38 +4,47 @@ from __future__ import annotations
 
 import datetime
 import json
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
 
 from megatron_lpc.data.chat_template import ChatRenderer, pin_date, writes_date
 from megatron_lpc.data.fingerprint import digest
+from megatron_lpc.outside.json_text import read_json, read_object
+from megatron_lpc.outside.messages import Malformed, brief, reason
+from megatron_lpc.outside.model_settings import check_sizes
 
 
 class HuggingFaceTokenizer(ChatRenderer):
     """A `transformers` tokenizer: a folder, or a name on the Hub."""
 
-    def __init__(self, name: str, chat_template: str | None, date: datetime.date) -> None:
+    def __init__(
+        self, name: str, chat_template: str | None, date: datetime.date, *, trust_remote_code: bool = False
+    ) -> None:
         """
         Args:
             date: what a template sees as today.
+            trust_remote_code: run the code that the tokenizer comes with, where it has some.
 
         Raises:
-            ValueError: it cannot be loaded or has no end-of-text token.
+            ValueError: it cannot be loaded, has code that is not trusted, or has no end-of-text token.
         """
         try:
-            # Unset, transformers asks on the terminal whether to run the code in an export with an LPC head.
-            self._tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"--tokenizer-model {name}: cannot be loaded ({error}). Check the folder or the name."
-            ) from error
+            _check_files(Path(name))
+            # Unset, transformers asks on the terminal, and a batch job waits for the answer.
+            self._tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+            self._read(name, chat_template, date)
+        except BaseException as error:
+            if not _is_of_files(error):
+                raise
+            raise ValueError(f"--tokenizer-model {name}: {_said(name, error)}") from error
+
+    def _read(self, name: str, chat_template: str | None, date: datetime.date) -> None:
         if chat_template is not None:
             self._tokenizer.chat_template = chat_template
         if self._tokenizer.eos_token_id is None:
-            raise ValueError(
-                f"--tokenizer-model {name}: no end-of-text token. Set `eos_token` in its tokenizer_config.json."
-            )
+            raise Malformed("no end-of-text token. Set `eos_token` in its tokenizer_config.json.")
         self.name = name
         self.template = self._tokenizer.chat_template
         self.prefix = self._special_prefix()
@@ -88,3 +97,38 @@ class HuggingFaceTokenizer(ChatRenderer):
         special = json.dumps([self._tokenizer.special_tokens_map, self.prefix], sort_keys=True, default=str)
         template = json.dumps(self.template, sort_keys=True)
         return digest(model, special, template)
+
+
+def _is_of_files(error: BaseException) -> bool:
+    """Whether an error may come from what the files hold: any Exception, and the panics of the Rust library."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse settings in a folder of which transformers would make more than fits, or that Python cannot read."""
+    for name in ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        if (folder / name).is_file():
+            check_sizes(read_json(folder / name), str(folder / name))
+
+
+def _said(name: str, error: BaseException) -> str:
+    """What to do about an error of loading."""
+    if isinstance(error, Malformed):
+        return str(error)
+    if "trust_remote_code" in str(error) or "custom code" in str(error):
+        return (
+            f"{_file_with_code(name)} names code of its own that has to run; read that code, then allow it with "
+            "--trust-remote-code, or choose another tokenizer"
+        )
+    return f"cannot be loaded ({type(error).__name__}: {reason(error)}). Check the folder or the name."
+
+
+def _file_with_code(name: str) -> str:
+    """The file of a tokenizer that names code, and the code."""
+    for file in ("tokenizer_config.json", "config.json"):
+        try:
+            named = read_object(Path(name) / file, {"auto_map": dict[str, Any]})["auto_map"]
+        except Malformed:
+            continue
+        return f"{Path(name) / file} ({brief(named.get('AutoTokenizer') or named)})"
+    return "it"

@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator
 
 from megatron_lpc.data.row import MAX_ROW_BYTES, START, BadRow, Location, Position, Row
+from megatron_lpc.outside.json_text import MAX_DEPTH, is_too_deep, parse_json
+from megatron_lpc.outside.messages import Malformed
 
 _Stream = io.BufferedReader | gzip.GzipFile
 
@@ -89,9 +91,11 @@ def _parse_line(location: Location, line: bytes) -> Row | BadRow:
             "Write the file again, in UTF-8",
         )
     try:
-        return _row(location, json.loads(line.decode()))
-    except (ValueError, RecursionError) as error:
+        return _row(location, parse_json(line.decode()))
+    except UnicodeDecodeError as error:
         return location.bad_row(f"not valid JSON ({error})", _ONE_PER_LINE)
+    except Malformed as error:
+        return location.bad_row(str(error), _ONE_PER_LINE)
 
 
 def _read_list(path: str, stream: _Stream, start: int) -> Iterator[tuple[Row | BadRow, Position]]:
@@ -181,6 +185,8 @@ def _behind_blanks(buffer: str, at: int) -> int:
 
 
 def _row(location: Location, values: object) -> Row | BadRow:
+    if is_too_deep(values):
+        return location.bad_row(f"values are nested in one another more than {MAX_DEPTH} times", "Remove the row")
     if not isinstance(values, dict):
         return location.bad_row(f"a JSON {type(values).__name__}, not an object", "Write one JSON object per row")
     return Row(location, values)

@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from megatron_lpc.outside.messages import cleaned
+
 MAX_ROW_BYTES = 8 * 2**20
 """Larger rows are refused. A tokenizer takes about 150 bytes for each byte of text, so one row
 of 20 MB would take 3 GB; a pair that fills a context of 128k tokens is below 4 MB, escapes and repeated prompt
 included."""
+
+_REASON_LETTERS = 600
 
 Position = tuple[int, int]
 """Where a reader is in a shard: lines or rows before it, and bytes before it (0 where rows are found by number)."""
@@ -22,6 +26,7 @@ class BadRow(ValueError):
     """A row that cannot be trained on: which (file, 1-based line or row), why, and what to do about it."""
 
     def __init__(self, file: str, line: int, reason: str, fix: str) -> None:
+        reason = cleaned(reason, _REASON_LETTERS)
         super().__init__(f"{file}:{line}: {reason}. {fix}.")
         self.file = file
         self.line = line

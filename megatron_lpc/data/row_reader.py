@@ -7,17 +7,24 @@ from typing import Any
 
 from megatron_lpc.data.row import START, BadRow, Row
 from megatron_lpc.data.source import open_shards
+from megatron_lpc.outside.typed import misfit
 
 _BEGINNING: dict[str, Any] = {"source": 0, "shard": 0, "position": START, "rows": 0}
 
 
 def check_reader_state(state: dict[str, Any]) -> None:
     """Raise a ValueError where this is no state of a `RowReader`, such as one of an earlier version."""
-    if state.keys() != _BEGINNING.keys():
+    kinds = {"source": int, "shard": int, "rows": int, "position": list[int]}
+    is_state = misfit(state, kinds) is None and state.keys() == _BEGINNING.keys()
+    if not is_state or len(state["position"]) != len(START) or min(_numbers(state)) < 0:
         raise ValueError(
             "--load: the checkpoint is of an earlier version of the program, whose place in streamed data is not known "
             "here; start from its weights with --pretrained-checkpoint"
         )
+
+
+def _numbers(state: dict[str, Any]) -> list[int]:
+    return [state["source"], state["shard"], state["rows"], *state["position"]]
 
 
 class RowReader:
@@ -35,6 +42,8 @@ class RowReader:
         self._dp_rank = dp_rank
         self._dp_size = dp_size
         self._state = _BEGINNING | (state or {})
+        if self._state["source"] >= len(self._sources):
+            raise ValueError("--load: the checkpoint is of more streamed sources than --train-data has")
 
     def state(self) -> dict[str, Any]:
         """Where it is: after the row that it gave last."""

@@ -15,6 +15,10 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from megatron_lpc.data.chat_template import ChatRenderer, pin_date, writes_date
 from megatron_lpc.data.fingerprint import digest
+from megatron_lpc.outside.files import read_bytes
+from megatron_lpc.outside.messages import Malformed, reason
+
+_MAX_BYTES = 2**28
 
 
 class SentencePieceTokenizer(ChatRenderer):
@@ -31,14 +35,19 @@ class SentencePieceTokenizer(ChatRenderer):
         if not Path(path).is_file():
             raise ValueError(f"--tokenizer-model {path}: no such file. Train one with tools/train_tokenizer.py.")
         try:
-            self._model = SentencePieceProcessor(model_proto=Path(path).read_bytes())
-        except RuntimeError as error:
+            self._model = SentencePieceProcessor(model_proto=read_bytes(path, _MAX_BYTES))
+            self._read(path, chat_template, date)
+        except Malformed as error:
+            raise ValueError(f"--tokenizer-model {path}: {error}") from error
+        except Exception as error:  # The library and protobuf raise errors of many kinds.
             raise ValueError(
-                f"--tokenizer-model {path}: not a sentencepiece model ({error}). "
+                f"--tokenizer-model {path}: not a sentencepiece model ({reason(error)}). "
                 "Give a .model file, or a folder for a Hugging Face tokenizer."
             ) from error
+
+    def _read(self, path: str, chat_template: str | None, date: datetime.date) -> None:
         if self._model.eos_id() < 0:
-            raise ValueError(f"--tokenizer-model {path}: no end-of-text token. Train it with an eos id.")
+            raise Malformed("no end-of-text token. Train it with an eos id.")
         self.name = path
         self.template = chat_template
         self.vocab_size: int = self._model.vocab_size()

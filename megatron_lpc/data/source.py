@@ -16,6 +16,8 @@ from megatron_lpc.data.folder import files_of_folder
 from megatron_lpc.data.json_rows import read_json
 from megatron_lpc.data.row import START, BadRow, Location, Position, Row, Shard
 from megatron_lpc.data.table_rows import read_arrow, read_parquet
+from megatron_lpc.outside.messages import reason
+from megatron_lpc.outside.typed import is_text
 
 __all__ = ["FORMATS", "BadRow", "Location", "Row", "Shard", "identity", "open_shards", "read_rows"]
 
@@ -48,10 +50,10 @@ class FileShard:
             for row, behind in read(self.path, position):
                 number = behind[0]
                 yield row, behind
-        except (OSError, EOFError, ValueError, zlib.error, ArrowException) as error:
+        except (OSError, EOFError, ValueError, MemoryError, zlib.error, ArrowException) as error:
             place = f" behind row {number}" if number else ""
             raise ValueError(
-                f"{self.path}: cannot be read as {kind}{place} ({error}). Check the file, or write it again."
+                f"{self.path}: cannot be read as {kind}{place} ({reason(error)}). Check the file, or write it again."
             ) from error
 
 
@@ -102,6 +104,8 @@ def identity(source: str) -> str:
 
 def _files(source: str) -> list[Path] | None:
     """The files that `source` names, or None for a name of the Hub."""
+    if not is_text(source):
+        raise FileNotFoundError(f"{source}: cannot be the name of a file. {_KNOWN}")
     path = Path(source)
     name, _, splits = source.partition(":")
     if path.is_file():

@@ -9,6 +9,7 @@ from typing import Any
 from megatron_lpc.config.schema import DataConfig
 from megatron_lpc.data.data_formats import FORMS, as_it_is
 from megatron_lpc.data.row import Row
+from megatron_lpc.outside.messages import reason
 
 ASSISTANT_TURN = "\n\nAssistant:"
 """Opens a response in an HH-RLHF transcript."""
@@ -30,8 +31,8 @@ def standard_row(row: Row, config: DataConfig) -> Row:
     values = _renamed(row, config)
     for column in form.columns:
         if values.get(column) is None:
-            reason = f"`{column}` is null" if column in values else f"column `{column}` is missing"
-            raise row.location.bad_row(f"{reason} ({_found(row)})", _advice(row.values))
+            problem = f"`{column}` is null" if column in values else f"column `{column}` is missing"
+            raise row.location.bad_row(f"{problem} ({_found(row)})", _advice(row.values))
     if form.convert is as_it_is and values.get("prompt") is None and not _is_conversation(values["chosen"]):
         _check_other_form(row)
     read = {*form.columns, *form.optional}
@@ -41,7 +42,8 @@ def standard_row(row: Row, config: DataConfig) -> Row:
         raise row.location.bad_row(str(error), "Fix it, remove it, or set --bad-rows skip") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise row.location.bad_row(
-            f"the row does not have the form of --data-format {config.data_format} ({type(error).__name__}: {error})",
+            f"the row does not have the form of --data-format {config.data_format} ({type(error).__name__}: "
+            f"{reason(error)})",
             _advice(row.values),
         ) from error
     return replace(row, values={name: value for name, value in values.items() if name not in read} | converted)
@@ -97,4 +99,4 @@ def _fitting_form(columns: Mapping[str, Any]) -> str | None:
 
 def _found(row: Row) -> str:
     """The columns of a row, for messages; names may hold what cannot be encoded."""
-    return "columns: " + (", ".join(row.values) or "none").encode(errors="backslashreplace").decode()
+    return "columns: " + (", ".join(row.values) or "none")

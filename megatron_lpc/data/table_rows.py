@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from megatron_lpc.data.arrow_bounds import check_unpacked_size
 from megatron_lpc.data.row import MAX_ROW_BYTES, START, BadRow, Location, Position, Row
+from megatron_lpc.outside.json_text import parse_json
+from megatron_lpc.outside.messages import reason
 
 Batch = Any
 """A `pa.RecordBatch` or a `pa.Table`."""
 
 ROWS_PER_BATCH = 256
+_UNPACKED_BYTES = 2**28
+"""That are decoded at a time, and that any file may unpack to."""
+_LEAST_ROWS = 32
+"""Of at most 8 MiB each."""
+_MAX_COMPRESSION = 100
 
 
 def read_parquet(path: str, position: Position = START) -> Iterator[tuple[Row | BadRow, Position]]:
@@ -25,12 +33,34 @@ def read_parquet(path: str, position: Position = START) -> Iterator[tuple[Row | 
     import pyarrow.parquet as parquet
 
     with parquet.ParquetFile(path) as file:
+        _check_compression(file.metadata, Path(path).stat().st_size)
         first, before = 0, 0
         while first < file.num_row_groups and before + file.metadata.row_group(first).num_rows <= position[0]:
             before += file.metadata.row_group(first).num_rows
             first += 1
-        batches = file.iter_batches(ROWS_PER_BATCH, row_groups=range(first, file.num_row_groups))
+        batches = (
+            batch
+            for group in range(first, file.num_row_groups)
+            for batch in file.iter_batches(_rows_per_batch(file.metadata.row_group(group)), row_groups=[group])
+        )
         yield from rows_of(path, batches, before, position)
+
+
+def _check_compression(metadata: Any, num_bytes: int) -> None:
+    """Refuse a file that unpacks to far more than its size, before memory is taken for that."""
+    for group in range(metadata.num_row_groups):
+        unpacked = metadata.row_group(group).total_byte_size
+        if unpacked > max(_UNPACKED_BYTES, _MAX_COMPRESSION * num_bytes):
+            raise ValueError(f"row group {group + 1} unpacks to {unpacked:,} bytes, and the file has {num_bytes:,}")
+
+
+def _rows_per_batch(group: Any) -> int:
+    """Rows of a row group that are decoded at a time: so many that they fit in memory.
+
+    A text that a dictionary holds once may stand in every row, and is no larger than the row group. What is said of its
+    columns is not asked for: pyarrow ends the process where that is damaged.
+    """
+    return max(_LEAST_ROWS, min(ROWS_PER_BATCH, _UNPACKED_BYTES // max(group.total_byte_size, 1)))
 
 
 def read_arrow(path: str, position: Position = START) -> Iterator[tuple[Row | BadRow, Position]]:
@@ -41,13 +71,19 @@ def read_arrow(path: str, position: Position = START) -> Iterator[tuple[Row | Ba
     """
     with pa.memory_map(path) as source:
         is_file = source.read(6) == b"ARROW1"
-        source.seek(0)
+        check_unpacked_size(source, is_file)
         if is_file:
             file = pa.ipc.open_file(source)
             batches: Iterable[Batch] = map(file.get_batch, range(file.num_record_batches))
         else:
             batches = pa.ipc.open_stream(source)
-        yield from rows_of(path, batches, 0, position)
+        yield from rows_of(path, map(_validated, batches), 0, position)
+
+
+def _validated(batch: Batch) -> Batch:
+    """The batch, whose offsets lie in its buffers: Arrow reads a file without a look at them."""
+    batch.validate(full=True)
+    return batch
 
 
 def rows_of(
@@ -90,7 +126,7 @@ def _whole_part(part: Batch, kind: pa.StructType) -> list[dict[str, Any]] | None
         rows = part.to_pylist()
         holds_json = "extension<arrow.json>" in str(kind)
         return [_decoded(values, kind) for values in rows] if holds_json else rows
-    except (ValueError, RecursionError):
+    except (ValueError, OverflowError, RecursionError):
         return None
 
 
@@ -100,8 +136,8 @@ def _row(location: Location, row: Batch, kind: pa.StructType) -> Row | BadRow:
     try:
         (values,) = row.to_pylist()
         return Row(location, _decoded(values, kind))
-    except (ValueError, RecursionError) as error:
-        return location.bad_row(f"a text is not valid ({error})", "Write the file again, with texts in UTF-8")
+    except (ValueError, OverflowError, RecursionError) as error:
+        return location.bad_row(f"a text is not valid ({reason(error)})", "Write the file again, with texts in UTF-8")
 
 
 def _decoded(value: Any, kind: pa.DataType) -> Any:
@@ -109,7 +145,7 @@ def _decoded(value: Any, kind: pa.DataType) -> Any:
     if value is None:
         return None
     if isinstance(kind, pa.JsonType):
-        return json.loads(value)
+        return parse_json(value)
     if pa.types.is_struct(kind):
         return {field.name: _decoded(value[field.name], field.type) for field in kind}
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from megatron_lpc.data.columns import check_texts, kind, without_nulls
 from megatron_lpc.data.source import Row
+from megatron_lpc.outside.json_text import parse_json
 
 _FOR_TEMPLATES = ("system", "tools", "chat_template_kwargs")
 """Columns that change how a chat is rendered."""
@@ -101,7 +101,7 @@ def _read_json(row: Row, column: str) -> Any:
     if not isinstance(value, str) or not value:
         return without_nulls(value)
     try:
-        value = json.loads(value)
+        value = parse_json(value)
     except ValueError as error:
         raise row.location.bad_row(f"`{column}` is no valid JSON ({error})", "Write it as JSON") from error
     check_texts(row, column, value)

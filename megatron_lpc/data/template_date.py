@@ -7,6 +7,8 @@ from pathlib import Path
 
 from megatron_lpc.data.tokenizer import Tokenizer
 from megatron_lpc.files import write_text
+from megatron_lpc.outside.files import read_text
+from megatron_lpc.outside.messages import reason
 
 DATE_FILE = "chat_template_date.txt"
 
@@ -24,7 +26,10 @@ def keep_template_date(folder: Path, tokenizer: Tokenizer) -> str | None:
         return None
     file = folder / DATE_FILE
     if file.is_file():
-        tokenizer.template_date = datetime.date.fromisoformat(file.read_text(encoding="utf-8"))
+        try:
+            tokenizer.template_date = datetime.date.fromisoformat(read_text(file))
+        except ValueError as error:
+            raise ValueError(f"{file}: holds no date ({reason(error)}). Delete its folder.") from error
     else:
         write_text(file, tokenizer.template_date.isoformat())
     return tokenizer.template_date.isoformat()

@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from megatron_lpc.config.schema import DataConfig
+from megatron_lpc.outside.messages import Malformed, brief
+from megatron_lpc.outside.typed import check
+
+_MAX_VOCAB_SIZE = 2**24
 
 
 class Tokenizer(Protocol):
@@ -61,11 +65,23 @@ class Tokenizer(Protocol):
         """
 
 
+def check_tokenizer(tokenizer: Tokenizer) -> None:
+    """Raise a Malformed where the files of a tokenizer gave what cannot be one."""
+    what = f"--tokenizer-model {tokenizer.name}"
+    check(tokenizer.vocab_size, int, f"{what}: its highest token id")
+    check(tokenizer.eos_token, str, f"{what}: the end-of-text token")
+    check(tokenizer.template, str | dict[str, str] | None, f"{what}: its chat template")
+    ids = [tokenizer.eos_id, tokenizer.pad_id, *tokenizer.prefix]
+    if not 0 < tokenizer.vocab_size <= _MAX_VOCAB_SIZE or not all(0 <= each < tokenizer.vocab_size for each in ids):
+        raise Malformed(f"{what}: its token ids are none of a vocabulary (up to {brief(tokenizer.vocab_size - 1)})")
+
+
 def load_tokenizer(config: DataConfig) -> Tokenizer:
     """The tokenizer named by `tokenizer_model`, with `chat_template` in place of its own when set.
 
     Raises:
-        ValueError: it cannot be loaded or has no end-of-text token, or `chat_template_date` does not fit its template.
+        ValueError: it cannot be loaded, holds what no tokenizer has, has code of its own without `trust_remote_code`,
+            has no end-of-text token, or `chat_template_date` does not fit its template.
         FileNotFoundError: there is no such template file.
     """
     name = config.tokenizer_model
@@ -78,7 +94,12 @@ def load_tokenizer(config: DataConfig) -> Tokenizer:
     from megatron_lpc.data.huggingface_tokenizer import HuggingFaceTokenizer  # imports transformers, which is slow
     from megatron_lpc.data.sentencepiece_tokenizer import SentencePieceTokenizer
 
-    kind = SentencePieceTokenizer if name.endswith(".model") else HuggingFaceTokenizer
-    tokenizer = kind(name, read_template(config.chat_template), template_date(config))
+    template, date = read_template(config.chat_template), template_date(config)
+    tokenizer: Tokenizer
+    if name.endswith(".model"):
+        tokenizer = SentencePieceTokenizer(name, template, date)
+    else:
+        tokenizer = HuggingFaceTokenizer(name, template, date, trust_remote_code=config.trust_remote_code)
+    check_tokenizer(tokenizer)
     check_date(config, tokenizer.template)
     return tokenizer

@@ -5,8 +5,9 @@ The functions raise ValueError, KeyError, TypeError or AttributeError for what i
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+from megatron_lpc.outside.json_text import parse_json
 
 Message = dict[str, Any]
 
@@ -36,7 +37,7 @@ def read_response(response: Any) -> list[Message]:
 def read_messages(messages: Any) -> list[Message]:
     """Messages as ours, from a list or its JSON text."""
     if isinstance(messages, str):
-        messages = json.loads(messages)
+        messages = parse_json(messages)
     return [_message(message) for message in messages]
 
 
@@ -49,7 +50,7 @@ def _message(message: dict[str, Any]) -> Message:
     role = _ROLES.get(renamed["role"], renamed["role"])
     if role != "function_call":
         return renamed | {"role": role}
-    calls = json.loads(renamed["content"])
+    calls = parse_json(renamed["content"])
     functions = [{"type": "function", "function": call} for call in (calls if isinstance(calls, list) else [calls])]
     return {"role": "assistant", "content": "", "tool_calls": functions}
 

@@ -76,6 +76,7 @@ def generate_examples(run: Run, evaluation: Evaluation, iteration: int) -> dict[
             "usage": evaluation.usage.tolist(),
             "max_tokens": run.config.logging.eval_generation_tokens,
             "on_gpu": run.platform.is_cuda,
+            "trust_remote_code": run.config.data.trust_remote_code,
             "output": str(output),
         }
         failure = _run_generator(job) if checkpoint.is_dir() else f"{checkpoint} is no checkpoint of it"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from megatron_lpc.config import Config, training_only_options, with_defaults
 from megatron_lpc.convert.hub.saved_latent import SavedLatent, write_latent
+from megatron_lpc.data.cache import read_bad_rows
 from megatron_lpc.data.dataset import PairDataset
 from megatron_lpc.data.source import Row, read_rows
 from megatron_lpc.evaluation.certainty import Certainty, certainty
@@ -86,8 +87,7 @@ def _rows_of(data: PairDataset, source: str, chosen: Sequence[Selected]) -> list
     """The rows of examples; a data set has all rows of its source in order but the bad ones."""
     bad: set[tuple[str, int]] = set()
     if data.num_bad_rows:
-        lines = map(json.loads, data.bad_rows_file.read_text(encoding="utf-8").splitlines())
-        bad = {(line["file"], line["line"]) for line in lines}
+        bad = {(row.file, row.line) for row in read_bad_rows(data.bad_rows_file)}
     wanted = {selected.example_index for selected in chosen}
     rows: dict[int, Row] = {}
     example_index = 0

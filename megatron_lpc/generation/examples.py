@@ -49,6 +49,7 @@ def main() -> None:
         show=0,
         output=None,
         device="cuda" if job["on_gpu"] and _fits_on_gpu(Path(job["checkpoint"])) else "cpu",
+        trust_remote_code=job["trust_remote_code"],
         sampling=Sampling(max_new_tokens=job["max_tokens"]),
     )
     with reports_errors(), open_export(options) as opened:

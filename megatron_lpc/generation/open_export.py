@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from megatron_lpc.convert.hub.modeling_lpc import LPCForCausalLM
 from megatron_lpc.data.input_errors import input_errors
 from megatron_lpc.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lpc.generation.options import GenerateOptions, GenerationError
+from megatron_lpc.outside.messages import reason
 from megatron_lpc.training.checkpoint_folder import read_description, resolve_checkpoint
 
 
@@ -57,19 +58,19 @@ def open_export(options: GenerateOptions) -> Iterator[OpenExport]:
         ConfigError: there is no checkpoint, or the tokenizer cannot be loaded.
     """
     if options.model is not None:
-        yield _opened(options.model, _data_of_export(options.model), options.device)
+        yield _opened(options.model, _data_of_export(options.model), options)
         return
     assert options.load is not None
     with tempfile.TemporaryDirectory(prefix="megatron-lpc-generate-") as folder:
         export_hf(options.load, Path(folder) / "hf")
-        yield _opened(Path(folder) / "hf", _data_of_run(options.load), options.device)
+        yield _opened(Path(folder) / "hf", _data_of_run(options.load), options)
 
 
-def _opened(folder: Path, data: DataConfig, device: str | None) -> OpenExport:
+def _opened(folder: Path, data: DataConfig, options: GenerateOptions) -> OpenExport:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with input_errors():
-        tokenizer = load_tokenizer(data)
+        tokenizer = load_tokenizer(replace(data, trust_remote_code=options.trust_remote_code))
     settings = read_settings(folder)
     has_head = settings.get("model_type") == MODEL_TYPE
     # Our own classes, not the copies in the folder, which are code of whoever wrote it.
@@ -79,9 +80,9 @@ def _opened(folder: Path, data: DataConfig, device: str | None) -> OpenExport:
         model = model_class.from_pretrained(
             folder, config=config_class(**settings), dtype="auto", use_safetensors=True, trust_remote_code=False
         )
-        model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise GenerationError(f"{folder}: cannot be loaded by transformers ({error})") from error
+        model = model.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    except Exception as error:  # transformers raises what its configurations and models raise.
+        raise GenerationError(f"{folder}: cannot be loaded by transformers ({reason(error)})") from error
     is_lpc = has_head and not model.latent_head.is_continuous
     num_codes = len(model.latent_head.codebook) if is_lpc else 0
     return OpenExport(model=model, tokenizer=tokenizer, num_codes=num_codes, has_head=has_head)

@@ -48,6 +48,8 @@ class GenerateOptions:
     """Prompts whose responses are printed."""
     output: Path | None
     device: str | None
+    trust_remote_code: bool
+    """Whether code that the tokenizer comes with may run."""
     sampling: Sampling
 
 
@@ -80,6 +82,7 @@ def parse_generate_command(argv: Sequence[str]) -> GenerateOptions:
         show=given.get("show", _SHOW if "prompts" in given else len(given.get("prompt", ()))),
         output=given.get("output"),
         device=given.get("device"),
+        trust_remote_code=given.get("trust_remote_code", False),
         sampling=Sampling(**sampling),
     )
 
@@ -118,6 +121,7 @@ def _parser() -> ArgumentParser:
     add("--top-p", type=float, metavar="X", help="draw from the most probable tokens of this probability together (1)")
     add("--seed", type=int, metavar="N", help=f"of what is drawn, the same for each latent ({_DEFAULT.seed})")
     add("--batch-size", type=int, metavar="N", help=f"prompts at the same time ({_DEFAULT.batch_size})")
+    add("--trust-remote-code", action="store_true", help="run the code that the tokenizer comes with; read it first")
     add("--device", metavar="DEVICE", help="such as cpu or cuda:1 (cuda where there is one)")
     add("--show", type=int, metavar="N", help=f"print the responses to N prompts ({_SHOW} of --prompts)")
     add("--output", type=Path, metavar="FILE.jsonl", help="write all responses")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from megatron_lpc.command_line import UserError
 from megatron_lpc.config import all_options
 from megatron_lpc.config.flags import DEFAULT
 from megatron_lpc.config.options import nearest
 from megatron_lpc.config.values import IllTyped, from_yaml
+from megatron_lpc.outside.messages import Malformed, brief, one_line
+from megatron_lpc.outside.yaml_text import read_yaml
 
 Options = dict[str, Any]
 """Option of `megatron_lpc.train` -> its value, as YAML has it."""
@@ -36,14 +36,14 @@ class Entry:
     def error(self, message: str) -> UserError:
         """An error of one line."""
         where = f"{self.file}: {self.key}: " if self.key else f"{self.file}: "
-        return UserError(where + "; ".join(message.splitlines()))
+        return UserError(where + one_line(message))
 
     def entries(self) -> dict[str, Entry]:
         """Those of a mapping; none of a missing value."""
         if self.value is None:
             return {}
         if not isinstance(self.value, dict):
-            raise self.error(f"must hold 'key: value' lines, got {self.value!r}")
+            raise self.error(f"must hold 'key: value' lines, got {brief(self.value)}")
         prefix = f"{self.key}." if self.key else ""
         return {str(key): Entry(self.file, f"{prefix}{key}", value) for key, value in self.value.items()}
 
@@ -61,7 +61,7 @@ class Entry:
     def items(self) -> list[Entry]:
         """Those of a list that is not empty."""
         if not isinstance(self.value, list) or not self.value:
-            raise self.error(f"must be a list, [...], got {self.value!r}")
+            raise self.error(f"must be a list, [...], got {brief(self.value)}")
         return [Entry(self.file, f"{self.key}[{index}]", value) for index, value in enumerate(self.value)]
 
     def one_or_several(self) -> list[Entry]:
@@ -70,12 +70,12 @@ class Entry:
 
     def text(self) -> str:
         if not isinstance(self.value, str) or not self.value:
-            raise self.error(f"must be text, got {self.value!r}")
+            raise self.error(f"must be text, got {brief(self.value)}")
         return self.value
 
     def whole_number(self, minimum: int) -> int:
         if type(self.value) is not int or self.value < minimum:
-            raise self.error(f"must be a whole number of at least {minimum}, got {self.value!r}")
+            raise self.error(f"must be a whole number of at least {minimum}, got {brief(self.value)}")
         return self.value
 
     def options(self) -> Options:
@@ -106,21 +106,6 @@ def read_entry(path: Path) -> Entry:
         UserError: it cannot be read, is not YAML, or has a key twice.
     """
     try:
-        return Entry(path, "", yaml.load(path.read_text(encoding="utf-8"), _Loader))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's, which would keep the last of two equal keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"duplicate key '{key}'", problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+        return Entry(path, "", read_yaml(path))
+    except Malformed as error:
+        raise UserError(error) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -15,11 +14,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from megatron_lpc.command_line import UserError
 from megatron_lpc.files import write_json
 from megatron_lpc.study.plan import data_folder, filled
-from megatron_lpc.study.planned_run import PlannedRun
+from megatron_lpc.study.planned_run import PlannedRun, read_saved
 from megatron_lpc.study.run_files import ENDS_WITH_INPUT, LOG
 from megatron_lpc.study.study_file import Study
 
@@ -42,7 +42,7 @@ def make_data(study: Study, output: Path, data: str) -> None:
     folder, commands = data_folder(output, data), data_commands(study, output, data)
     made = folder / _MADE
     if made.exists():
-        if json.loads(made.read_text(encoding="utf-8")) != commands:
+        if read_saved(made, list[Any]) != commands:
             raise UserError(
                 f"{study.file}: data.{data}: {folder} was made by other commands; remove it and the runs on it, or "
                 "give another --output"

@@ -6,14 +6,16 @@ got or lost in the meantime do not count where they are at their default.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_lpc.command_line import UserError
 from megatron_lpc.config import Config
 from megatron_lpc.files import write_json
+from megatron_lpc.outside.json_text import read_json
+from megatron_lpc.outside.messages import Malformed
 from megatron_lpc.study.rows import Row
 from megatron_lpc.study.run_files import OPTIONS, TRAINED
 
@@ -56,22 +58,34 @@ class PlannedRun:
     def report(self, pairs: int | None) -> dict[str, Any]:
         """The report under so many support pairs; where these make no difference, the only one or the first."""
         file = self.reports.get(pairs) or next(iter(self.reports.values()))
-        found: dict[str, Any] = json.loads((self.folder / file).read_text(encoding="utf-8"))
-        return found
+        return read_saved(self.folder / file, dict[str, Any])
 
     def keep_options(self) -> None:
         """Write the options beside what the run will leave."""
         write_json(self.folder / OPTIONS, {"training": self.training, "evaluation": self.evaluation})
 
     def _kept(self) -> dict[str, Any]:
-        kept: dict[str, Any] = json.loads((self.folder / OPTIONS).read_text(encoding="utf-8"))
-        return kept
+        training = {"options": dict[str, Any], "changed": list[str]}
+        return read_saved(self.folder / OPTIONS, {"training": training, "evaluation": dict[str, Any]})
 
     def _kept_training_fits(self) -> bool:
         if not (self.folder / OPTIONS).exists():
             return False
         kept = self._kept()["training"]
         return _fits(kept, self.training) and _fits(self.training, kept)
+
+
+def read_saved(path: Path, kind: Any) -> dict[str, Any]:
+    """What a run has left in a JSON file.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        found: dict[str, Any] = read_json(path, kind)
+    except Malformed as error:
+        raise UserError(f"{error}; remove the folder, so that the run is done again") from error
+    return found
 
 
 def _fits(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from megatron_lpc.config import options_of_evaluation, shown
 from megatron_lpc.evaluation.options import SupportOptions
 from megatron_lpc.study.entries import Entry, Options
 
+_MAX_GRID_ROWS = 10_000
 BASE = "base"
 """Name of the row with no option changed."""
 
@@ -95,10 +96,12 @@ def _grid_rows(entry: Entry) -> Iterator[Row]:
             axes.append([(axis, name, name, choice.options()) for name, choice in of.entries().items()])
         else:
             axes.append([(axis, shown(v), f"{axis}={shown(v)}", {axis: v}) for v in read_values(of, axis)])
-    for choices in itertools.product(*axes) if axes else ():
+    for number, choices in enumerate(itertools.product(*axes) if axes else ()):
         names = [name for *_, options in choices for name in options]
         if len(set(names)) < len(names):
             raise entry.error(f"two axes set one option, among {', '.join(names)}")
+        if number == _MAX_GRID_ROWS:
+            raise entry.error(f"has more than {_MAX_GRID_ROWS:,} rows")
         yield Row(
             name=", ".join(label for _, _, label, _ in choices),
             options={name: value for *_, options in choices for name, value in options.items()},

@@ -7,20 +7,19 @@ SAVE/.iter_0000200.tmp/                  one being written, or what a killed pro
 
 from __future__ import annotations
 
-import io
-import json
-import pickle
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-from torch.distributed.checkpoint.metadata import Metadata
-
 from megatron_lpc.config import ConfigError
 from megatron_lpc.files import replace_folder, write_json, write_text
+from megatron_lpc.outside.json_text import read_json
+from megatron_lpc.outside.messages import Malformed
+from megatron_lpc.training.checkpoint_description import check_run, checked
 
 _POINTER = "latest_checkpointed_iteration.txt"
+_POINTER_BYTES = 200
 _DESCRIPTION = "description.json"
 _FORMAT = "metadata.json"  # megatron-core's, written after all tensors.
 
@@ -63,7 +62,8 @@ def latest_name(root: Path) -> str | None:
 
 
 def _pointer(root: Path) -> str:
-    return (root / _POINTER).read_bytes().decode(errors="replace").strip()
+    with (root / _POINTER).open("rb") as file:
+        return file.read(_POINTER_BYTES).decode(errors="replace").strip()
 
 
 def holds_checkpoint(path: str | Path) -> bool:
@@ -121,60 +121,25 @@ def read_description(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); load another checkpoint") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: cannot be read (it is no JSON object); load another checkpoint")
-    return content
+        return checked(read_json(path), path)
+    except Malformed as error:
+        raise ConfigError(f"{error}; load another checkpoint") from error
 
 
 def read_run_description(folder: Path) -> dict[str, Any]:
     """The description of a checkpoint that a run saved.
 
     Raises:
-        ConfigError: the checkpoint holds only weights, or the file cannot be read.
+        ConfigError: the checkpoint holds only weights, the file cannot be read, or lacks what a resumed run reads.
     """
     description = read_description(folder)
     if "run" not in description:
         raise ConfigError(f"{folder}: holds only weights; start from it with --pretrained-checkpoint instead of --load")
-    return description
-
-
-def read_tensor_index(folder: Path) -> Metadata:
-    """torch's index of the tensors in a checkpoint.
-
-    It is a pickle, which torch loads without restriction. Here it may hold nothing but plain data, so call this before
-    torch reads it.
-
-    Raises:
-        ConfigError: it cannot be read, or would run code.
-    """
-    path = folder / ".metadata"
     try:
-        return _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
-    except Exception as error:  # What a damaged pickle raises is not bounded.
-        raise ConfigError(
-            f"{path}: not an index of tensors ({error}); this is no torch_dist checkpoint, or it is damaged"
-        ) from error
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Builds only records, enumerations, shapes and data types."""
-
-    _ALLOWED = (
-        r"torch\.distributed\.checkpoint\.metadata\."
-        r"(\w+Metadata|Metadata|MetadataIndex|StorageMeta|TensorProperties|_MEM_FORMAT_ENCODING)"
-        r"|torch\.distributed\.checkpoint\.planner\.(SavePlan|WriteItem|WriteItemType|TensorWriteData|BytesIOWriteData)"
-        r"|torch\.distributed\.checkpoint\.filesystem\.(_StorageInfo|_StoragePrefix)"
-        r"|megatron\.core\.dist_checkpointing\.strategies\.torch\.(MCoreMetadata|MCoreSavePlan)"
-        r"|torch\.(Size|bool|b?float\w*|u?int\d+|serialization\._get_layout)|collections\.OrderedDict"
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if not re.fullmatch(self._ALLOWED, f"{module}.{name}"):
-            raise pickle.UnpicklingError(f"it wants to call {module}.{name}")
-        return super().find_class(module, name)
+        check_run(description, folder / _DESCRIPTION)
+    except Malformed as error:
+        raise ConfigError(f"{error}; load another checkpoint") from error
+    return description
 
 
 def _name(iteration: int) -> str:

@@ -8,7 +8,6 @@ takes a thirteenth of the time (docs/checkpoints.md).
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +20,9 @@ from torch.serialization import get_crc32_options, set_crc32_options
 
 from megatron_lpc.config import ConfigError
 from megatron_lpc.files import write_json
+from megatron_lpc.outside.files import is_plain_name
+from megatron_lpc.outside.json_text import read_object
+from megatron_lpc.outside.messages import Malformed, brief
 
 INTEGRITY = "integrity.json"
 _WRITTEN = "xxh3_128"
@@ -80,13 +82,15 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        manifest = Manifest(content["algorithm"], content["files"])
-        is_of_texts = all(isinstance(digest, str) for digest in manifest.files.values())
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        content = read_object(path, {"algorithm": str, "files": dict[str, str]})
+    except Malformed as error:
         raise ConfigError(f"{path}: is damaged, for it is no list of checksums ({error})") from error
-    if manifest.algorithm not in _ALGORITHMS or not is_of_texts:
+    manifest = Manifest(content["algorithm"], content["files"])
+    if manifest.algorithm not in _ALGORITHMS:
         raise ConfigError(f"{path}: checksums of the kind {manifest.algorithm!r} are not known")
+    elsewhere = [name for name in manifest.files if not is_plain_name(name)]
+    if elsewhere:
+        raise ConfigError(f"{path}: names {brief(elsewhere[0])}, which is no file of its folder")
     return manifest
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from megatron_lpc.command_line import first_few, warn
@@ -82,7 +83,7 @@ def _candidates(root: Path) -> dict[str, list[str]]:
     if latest is None:
         return {"names": complete, "problems": [f"{pointer}: is damaged, for it names no checkpoint"]}
     older = complete
-    if latest.startswith("iter_"):
+    if re.fullmatch(r"iter_[0-9]+", latest):
         older = [name for name in complete if int(name.removeprefix("iter_")) < int(latest.removeprefix("iter_"))]
     if not (root / latest).is_dir():
         return {"names": older, "problems": [f"{pointer}: names {latest}, which is not there"]}

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from megatron_lpc.config import ConfigError
-from megatron_lpc.training.checkpoint_folder import read_description, read_run_description, read_tensor_index
-from megatron_lpc.training.state import unfit_fields
+from megatron_lpc.outside.json_text import read_object
+from megatron_lpc.outside.messages import Malformed, reason
+from megatron_lpc.training.checkpoint_folder import read_description, read_run_description
+from megatron_lpc.training.tensor_index import file_ends, read_tensor_index
 
 
 def defects(folder: Path, resumes: bool) -> Iterator[str]:
@@ -34,34 +33,17 @@ def defects(folder: Path, resumes: bool) -> Iterator[str]:
     except ConfigError as error:
         yield str(error)
         return
-    if not resumes:
-        return
-    wrong = _unfit(description)
-    if wrong:
-        yield f"{folder / 'description.json'}: is damaged, for {wrong[0]} is missing or of another kind"
-    else:
+    if resumes:
         yield from _random_states(folder, description["layout"]["world_size"])
-
-
-def _unfit(description: dict[str, Any]) -> list[str]:
-    """Names in the description of a run that have no value, or one of another kind."""
-    kinds = {"run": dict, "optimizer_updates": int, "scheduler_steps": int, "layout": dict, "options": dict}
-    wrong = [name for name, kind in kinds.items() if not isinstance(description.get(name), kind)]
-    if wrong:
-        return wrong
-    has_size = isinstance(description["layout"].get("world_size"), int)
-    return [f"run.{name}" for name in unfit_fields(description["run"])] + ([] if has_size else ["layout.world_size"])
 
 
 def _format(folder: Path) -> Iterator[str]:
     """megatron-core's file, by which it knows a checkpoint."""
     path = folder / "metadata.json"
     try:
-        is_known = "sharded_backend" in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        is_known = False
-    if not is_known:
-        yield f"{path}: is missing or damaged"
+        read_object(path, {"sharded_backend": str})
+    except Malformed as error:
+        yield f"{path}: is missing or damaged ({error})"
 
 
 def _tensors(folder: Path) -> Iterator[str]:
@@ -71,10 +53,7 @@ def _tensors(folder: Path) -> Iterator[str]:
     except ConfigError as error:
         yield str(error)
         return
-    ends: dict[str, int] = defaultdict(int)
-    for place in (index.storage_data or {}).values():
-        ends[place.relative_path] = max(ends[place.relative_path], place.offset + place.length)
-    for name, end in sorted(ends.items()):
+    for name, end in sorted(file_ends(index).items()):
         path = folder / name
         if not path.is_file():
             yield f"{path}: is missing"
@@ -89,4 +68,5 @@ def _random_states(folder: Path, ranks: int) -> Iterator[str]:
             with safe_open(path, "pt"):
                 pass
         except (OSError, SafetensorError) as error:
-            yield f"{path}: is missing or damaged ({error})"
+            yield f"{path}: is missing or damaged ({reason(error)})"
+            return

@@ -24,7 +24,8 @@ from megatron_lpc.config import Config, ConfigError, ModelConfig, Role, canonica
 from megatron_lpc.model import unwrapped
 from megatron_lpc.model.initialize import sharded_tensors
 from megatron_lpc.platform.process_groups import ProcessGroups
-from megatron_lpc.training.checkpoint_folder import read_description, read_tensor_index
+from megatron_lpc.training.checkpoint_folder import read_description
+from megatron_lpc.training.tensor_index import read_tensor_index
 
 _HEAD = "latent_head."
 

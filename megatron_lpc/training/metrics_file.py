@@ -17,8 +17,13 @@ from typing import Any
 from megatron_lpc.command_line import UserError, WriteFailed
 from megatron_lpc.config import ConfigError
 from megatron_lpc.files import write_text
+from megatron_lpc.outside.files import read_bytes
+from megatron_lpc.outside.json_text import parse_json
+from megatron_lpc.outside.messages import Malformed
+from megatron_lpc.outside.typed import check
 
 METRICS_FILE = "metrics.jsonl"
+_MAX_BYTES = 2**31
 
 
 class MetricsFile:
@@ -73,18 +78,22 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises:
         ConfigError: any other line is not an object with an `iteration`; names file and line.
     """
-    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = read_bytes(path, _MAX_BYTES).decode(errors="replace")
+    except Malformed as error:
+        raise ConfigError(error) from error
     # What follows the last line feed was cut off by a kill.
     lines = text[: text.rfind("\n") + 1].splitlines()
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-            record["iteration"] = int(record["iteration"])
-        except (ValueError, TypeError, KeyError):
+            record = parse_json(line)
+            check(record, {"iteration": int}, "it")
+            check(record, dict[str, float | str | None], "it")
+        except Malformed as error:
             raise ConfigError(
-                f"{path}:{number}: not a line of metrics, which is a JSON object with `iteration`: {line[:80]!r}; "
-                "remove that line"
+                f"{path}:{number}: not a line of metrics, which is a JSON object with `iteration` and numbers "
+                f"({error}): {line[:80]!r}; remove that line"
             ) from None
         records.append({name: math.nan if value is None else value for name, value in record.items()})
     return records

@@ -8,8 +8,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from megatron_lpc.config import ConfigError
+from megatron_lpc.outside.messages import reason
 from megatron_lpc.platform import Platform
 
 _TRACKER = "tracker."
@@ -31,8 +35,21 @@ def save_random_state(folder: Path, platform: Platform) -> None:
 
 
 def restore_random_state(folder: Path, platform: Platform) -> None:
-    """Set all generators as `save_random_state` found them on the same rank."""
-    states = load_file(random_state_file(folder))
+    """Set all generators as `save_random_state` found them on the same rank.
+
+    Raises:
+        ConfigError: the file holds something else.
+    """
+    try:
+        _restore(load_file(random_state_file(folder)), platform)
+    except (OSError, SafetensorError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{random_state_file(folder)}: holds no states of generators ({reason(error)}); load another checkpoint, "
+            "or set --no-load-rng"
+        ) from error
+
+
+def _restore(states: dict[str, Tensor], platform: Platform) -> None:
     version, *integers = states["python"].tolist()
     gauss = states["python_gauss"].tolist()
     random.setstate((version, tuple(integers), gauss[0] if gauss else None))

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from megatron_lpc.outside.messages import without_secrets
+
 
 class _Tee:
     """A text stream that is written to a file as well; in all else it is the original stream."""
@@ -21,7 +23,7 @@ class _Tee:
         self.file = file
 
     def write(self, text: str) -> int:
-        self.file.write(text)
+        self.file.write(without_secrets(text))
         return self.stream.write(text)
 
     def flush(self) -> None:
@@ -43,7 +45,7 @@ def open_rank_log(folder: str | None, rank: int) -> None:
     path = Path(folder) / f"rank_{rank:05d}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     # Line by line, so that the file is up to date when the process hangs or is killed.
-    file = path.open("a", encoding="utf-8", buffering=1)
+    file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
     sys.stdout, sys.stderr = _Tee(sys.stdout, file), _Tee(sys.stderr, file)
 
 

@@ -20,6 +20,7 @@ from megatron_lpc.config import ConfigError
 from megatron_lpc.files import whole_file
 from megatron_lpc.model import unwrapped
 from megatron_lpc.model.initialize import sharded_tensors
+from megatron_lpc.outside.messages import reason
 
 _AGAIN = "write it again with `python -m megatron_lpc.precompute_reference` and the options of this run"
 
@@ -69,12 +70,16 @@ def load_reference_cache(folder: str | Path, name: str, data: str, weights: str)
             made_with = file.metadata() or {}
             logps = file.get_tensor("reference_logps")
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"--reference-cache {folder}: {path.name} cannot be read ({error}); {_AGAIN}") from error
+        raise ConfigError(
+            f"--reference-cache {folder}: {path.name} cannot be read ({reason(error)}); {_AGAIN}"
+        ) from error
     if made_with != {"data": data, "weights": weights}:
         raise ConfigError(
             f"--reference-cache {folder}: the log-probs of data set `{name}` ({path.name}) are of another reference "
             f"(weights {made_with.get('weights')}, now {weights}); {_AGAIN}"
         )
+    if logps.dim() != 2 or logps.size(1) != 2 or logps.dtype != torch.float32 or not bool(logps.isfinite().all()):
+        raise ConfigError(f"--reference-cache {folder}: {path.name} holds no log-probs of pairs; {_AGAIN}")
     return logps
 
 

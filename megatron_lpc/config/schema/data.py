@@ -42,6 +42,9 @@ class DataConfig:
     tokenizer_model: str = option("", role=Role.RUN, evaluation=True)
     """Folder or name of a Hugging Face tokenizer, or a sentencepiece .model file."""
 
+    trust_remote_code: bool = option(False, role=Role.RUN, evaluation=True)
+    """Run the code that a tokenizer of Hugging Face comes with, as transformers does. Read that code first."""
+
     chat_template: str | None = option(None, role=Role.RUN, evaluation=True)
     """Jinja file that replaces the tokenizer's chat template."""
 

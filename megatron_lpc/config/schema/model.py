@@ -21,7 +21,7 @@ from megatron_lpc.config.metadata import Role, option
 class ModelConfig:
     """Shape of the Llama-like backbone (RMSNorm, gated MLP, rotary position embedding)."""
 
-    num_layers: int = option(4, range="[1, inf)", role=Role.BACKBONE, hf_setting="num_hidden_layers")
+    num_layers: int = option(4, range="[1, 4096]", role=Role.BACKBONE, hf_setting="num_hidden_layers")
     """Transformer layers, over all pipeline stages."""
 
     hidden_size: int = option(256, range="[1, inf)", role=Role.BACKBONE, hf_setting="hidden_size")
@@ -38,7 +38,7 @@ class ModelConfig:
     # One expert would be chosen by every token.
     num_experts: int | None = option(
         None,
-        range="[2, inf)",
+        range="[2, 4096]",
         role=Role.BACKBONE,
         hf_rule="`num_local_experts` (Mixtral), `num_experts` (Qwen3-MoE)",
     )

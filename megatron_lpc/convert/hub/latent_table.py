@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .prior_network import prior_network, prior_probabilities
@@ -52,12 +52,22 @@ class LatentTable:
         file = self._folder / TABLE_FILE
         if not file.exists():
             raise ValueError(f"{file}: is missing; make the folder with `convert_hf.py export --for-serving`")
-        with safe_open(file, framework="pt") as tensors:
-            about = json.loads(tensors.metadata()["lpc"])
-            self.values: Tensor = tensors.get_tensor("table")
-            names = [name for name in tensors.keys() if name.startswith(_PRIOR_PREFIX)]  # noqa: SIM118 (it is not a dict)
-            self._prior = prior_network({name.removeprefix(_PRIOR_PREFIX): tensors.get_tensor(name) for name in names})
-        self.code_names: list[str] = about["code_names"] or []
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                about = json.loads((tensors.metadata() or {}).get("lpc", "null"))
+                self.values: Tensor = tensors.get_tensor("table")
+                names = [name for name in tensors.keys() if name.startswith(_PRIOR_PREFIX)]  # noqa: SIM118 (no dict)
+                prior = {name.removeprefix(_PRIOR_PREFIX): tensors.get_tensor(name) for name in names}
+            self._prior = prior_network(prior)
+        except (OSError, SafetensorError, LookupError, RuntimeError, ValueError) as error:
+            said = " ".join(str(error).split())[:300]
+            raise ValueError(f"{file}: cannot be read ({said}); export the model again") from error
+        if not isinstance(about, dict) or not isinstance(about.get("codes"), str) or self.values.dim() != 2:
+            raise ValueError(f"{file}: is no table of codes; export the model again")
+        code_names = about.get("code_names") or []
+        if not isinstance(code_names, list) or not all(isinstance(name, str) for name in code_names):
+            raise ValueError(f"{file}: its names of codes are no list of texts; export the model again")
+        self.code_names: list[str] = code_names
         self._codes: str = about["codes"]
 
     values: Tensor

@@ -20,6 +20,7 @@ from torch import Tensor
 
 _KIND = "megatron_lpc mixture of codes"
 _KEY = "latent"
+_SUM_TOLERANCE = 1e-3
 _AGAIN = "make it with `python -m megatron_lpc.personalize --load RUN`"
 
 
@@ -79,7 +80,7 @@ def read_latent(path: str | Path) -> SavedLatent:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get(_KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read as a saved latent ({error}); {_AGAIN}") from error
     if not isinstance(about, dict) or about.get("kind") != _KIND:
         raise ValueError(f"{path}: holds no saved latent; {_AGAIN}")
@@ -93,9 +94,20 @@ def read_latent(path: str | Path) -> SavedLatent:
         )
     except KeyError as error:
         raise ValueError(f"{path}: lacks {error}, the file is damaged; {_AGAIN}") from error
-    if latent.weights.shape != (about.get("num_codes"),) or not bool(latent.weights.isfinite().all()):
+    if not _is_whole(latent, about.get("num_codes")):
         raise ValueError(f"{path}: its weights do not fit its description, the file is damaged; {_AGAIN}")
     return latent
+
+
+def _is_whole(latent: SavedLatent, num_codes: object) -> bool:
+    """Whether a latent that was read is one."""
+    weights, interval = latent.weights, latent.interval
+    if weights.shape != (num_codes,) or weights.dtype != torch.float64 or not bool((weights >= 0).all()):
+        return False
+    if interval is not None and (interval.shape != (2, num_codes) or not bool(interval.isfinite().all())):
+        return False
+    adds_up = abs(float(weights.sum()) - 1) < _SUM_TOLERANCE
+    return adds_up and type(latent.pairs) is int and isinstance(latent.posterior, str) and isinstance(latent.codes, str)
 
 
 def read_latent_of(path: str | Path, codebook: Tensor, code_unit: Tensor) -> SavedLatent:
