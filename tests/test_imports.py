@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Layers of megatron_lpc, the lowest first. A module imports only from lower layers.
 LAYERS = (
+    ("outside",),
     ("command_line", "files"),
     ("terminal", "folder_lock", "launch"),
     ("config", "platform"),

@@ -141,7 +141,7 @@ def test_wrong_files_are_refused_with_file_and_line(write, text, line, message):
 def test_files_that_cannot_be_read(tmp_path, write):
     with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read"):
         load_yaml(tmp_path / "absent.yaml")
-    with pytest.raises(ConfigError, match=r"run\.yaml: not YAML"):
+    with pytest.raises(ConfigError, match=r"run\.yaml:2: not YAML"):
         load_yaml(write("a: [1\n"))
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(ConfigError, match=r"binary\.yaml: cannot be read"):
@@ -184,3 +184,32 @@ def test_help_shows_every_option_with_its_sentence(capsys):
     for each in all_options().values():
         assert each.flag in shown
         assert " ".join(each.help.split()).replace("- ", "-")[:30] in shown.replace("- ", "-")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "https://me:secret@host/data.jsonl",
+        "hf_abcdefghijklmnopqrstuvwxyz",
+        "the-key-of-wandb",
+        "a\0b",
+        "\udc80",
+        "9" * 30,
+    ],
+)
+@pytest.mark.parametrize("flag", ["--train-data", "--wandb-project", "--seed"])
+def test_what_no_option_may_hold(flag, value, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "the-key-of-wandb")
+    if flag != "--seed" and value.startswith("9"):
+        return
+    with pytest.raises(ConfigError, match=flag) as caught:
+        parse_args([flag, value])
+    assert "secret@" not in str(caught.value)
+    assert "abcdefghijklm" not in str(caught.value)
+
+
+def test_a_section_or_a_key_with_a_tag_is_refused(write):
+    with pytest.raises(ConfigError, match="must hold 'key: value' lines"):
+        load_yaml(write("data: !!python/name:os.system\n  train_data: [a]\n"))
+    with pytest.raises(ConfigError, match="has a key that is no name"):
+        load_yaml(write("data:\n  ? [a]\n  : 1\n"))

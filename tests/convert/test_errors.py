@@ -98,6 +98,39 @@ def test_shards(copy: Path, tmp_path: Path) -> None:
     assert f"{file}: no such file, but model.safetensors.index.json lists it" in _refusal(copy, tmp_path / "megatron")
 
 
+@pytest.mark.parametrize("place", ["../elsewhere.safetensors", "/etc/passwd", "a/../../elsewhere.safetensors", ""])
+def test_an_index_that_leads_out_of_its_folder(copy: Path, tmp_path: Path, place: str) -> None:
+    shutil.copy(_file_of(copy, NORM), tmp_path / "elsewhere.safetensors")
+    index = copy / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"][NORM] = place
+    index.write_text(json.dumps(content))
+    (tmp_path / "out").mkdir()
+    assert f"{index}: names" in _refusal(copy, tmp_path / "out" / "megatron")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("num_hidden_layers", 10**9, "config.json: num_hidden_layers: must be below"),
+        ("num_labels", 10**9, "config.json: num_labels: must be below"),
+        ("num_hidden_layers", "2", "config.json"),
+        ("hidden_size", 32.5, "config.json"),
+        ("model_type", ["llama"], "config.json: model_type must be text"),
+        ("num_attention_heads", 0, "config.json"),
+        ("rope_parameters", 3, "config.json"),
+        ("vocab_size", 2**70, "config.json"),
+    ],
+)
+def test_settings_of_other_types_or_absurd_size(
+    copy: Path, tmp_path: Path, name: str, value: object, problem: str
+) -> None:
+    _edit(copy / "config.json", **{name: value})
+    message = _refusal(copy, tmp_path / "megatron")
+    assert problem in message
+    assert "\n" not in message
+
+
 def test_truncated_shard(copy: Path, tmp_path: Path) -> None:
     file = _file_of(copy, UP)
     file.write_bytes(file.read_bytes()[:-8])
@@ -136,7 +169,7 @@ def test_settings_file(copy: Path, tmp_path: Path) -> None:
     _edit(copy / "config.json", model_type="qwen2_moe")
     assert "an expert that all tokens share" in _refusal(copy, tmp_path / "megatron")
     (copy / "config.json").write_text("[]")
-    assert "must hold a JSON object" in _refusal(copy, tmp_path / "megatron")
+    assert "must be an object" in _refusal(copy, tmp_path / "megatron")
     (copy / "config.json").unlink()
     assert "config.json: cannot be read" in _refusal(copy, tmp_path / "megatron")
 

@@ -39,7 +39,8 @@ def test_conversion_needs_neither_engine_nor_model() -> None:
     loaded = set(done.stdout.split())
     assert not {name for name in loaded if not name.startswith("megatron_lpc")}
     parts = {name for name in loaded if name.startswith(("megatron_lpc.data.", "megatron_lpc.training."))}
-    of_training = {f"megatron_lpc.training.{name}" for name in ("checkpoint_folder", "checkpoint_integrity")}
+    names = ("checkpoint_folder", "checkpoint_integrity", "checkpoint_description", "tensor_index", "state")
+    of_training = {f"megatron_lpc.training.{name}" for name in names}
     assert parts == {"megatron_lpc.data.tokenizer", *of_training}
     rooms = {"losses", "model", "evaluation"}
     assert not {name for name in loaded if name.split(".")[1:2] and name.split(".")[1] in rooms}

@@ -187,7 +187,7 @@ def test_group():
         ({"prompt": [ASK], "chosen": [ME], "rejected": [YOU], "tools": ["f"]}, "`tools` is not a list of objects"),
         (
             {"prompt": [ASK], "chosen": [ME], "rejected": [YOU], "tools": "[" * 99_999},
-            "values are nested in one another",
+            "`tools` is no valid JSON (values are nested",
         ),
         ({"prompt": [ASK], "chosen": [ME], "rejected": [YOU], "system": 3}, "`system` is a int, not text"),
         (

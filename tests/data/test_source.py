@@ -3,6 +3,7 @@ import json
 import re
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -348,7 +349,7 @@ def test_items_of_a_list_that_are_no_rows_are_bad_rows(tmp_path):
     [
         (b"\0" * 8, "the line holds NUL bytes \\(0x00\\)"),
         ('{"a": 1}'.encode("utf-16"), "the line holds NUL bytes .* or one in UTF-16"),
-        (b'{"a": ' + b"[" * 100_000, "not valid JSON \\(.*recursion"),
+        (b'{"a": ' + b"[" * 100_000, "values are nested in one another more than 100 times"),
         (b'{"a": 1' + b"0" * 5000 + b"}", "not valid JSON \\(Exceeds the limit"),
     ],
 )
@@ -377,3 +378,58 @@ def test_hub_splits_and_folders(monkeypatch):
     rows = [row for shard in shards for row, _ in shard.rows()]
     assert [row.values["prompt"] for row in rows] == texts("owner/name:a+b")
     assert (rows[-1].location.file, rows[-1].location.line) == ("owner/name:b (file 3 of 3)", 1)
+
+
+@pytest.mark.parametrize("compression", [None, "zstd", "lz4"])
+@pytest.mark.parametrize("new", [pa.ipc.new_file, pa.ipc.new_stream])
+def test_arrow_that_unpacks_within_bounds_is_read(tmp_path, compression, new):
+    table = pa.table({"prompt": ["a" * 1000] * 300})
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.OSFile(f"{tmp_path}/d.arrow", "wb") as file, new(file, table.schema, options=options) as writer:
+        writer.write_table(table)
+    assert texts(f"{tmp_path}/d.arrow") == ["a" * 1000] * 300
+
+
+@pytest.mark.parametrize("new", [pa.ipc.new_file, pa.ipc.new_stream])
+def test_arrow_that_unpacks_to_too_much_is_refused(tmp_path, new, monkeypatch):
+    monkeypatch.setattr("megatron_lpc.data.arrow_bounds.MAX_BATCH_BYTES", 2**20)
+    table = pa.table({"prompt": ["a" * 2**20] * 3})
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.OSFile(f"{tmp_path}/d.arrow", "wb") as file, new(file, table.schema, options=options) as writer:
+        writer.write_table(table)
+    with pytest.raises(ValueError, match=r"d\.arrow: cannot be read as Arrow \(message \d unpacks to 3,\d+,\d+ bytes"):
+        list(read_rows(f"{tmp_path}/d.arrow"))
+
+
+def test_arrow_with_offsets_beyond_its_texts_is_refused(tmp_path):
+    path = tmp_path / "d.arrow"
+    table = pa.table({"prompt": ["abc"] * 3})
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    offsets = np.array([0, 3, 6, 9], "<i4").tobytes()
+    assert path.read_bytes().count(offsets) == 1
+    path.write_bytes(path.read_bytes().replace(offsets, np.array([0, 3, 10**8, 9], "<i4").tobytes()))
+    with pytest.raises(ValueError, match=r"d\.arrow: cannot be read as Arrow"):
+        list(read_rows(str(path)))
+
+
+def test_a_text_that_a_dictionary_repeats_is_read_a_few_rows_at_a_time(tmp_path):
+    import pyarrow.parquet as parquet
+
+    from megatron_lpc.data.table_rows import _rows_per_batch
+
+    same = pa.DictionaryArray.from_arrays(pa.array([0] * 5000, pa.int32()), pa.array(["a" * 7_000_000]))
+    for name, column in (("bomb", same), ("usual", ["a", "b"] * 2500)):
+        parquet.write_table(pa.table({"prompt": column}), tmp_path / name, compression="zstd", store_schema=False)
+    with parquet.ParquetFile(tmp_path / "bomb") as bomb, parquet.ParquetFile(tmp_path / "usual") as usual:
+        assert _rows_per_batch(bomb.metadata.row_group(0)) < 64
+        assert _rows_per_batch(usual.metadata.row_group(0)) == 256
+
+
+@pytest.mark.parametrize("name", ["../outside.arrow", "/etc/passwd", "", None, 3])
+def test_a_saved_data_set_names_files_of_its_folder(tmp_path, name):
+    datasets.Dataset.from_list([{"prompt": "a"}]).save_to_disk(tmp_path / "saved")
+    (tmp_path / "saved" / "data-00000-of-00001.arrow").rename(tmp_path / "outside.arrow")
+    (tmp_path / "saved" / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
+    with pytest.raises(ValueError, match=r"state\.json"):
+        list(read_rows(str(tmp_path / "saved")))

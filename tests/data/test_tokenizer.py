@@ -1,5 +1,7 @@
 import io
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -98,7 +100,7 @@ def test_chat_template_errors(model, template_file, tmp_path):
         load(model, chat_template="missing.jinja")
     path = tmp_path / "chat.jinja"
     path.write_bytes(b"\xe9")
-    with pytest.raises(ValueError, match=r"--chat-template .*chat.jinja: not a text in UTF-8"):
+    with pytest.raises(ValueError, match=r"--chat-template .*chat.jinja: .*not a text in UTF-8"):
         load(model, chat_template=str(path))
     path.write_text("{{ strftime_now('%Y') }}{% for")
     with pytest.raises(ValueError, match="the chat template refuses the messages"):
@@ -168,3 +170,51 @@ def test_an_end_of_text_token_is_needed(tmp_path, hf_folder):
     (tmp_path / "no_eos.model").write_bytes(model.getvalue())
     with pytest.raises(ValueError, match=r"no end-of-text token. Train it"):
         load(str(tmp_path / "no_eos.model"))
+
+
+@pytest.fixture
+def with_code(hf_folder, tmp_path):
+    """A folder of a tokenizer that comes with code, which leaves a file where it runs."""
+    folder = shutil.copytree(hf_folder, tmp_path / "with code")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config.pop("tokenizer_class", None)
+    config["auto_map"] = {"AutoTokenizer": [None, "tokenization_mine.Mine"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "tokenization_mine.py").write_text(
+        f"from transformers import PreTrainedTokenizerFast\nopen({str(tmp_path / 'ran')!r}, 'w').close()\n\n\n"
+        "class Mine(PreTrainedTokenizerFast):\n    pass\n"
+    )
+    return folder
+
+
+def test_code_of_a_tokenizer_does_not_run_unasked(with_code, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a batch job would wait"))
+    with pytest.raises(ValueError, match=r"tokenization_mine.*--trust-remote-code") as caught:
+        load(str(with_code))
+    assert str(with_code / "tokenizer_config.json") in str(caught.value)
+    assert not (with_code.parent / "ran").exists()
+
+
+def test_code_of_a_tokenizer_runs_when_it_is_trusted(with_code, monkeypatch, tmp_path):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    tokenizer = load(str(with_code), trust_remote_code=True)
+    assert tokenizer.decode(tokenizer.encode("the cat")) == "the cat"
+    assert (with_code.parent / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", ["", "[1]", "[" * 5000, '{"added_tokens": 3}', '{"model": null}', "\x00"])
+def test_broken_files_of_a_tokenizer(hf_folder, tmp_path, name, content):
+    folder = shutil.copytree(hf_folder, tmp_path / "broken")
+    (folder / name).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(str(folder))) as caught:
+        load(str(folder))
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_template_without_end_is_stopped(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("megatron_lpc.data.chat_template._RENDER_SECONDS", 0.3)
+    file = tmp_path / "endless.jinja"
+    file.write_text("{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}")
+    with pytest.raises(ValueError, match=r"refuses the messages .it takes too long"):
+        load(model, chat_template=str(file)).render_chat(MESSAGES)

@@ -36,7 +36,7 @@ def test_every_option_has_a_row_with_all_that_is_known_of_it(program):
     assert [row.split("`")[1] for row in rows] == list(all_options())
     by_name = {row.split("`")[1]: row for row in rows}
     for name, text in {
-        "num_layers": "| `--num-layers` | `int` | `4` | `[1, inf)` | backbone weights |  | `num_hidden_layers` |",
+        "num_layers": "| `--num-layers` | `int` | `4` | `[1, 4096]` | backbone weights |  | `num_hidden_layers` |",
         "bf16": "| `--[no-]bf16` | `bool` or none | `none` |",
         "train_data": "| `list[str]` | `[]` |",
         "recompute_method": "| `uniform`, `block` or none | `none` |  | run | without --recompute-granularity full |",

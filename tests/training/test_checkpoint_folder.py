@@ -7,17 +7,27 @@ import pickle
 from pathlib import Path
 
 import pytest
+import torch
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 
 from megatron_lpc.config import ConfigError
 from megatron_lpc.training.checkpoint_folder import (
     holds_checkpoint,
+    latest_name,
     open_partial,
     publish,
     read_description,
-    read_tensor_index,
     resolve_checkpoint,
     write_description,
 )
+from megatron_lpc.training.tensor_index import file_ends, read_tensor_index
 
 
 def save(root: Path, iteration: int, keep_last: int = 0, text: str = "") -> None:
@@ -113,12 +123,65 @@ def test_description_comes_back(tmp_path: Path) -> None:
     assert read_description(tmp_path) == {"run": {"iteration": 3}}
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("[1]", "must be an object"),
+        ('{"options": 3}', "options: it must be an object"),
+        ('{"options": {"model": {"num_layers": "4"}}}', "options: model.num_layers: expected an integer"),
+        ('{"options": {"model": {"num_layers": 1000000000}}}', "options: model.num_layers: must be in"),
+        ('{"options": {"model": {"num_layers": 4000, "num_experts": 4000}}}', "16,000,000 layers and experts"),
+        ('{"options": {"data": {"tokenizer_model": ["a"]}}}', "options: data.tokenizer_model: expected a string"),
+        ('{"code_names": ["a", 3]}', "code_names: it[1] must be text, got 3"),
+        ('{"run": ' + "[" * 3000 + "]" * 3000 + "}", "cannot be read"),
+    ],
+)
+def test_a_description_with_other_content_is_refused(tmp_path: Path, content: str, problem: str) -> None:
+    (tmp_path / "description.json").write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        read_description(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'description.json'}: ")
+    assert problem in str(caught.value)
+
+
+def test_a_pointer_is_read_within_bounds(tmp_path: Path) -> None:
+    (tmp_path / "latest_checkpointed_iteration.txt").write_bytes(b"7" * 10**6)
+    assert latest_name(tmp_path) is None or len(str(latest_name(tmp_path))) < 300
+
+
 class _Command:
     def __reduce__(self) -> tuple:
         return os.mkdir, ("owned",)
 
 
-@pytest.mark.parametrize("content", [pickle.dumps(_Command()), b"not a pickle", b""])
+def _index(size: tuple = (2,), place: str = "__0_0.distcp", length: object = 8) -> bytes:
+    properties = TensorProperties(dtype=torch.float32)
+    chunk = ChunkStorageMetadata(torch.Size([0] * len(size)), torch.Size(size))
+    entry = TensorStorageMetadata(properties, torch.Size(size), [chunk])
+    return pickle.dumps(Metadata({"a": entry}, None, {MetadataIndex("a"): _StorageInfo(place, 0, length)}))
+
+
+def test_index_is_read(tmp_path: Path) -> None:
+    (tmp_path / ".metadata").write_bytes(_index())
+    assert file_ends(read_tensor_index(tmp_path)) == {"__0_0.distcp": 8}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pickle.dumps(_Command()),
+        b"not a pickle",
+        b"",
+        pickle.dumps({}),
+        _index(size=(2**62, 2**62)),
+        _index(place="../elsewhere"),
+        _index(place="/etc/passwd"),
+        _index(length=-1),
+        _index(length=None),
+        pickle.dumps(Metadata({"a": None})),
+        pickle.dumps(Metadata({3: TensorStorageMetadata(None, torch.Size([1]), [])})),
+    ],
+)
 def test_index_that_is_not_plain_data_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:

@@ -14,10 +14,10 @@ from megatron_lpc.evaluation.checkpoint_scorer import CheckpointScorer
 from megatron_lpc.evaluation.pair_table import table_metrics
 from megatron_lpc.model import unwrapped
 from megatron_lpc.training.build import assemble_run
-from megatron_lpc.training.checkpoint_folder import read_tensor_index
 from megatron_lpc.training.optimizer_state import stateful_parts
 from megatron_lpc.training.setup import RunContext, resolve_device_defaults
 from megatron_lpc.training.step import TrainStep
+from megatron_lpc.training.tensor_index import read_tensor_index
 
 EPISODES = (
     *("--posterior-context", "1", "--group-column", "annotator"),

@@ -102,13 +102,30 @@ def cut_manifest(folder: Path) -> str:
     return f"{MANIFEST}: is damaged, for it is no list of checksums"
 
 
+def lead_elsewhere(folder: Path) -> str:
+    file = folder / MANIFEST
+    content = json.loads(file.read_text())
+    content["files"]["../../secret"] = "0" * 32
+    file.write_text(json.dumps(content))
+    return MANIFEST
+
+
 def other_algorithm(folder: Path) -> str:
     file = folder / MANIFEST
     file.write_text(file.read_text().replace("xxh3_128", "md5"))
     return f"{MANIFEST}: checksums of the kind 'md5' are not known"
 
 
-WAYS = [flip_bit, zero_page, edit_description, flip_generator, delete_generator, cut_manifest, other_algorithm]
+WAYS = [
+    flip_bit,
+    zero_page,
+    edit_description,
+    flip_generator,
+    delete_generator,
+    cut_manifest,
+    lead_elsewhere,
+    other_algorithm,
+]
 
 
 @pytest.mark.parametrize("harm", WAYS)

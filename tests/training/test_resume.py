@@ -21,12 +21,15 @@ from megatron_lpc.training.state import RunState
 SAVED = with_options(Config(), train_data=["a.jsonl"], seed=5, pretrained_checkpoint="base", load="runs")
 
 
+def _describe(folder: Path, run: dict[str, object], options: Config) -> None:
+    counts = {"optimizer_updates": 5, "scheduler_steps": 160, "layout": {"world_size": 1}}
+    write_description(folder, {"run": run, "options": asdict(options), **counts})
+
+
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """Of `SAVED`, after 5 steps of 6."""
-    write_description(
-        tmp_path, {"run": asdict(_state()) | {"iteration": 5, "consumed_samples": 160}, "options": asdict(SAVED)}
-    )
+    _describe(tmp_path, asdict(_state()) | {"iteration": 5, "consumed_samples": 160}, SAVED)
     return tmp_path
 
 
@@ -97,7 +100,7 @@ def test_what_is_meant_is_allowed(checkpoint: Path, options: dict[str, object], 
 def test_a_stream_of_other_data_begins_at_its_start(tmp_path: Path) -> None:
     options = with_options(SAVED, streaming=True, train_iters=6, override_resume=["data"])
     saved = replace(_state(), iteration=5, consumed_samples=160, positions=[{"source": 1}])
-    write_description(tmp_path, {"run": asdict(saved), "options": asdict(options)})
+    _describe(tmp_path, asdict(saved), options)
     assert check_resumed(tmp_path, options, _state()) == []
     assert resumed_state(saved, _state()) == saved
     with pytest.raises(
@@ -118,7 +121,7 @@ def test_every_reason_is_told_at_once(checkpoint: Path) -> None:
 
 def test_fresh_weights_of_a_reference_need_their_seed(tmp_path: Path) -> None:
     fresh = with_options(SAVED, pretrained_checkpoint=None)
-    write_description(tmp_path, {"run": asdict(_state()), "options": asdict(fresh)})
+    _describe(tmp_path, asdict(_state()), fresh)
     with pytest.raises(ConfigError, match="--no-load-rng: the reference has fresh weights"):
         check_resumed(tmp_path, with_options(fresh, seed=7, load_rng=False), _state())
     with pytest.raises(ConfigError, match="--override-resume seed: the reference has fresh weights"):
@@ -126,7 +129,7 @@ def test_fresh_weights_of_a_reference_need_their_seed(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_does_not_know_its_data_resumes(tmp_path: Path) -> None:
-    write_description(tmp_path, {"run": asdict(_state()) | {"data": None}, "options": asdict(SAVED)})
+    _describe(tmp_path, asdict(_state()) | {"data": None}, SAVED)
     assert check_resumed(tmp_path, SAVED, _state(data="data b")) == []
 
 
