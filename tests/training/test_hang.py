@@ -67,7 +67,7 @@ def test_a_rank_that_is_behind() -> None:
 def test_a_whole_host_is_named_in_short() -> None:
     found = unwell([beat(0), *(beat(rank, time=0.0) for rank in range(1, 9))], NOW)
     assert found
-    assert "process 103) has given no sign of life for 1000 s and 5 more ranks: its last step" in found.sentence()
+    assert "process 103) has given no sign of life for 1000 s and 5 more ranks: its last known step" in found.sentence()
 
 
 def test_processes_of_this_machine() -> None:
