@@ -17,6 +17,8 @@ def version() -> str:
     return found[1]
 
 
+RESILIENCY = "nvidia-resiliency-ext>=0.4,<0.5; platform_system == 'Linux'"
+
 setup(
     name="megatron-lpc",
     version=version(),
@@ -87,6 +89,8 @@ setup(
         # The versions that megatron-core 0.16 names.
         "te": ["transformer-engine[pytorch]>=2.9,<2.12"],
         "wandb": ["wandb"],
+        # Times of the kernels of each GPU in --log-straggler-interval. Wheels for Linux only.
+        "resiliency": [RESILIENCY],
         # The map of prompts in a report by t-SNE; without it by PCA.
         "report": ["scikit-learn"],
         "bench": ["trl", "peft"],
@@ -110,6 +114,7 @@ setup(
             "pre-commit",
             "setuptools",
             "types-PyYAML",
+            RESILIENCY,
             "triton>=3.6,<3.8; platform_system == 'Linux'",
         ],
     },

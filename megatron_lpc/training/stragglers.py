@@ -2,7 +2,8 @@
 
 The time of a step is the same on all ranks, for they wait for each other. So what each rank does without the others is
 measured: on a CPU, the time per step in which the main thread was not asleep, as Linux counts it: it computes, or waits
-for a core that others use. On a GPU, the time of a matrix product that every rank computes when the line is due.
+for a core that others use. On a GPU, the time of a matrix product that every rank computes when the line is due, and,
+with the extra `resiliency`, how fast the kernels of the steps themselves are (`kernel_times`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import resource
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,6 +24,7 @@ import torch.distributed as dist
 from megatron_lpc.command_line import WriteFailed
 from megatron_lpc.config import ConfigError
 from megatron_lpc.platform import Platform
+from megatron_lpc.training.kernel_times import KernelTimes, has_kernel_times
 from megatron_lpc.training.setup import RunContext
 
 RANKS_FILE = "ranks.jsonl"
@@ -44,6 +46,8 @@ class RankLoad:
     """Resident memory of the process, in 1e9 bytes."""
     device_gb: float
     """Most memory that tensors had on the device since the start, in 1e9 bytes; 0 on a CPU."""
+    kernel_speed: float | None = None
+    """Of the kernels of its steps, as a share of the fastest rank's; None where it was not measured."""
 
 
 class Stragglers:
@@ -58,6 +62,8 @@ class Stragglers:
         self._interval = logging.log_straggler_interval
         if self._interval and not _SCHEDULED.exists():
             raise ConfigError(f"--log-straggler-interval {self._interval}: this system has no {_SCHEDULED}; unset it")
+        measures = self._interval > 0 and context.platform.is_cuda and has_kernel_times() and not logging.profile
+        self._kernels = KernelTimes() if measures else None
         self._context = context
         self._file = Path(save) / RANKS_FILE if save else None
         self._steps, self._busy, self._began = 0, 0.0, 0.0
@@ -66,11 +72,14 @@ class Stragglers:
         """A step begins; its data are there."""
         if self._interval:
             self._began = busy_seconds()
+        if self._kernels is not None:
+            self._kernels.begin_step()
 
     def end_step(self, iteration: int) -> str | None:
         """Step `iteration`, from 1, is done.
 
-        Collectives: every `log_straggler_interval` steps a gather of objects on rank 0 of the world, between hosts.
+        Collectives: every `log_straggler_interval` steps a gather of objects on rank 0 of the world, between hosts, and
+        those of `KernelTimes.speeds`.
 
         Returns:
             A sentence about all ranks, on rank 0 when it is due. SAVE/ranks.jsonl then has a line with each of them.
@@ -78,13 +87,17 @@ class Stragglers:
         if not self._interval:
             return None
         self._steps, self._busy = self._steps + 1, self._busy + busy_seconds() - self._began
+        if self._kernels is not None:
+            self._kernels.end_step()
         if iteration % self._interval:
             return None
+        speeds = self._kernels.speeds() if self._kernels is not None else {}
         loads: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
         dist.gather_object(self._own_load(), loads, group=self._context.groups.host)
         self._steps, self._busy = 0, 0.0
         if loads is None:
             return None
+        loads = [replace(load, kernel_speed=speeds.get(load.rank)) for load in loads]
         if self._file is not None:
             append_line(self._file, {"iteration": iteration, "ranks": [asdict(load) for load in loads]})
         what = "probe of the device" if self._context.platform.is_cuda else "computing per step"
@@ -130,11 +143,20 @@ def sentence(loads: Sequence[RankLoad], iteration: int, what: str) -> str:
         f"ranks at step {iteration}: {what} {min(seconds):.3g} / {middle:.3g} / {max(seconds):.3g} s "
         "(min / median / max)",
         f"slowest rank {slowest.rank} on {slowest.host}{ratio}",
+        *_kernel_speeds(loads),
         _memory("host", {load.rank: load.host_gb for load in loads}),
     ]
     if any(load.device_gb for load in loads):
         parts.append(_memory("device", {load.rank: load.device_gb for load in loads}))
     return "; ".join(parts)
+
+
+def _kernel_speeds(loads: Sequence[RankLoad]) -> list[str]:
+    measured = {load: load.kernel_speed for load in loads if load.kernel_speed is not None}
+    if not measured:
+        return []
+    slowest = min(measured, key=lambda load: measured[load])
+    return [f"slowest kernels on rank {slowest.rank} on {slowest.host}, {measured[slowest]:.2f} x the fastest rank's speed"]
 
 
 def _memory(where: str, of_ranks: dict[int, float]) -> str:
