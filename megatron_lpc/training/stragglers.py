@@ -156,7 +156,9 @@ def _kernel_speeds(loads: Sequence[RankLoad]) -> list[str]:
     if not measured:
         return []
     slowest = min(measured, key=lambda load: measured[load])
-    return [f"slowest kernels on rank {slowest.rank} on {slowest.host}, {measured[slowest]:.2f} x the fastest rank's speed"]
+    return [
+        f"slowest kernels on rank {slowest.rank} on {slowest.host}, {measured[slowest]:.2f} x the fastest rank's speed"
+    ]
 
 
 def _memory(where: str, of_ranks: dict[int, float]) -> str:

@@ -24,7 +24,9 @@ def test_a_line_names_who_is_slow_and_large() -> None:
     )
     assert sentence(loads, 10, "computing per step") == line
     loads = [load(0, kernel_speed=1.0), load(1, kernel_speed=0.625), load(2)]
-    assert "; slowest kernels on rank 1 on host1, 0.62 x the fastest rank's speed; memory" in sentence(loads, 10, "probe")
+    assert "; slowest kernels on rank 1 on host1, 0.62 x the fastest rank's speed; memory" in sentence(
+        loads, 10, "probe"
+    )
     loads = [load(0, device_gb=31.0), load(1, device_gb=35.25)]
     assert sentence(loads, 10, "probe").endswith("; memory of the device 31 to 35.2 GB (rank 1)")
 
