@@ -120,11 +120,13 @@ class Heartbeat:
             with suppress(RuntimeError):  # Of a store that is gone there is no news.
                 written = phases.count()
                 self._write()
+                if self.first is None or is_due:
+                    first = self._read(0)
+                    self.first = Beat(**json.loads(first)) if first else None
                 if not is_due:
                     continue
                 wrote = time.monotonic()
-                first, line = (self._read(rank) for rank in (0, (self._rank + 1) % self._world_size))
-                self.first = Beat(**json.loads(first)) if first else None
+                line = self._read((self._rank + 1) % self._world_size)
                 if line != last or (line and json.loads(line)["speaks"]):
                     last, self._has_news = line, True
 
