@@ -59,6 +59,7 @@ setup(
             "megatron-lpc-personalize = megatron_lpc.personalize:main",
             "megatron-lpc-plan = megatron_lpc.plan.__main__:main",
             "megatron-lpc-evaluation-report = megatron_lpc.evaluation.report.__main__:main",
+            "megatron-lpc-generation-examples = megatron_lpc.generation.examples:main",
             "megatron-lpc-study = megatron_lpc.study.__main__:main",
             "megatron-lpc-study-one-run = megatron_lpc.study.one_run:main",
             "megatron-lpc-precompute-reference = megatron_lpc.precompute_reference:main",

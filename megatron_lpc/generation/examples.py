@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from megatron_lpc.command_line import reports_errors
+from megatron_lpc.command_line import ArgumentParser, reports_errors
 from megatron_lpc.convert.megatron_folder import MegatronFolder
 from megatron_lpc.files import write_text
 from megatron_lpc.generation.latents import NamedLatent, active_codes
@@ -34,8 +35,12 @@ from megatron_lpc.training.generated import Generated
 _MOST_CODES = 8
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Do the job on standard input. Exits with 2 when it cannot be done, and says why."""
+    ArgumentParser(
+        prog="python -m megatron_lpc.generation.examples",
+        description="Examples of a checkpoint, for a run that waits for them: reads what to do as JSON.",
+    ).parse_args(argv)
     job = json.load(sys.stdin)
     options = GenerateOptions(
         load=Path(job["checkpoint"]),

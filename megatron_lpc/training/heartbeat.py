@@ -7,6 +7,7 @@ in a call that holds the interpreter, or has died with its host does not.
 
 from __future__ import annotations
 
+import atexit
 import json
 import queue
 import threading
@@ -38,6 +39,7 @@ class StoreIsSilent(Exception):
 _LONG = 5.0
 """Seconds after which a store that has not answered is given up."""
 _is_silent = False
+_threads: list[threading.Thread] = []
 
 
 def ask_store(work: Callable[[Any], T], seconds: float = _LONG) -> T:
@@ -61,7 +63,7 @@ def ask_store(work: Callable[[Any], T], seconds: float = _LONG) -> T:
         except Exception as error:
             answers.put((None, error))
 
-    threading.Thread(target=ask, daemon=True).start()
+    _start(ask)
     try:
         answer, error = answers.get(timeout=seconds)
     except queue.Empty:
@@ -70,6 +72,22 @@ def ask_store(work: Callable[[Any], T], seconds: float = _LONG) -> T:
     if error is not None:
         raise StoreIsSilent from error
     return answer  # type: ignore[return-value]
+
+
+def _start(work: Callable[[], None]) -> None:
+    thread = threading.Thread(target=work, daemon=True, name=f"heartbeat {work.__name__}")
+    _threads[:] = [other for other in _threads if other.is_alive()] + [thread]
+    thread.start()
+
+
+@atexit.register
+def _end_threads() -> None:
+    """A thread that comes back from the store while the interpreter ends would abort the process."""
+    if _heartbeat is not None:
+        _heartbeat.end_threads()
+    end = time.monotonic() + _LONG
+    for thread in _threads:
+        thread.join(max(0.0, end - time.monotonic()))
 
 
 def _key(rank: int) -> str:
@@ -97,13 +115,17 @@ class Heartbeat:
         """The latest line of rank 0, with which the store may go."""
         self._write()
         for work in (self._talk, self._count):
-            threading.Thread(target=work, daemon=True, name=f"heartbeat{work.__name__}").start()
+            _start(work)
 
     def stop(self) -> None:
         """This rank has come to its end, for which nobody waits."""
-        self._stops.set()
+        self.end_threads()
         phases.end()
         self.tell()
+
+    def end_threads(self) -> None:
+        """No more lines."""
+        self._stops.set()
 
     def tell(self) -> None:
         """Write this rank's line now."""

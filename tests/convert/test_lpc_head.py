@@ -293,7 +293,7 @@ def test_nothing_is_deprecated(runs: dict[str, Path]) -> None:
     [
         ({"latent": None}, "needs 'latent'"),
         ({"text_config": None}, "needs 'text_config'"),
-        ({"latent": {"codebook": 3}}, "unexpected keyword argument 'codebook'"),
+        ({"latent": {"codebook": 3}}, "latent: unknown option 'codebook'"),
         ({"latent": {"latent_mode": "none"}}, "latent_mode is none"),
         ({"code_names": ["a"]}, "must name each of the 6 codes"),
     ],

@@ -51,6 +51,8 @@ def test_kills_change_nothing(tiny_run, tmp_path: Path, mode: str, steps: int, i
     chance = random.Random(1)
     flags = ["--config", tiny_run.config, "--hidden-dropout", "0.1", "--train-iters", str(steps), *MODES[mode]]
     flags += ["--save-interval", str(SAVE_INTERVAL), "--keep-last", "2", "--eval-interval", "12", "--load", "auto"]
+    cache = tmp_path / "cache"
+    flags += ["--data-cache-path", str(cache)]
     calm, killed = tmp_path / "calm", tmp_path / "killed"
 
     with run_of([*flags, "--save", str(calm)], calm, tmp_path / "of-calm") as run:
@@ -75,7 +77,7 @@ def test_kills_change_nothing(tiny_run, tmp_path: Path, mode: str, steps: int, i
     assert any(kill.restarted for kill in kills)
     assert kills[-1].saved > 0, "nothing was resumed"
     assert names(killed) == names(calm), "something is left over"
-    assert names(tiny_run.folder / "cache") == cached(tiny_run.folder / "cache")
+    assert names(cache) == cached(cache)
     assert not [name for name in names(tmp_path / "of-killed/temporary") if not name.startswith("torchelastic_")]
     with (killed / ".lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

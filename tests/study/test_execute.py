@@ -126,9 +126,14 @@ def test_data_are_made_once(write_study: Write, tmp_path: Path) -> None:
 
 
 def start(file: Path, output: Path) -> subprocess.Popen[str]:
-    """The program itself."""
+    """The program itself, which SIGINT ends, as it does not where the shell has started the tests in the background."""
     command = [sys.executable, "-m", "megatron_lpc.study", str(file), "--output", str(output), "--jobs", "2"]
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, text=True, stdout=pipe, stderr=subprocess.STDOUT, preexec_fn=_let_interrupts_end)
+
+
+def _let_interrupts_end() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda sent: sent.name)

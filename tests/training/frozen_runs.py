@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from megatron_lpc.config import Config, parse_args, validate
+from megatron_lpc.evaluation.during_training import evaluate_run
 from megatron_lpc.model import unwrapped
-from megatron_lpc.train import Evaluations, evaluate
+from megatron_lpc.train import Evaluations
 from megatron_lpc.training.build import Run, assemble_run
 from megatron_lpc.training.setup import RunContext, resolve_device_defaults
 from megatron_lpc.training.step import TrainStep
@@ -53,4 +54,4 @@ def train_run(context: RunContext, config: Config) -> Trained:
     step = TrainStep(run.context, run.policy, run.reference)
     metrics = [step(batches, number).metrics for number, batches in zip(range(STEPS), run.batches(), strict=True)]
     head = unwrapped(run.policy.chunks[0]).latent_head.named_parameters()
-    return Trained(run, metrics, {name: weight.detach().clone() for name, weight in head}, evaluate(run))
+    return Trained(run, metrics, {name: weight.detach().clone() for name, weight in head}, evaluate_run(run).metrics)

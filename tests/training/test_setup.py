@@ -26,6 +26,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(setup, "select_platform", lambda device, local_rank: gpu)
     monkeypatch.setattr(setup, "validate", lambda *arguments: None)
     monkeypatch.setattr(setup, "split_world", lambda *arguments: None)
+    monkeypatch.setattr(setup, "start_heartbeat", lambda *arguments: None)
     monkeypatch.setattr(dist, "init_process_group", lambda backend, **options: calls.append(options))
     return calls
 
