@@ -138,7 +138,8 @@ def test_a_link_that_is_cut(training: Training, calm: Path) -> None:
     assert 0 not in codes
     assert kept >= cut - 5
     for host in range(2):
-        message = rf"^error: rank \d \(host {NAMES[1 - host]}, .* no sign of life for \d+ s"
+        # Both have one kernel, so a rank sees that the processes of the other host have ended, where they have.
+        message = rf"^error: rank \d \(host {NAMES[1 - host]}, .* (no sign of life for \d+ s|ended without a word)"
         assert re.search(message, training.log(host).read_text(), re.MULTILINE), "the other host is not named"
     training.wait(lambda: not any(map(is_alive, processes)), "the end of all processes", 10)
 
