@@ -17,8 +17,6 @@ def version() -> str:
     return found[1]
 
 
-RESILIENCY = "nvidia-resiliency-ext>=0.4,<0.5; platform_system == 'Linux'"
-
 setup(
     name="megatron-lpc",
     version=version(),
@@ -91,7 +89,7 @@ setup(
         "te": ["transformer-engine[pytorch]>=2.9,<2.12"],
         "wandb": ["wandb"],
         # Times of the kernels of each GPU in --log-straggler-interval. Wheels for Linux only.
-        "resiliency": [RESILIENCY],
+        "resiliency": ["nvidia-resiliency-ext>=0.4,<0.5; platform_system == 'Linux'"],
         # The map of prompts in a report by t-SNE; without it by PCA.
         "report": ["scikit-learn"],
         "bench": ["trl", "peft"],
@@ -115,7 +113,6 @@ setup(
             "pre-commit",
             "setuptools",
             "types-PyYAML",
-            RESILIENCY,
             "triton>=3.6,<3.8; platform_system == 'Linux'",
         ],
     },

@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-pytest.importorskip("nvidia_resiliency_ext", reason="the extra `resiliency` is for Linux only")
+# Not of the extra `test`: it brings pynvml, of which torch then warns in every process.
+pytest.importorskip("nvidia_resiliency_ext", reason="the extra `resiliency` is not installed")
 
 
 @dataclass
