@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 # Not of the extra `test`: it brings pynvml, of which torch then warns in every process.
-pytest.importorskip("nvidia_resiliency_ext", reason="the extra `resiliency` is not installed")
+pytest.importorskip("nvidia_resiliency_ext.straggler", reason="the extra `resiliency` is not installed")
 
 
 @dataclass
