@@ -91,8 +91,12 @@ def _is_plain(value: object, kind: Any) -> bool:
     if kind is int:
         return type(value) is int and abs(value) < MAX_INTEGER
     if kind is float:
-        return type(value) in (int, float) and abs(value) < MAX_INTEGER**4 and math.isfinite(value)  # type: ignore[arg-type]
+        return type(value) in (int, float) and _is_finite(value)  # type: ignore[arg-type]
     return type(value) is kind
+
+
+def _is_finite(number: float) -> bool:
+    return abs(number) < MAX_INTEGER**4 and math.isfinite(number)
 
 
 def is_text(value: str) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from megatron_lpc.config import saved_section
-from megatron_lpc.config.saved_options import check_size, options_of_weights, saved_model
+from megatron_lpc.config import ModelConfig, saved_section
+from megatron_lpc.config.saved_options import check_size, options_of_weights
 from megatron_lpc.outside.messages import Malformed
 from megatron_lpc.outside.typed import check
 from megatron_lpc.training.state import unfit_fields
@@ -47,7 +47,7 @@ def checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
                 names = options_of_weights(section) | _READ.get(section, set())
                 options[section] = saved_section(section, options[section], names)
         if "model" in options:
-            check_size(saved_model({name: options["model"][name] for name in _backbone(options)}))
+            check_size(ModelConfig(**{name: options["model"][name] for name in _backbone(options)}))
     except Malformed as error:
         raise Malformed(f"{path}: options: {error}") from error
     return content | {"options": options} if "options" in content else content

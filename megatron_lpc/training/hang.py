@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from megatron_lpc.command_line import first_few
 from megatron_lpc.training.heartbeat import BEAT
 from megatron_lpc.training.phases import Beat, space_of_processes
+from megatron_lpc.training.process_stat import process_stat
 
 _SILENT_SECONDS = 6 * BEAT
 """After which a rank of another host counts as silent: clocks of hosts differ by a second or two."""
@@ -78,7 +78,7 @@ def _sign(beat: Beat, now: float) -> str | None:
 def _state(pid: int) -> str:
     """The letter of a process of this host, as `ps` shows it; empty where there is none."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return process_stat(pid)[0]
     except OSError:
         return ""
 

@@ -14,6 +14,7 @@ from megatron_lpc.folder_lock import FolderLock
 from megatron_lpc.training.checkpoint_folder import holds_checkpoint
 from megatron_lpc.training.first_rank import from_first_rank
 from megatron_lpc.training.metrics_file import METRICS_FILE
+from megatron_lpc.training.process_stat import process_stat
 
 _LAUNCH = ".launch"
 """File in the folder that names the launch whose run it holds."""
@@ -69,7 +70,7 @@ def _launch() -> str | None:
     if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
         return None
     agent = os.getppid()
-    began = Path(f"/proc/{agent}/stat").read_text().rpartition(")")[2].split()[19]
+    began = process_stat(agent)[19]
     return f"{os.environ['TORCHELASTIC_RUN_ID']} {socket.gethostname()} {agent} {began}"
 
 

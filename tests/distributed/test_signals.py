@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from watched_run import LAUNCHER, WatchedRun, descendants, watched_run
+from process_tree import descendants
+from watched_run import LAUNCHER, WatchedRun, watched_run
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 TERM, INT, USR1 = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from launch import ENVIRONMENT
+from process_tree import children, descendants, kill
+from run_files import steps_done
 
 from megatron_lpc.training.checkpoint_folder import complete_checkpoints
-from megatron_lpc.training.metrics_file import read_metrics
 
 LAUNCHER = ("-m", "megatron_lpc.launch", "--standalone")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
@@ -47,8 +46,7 @@ class WatchedRun:
     @property
     def steps(self) -> int:
         """Steps done."""
-        file = self.save / "metrics.jsonl"
-        return max((line["iteration"] for line in read_metrics(file)), default=0) if file.exists() else 0
+        return steps_done(self.save)
 
     @property
     def saved(self) -> list[int]:
@@ -94,23 +92,8 @@ def watched_run(
         yield run
     finally:
         for pid in [process.pid, *descendants(process.pid)]:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            kill(pid)
         process.wait()
-
-
-def children(pid: int) -> list[int]:
-    """Processes that this one has started and that still are."""
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
-            found += map(int, task.read_text().split())
-    return found
-
-
-def descendants(pid: int) -> list[int]:
-    """The same, and theirs."""
-    return [each for child in children(pid) for each in (child, *descendants(child))]
 
 
 def command_line(pid: int) -> bytes:

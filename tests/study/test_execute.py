@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from process_tree import is_alive
 
 from megatron_lpc.command_line import UserError
 from megatron_lpc.study.execute import execute, make_data, unfinished
@@ -28,14 +28,6 @@ WAIT = "import os, sys, time; open(sys.argv[1] + '.pid', 'w').write(str(os.getpi
 
 def rule(code: str, *arguments: str) -> dict[str, str]:
     return {"command": f'-c "{code}" {{report}} {" ".join(arguments)}'}
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]
 
 
 def until(condition: Callable[[], bool]) -> None:
