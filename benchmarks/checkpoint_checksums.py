@@ -3,8 +3,8 @@
     python -m benchmarks.checkpoint_checksums [--folder FOLDER] [--megabytes N] [--repeats N]
 
 One process saves N MB of fp32 tensors into FOLDER, in ways that differ by one thing each, and reads them back to verify
-them. Of each the median of the repeats is printed, and that of its ratio to the save in pieces of the same repeat, with
-quartiles. That save is the one with checksums, but for these.
+them. Of each the median of the repeats is printed, and that of its ratio to the save without checksums of the same
+repeat, with quartiles.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -32,8 +32,8 @@ from megatron_lpc.terminal import markdown_table
 
 _TENSOR = 64
 """Megabytes of one tensor."""
-SAVES = {"save with torch's CRC-32": False, "save": False, "save in pieces": True, "save with checksums": True}
-"""Name -> whether it goes through the writer that computes checksums, which writes pieces of 2 MB."""
+SAVES = {"save with torch's CRC-32": False, "save": False, "save with checksums": True}
+"""Name -> whether checksums are computed."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,6 @@ class Cost:
     seconds: float
     cpu_seconds: float
     """Of this process; what else runs on the machine hardly changes them."""
-
-
-class NoChecksum:
-    """In place of one."""
-
-    def update(self, data: memoryview) -> None: ...
-
-    def hexdigest(self) -> str:
-        return ""
 
 
 def cost(work: Callable[[], object]) -> Cost:
@@ -84,11 +75,9 @@ def measure(folder: Path, megabytes: int, repeats: int) -> dict[str, list[Cost]]
         for name in orders.sample(list(SAVES), len(SAVES)):
             place = Path(tempfile.mkdtemp(dir=folder))
             writer = OneTensorAtATime(SAVES[name])
-            with ExitStack() as changes:
-                if "CRC" in name:  # The writer switches it off.
-                    changes.enter_context(patch.object(checkpoint_writer, "without_crc32", nullcontext))
-                if "pieces" in name:
-                    changes.enter_context(patch.object(checkpoint_writer, "new_checksum", NoChecksum))
+            # The writer switches it off.
+            crc32 = patch.object(checkpoint_writer, "without_crc32", nullcontext) if "CRC" in name else nullcontext()
+            with crc32:
                 of_repeat[name] = cost(lambda writer=writer, place=place: writer.save(dict(state), place))
             if name == "save with checksums":
                 files = list(place.glob("*.distcp"))
@@ -102,16 +91,16 @@ def measure(folder: Path, megabytes: int, repeats: int) -> dict[str, list[Cost]]
 
 
 def rows(found: dict[str, list[Cost]]) -> list[tuple[str, ...]]:
-    """Medians of the repeats, and of ratios to what the save in pieces took in the same repeat."""
+    """Medians of the repeats, and of ratios to what the save without checksums took in the same repeat."""
     table = []
     for name in (*SAVES, *(name for name in found if name not in SAVES)):
         cells = [name]
         for field in ("seconds", "cpu_seconds"):
-            values, saves = ([getattr(each, field) for each in found[of]] for of in (name, "save in pieces"))
+            values, saves = ([getattr(each, field) for each in found[of]] for of in (name, "save"))
             ratios = sorted(value / save for value, save in zip(values, saves, strict=True))
             quarter = len(ratios) // 4
             middle = f"{statistics.median(ratios):.3f} ({ratios[quarter]:.2f} to {ratios[-1 - quarter]:.2f})"
-            cells += [f"{statistics.median(values):.3f}", "1" if name == "save in pieces" else middle]
+            cells += [f"{statistics.median(values):.3f}", "1" if name == "save" else middle]
         table.append(tuple(cells))
     return table
 
