@@ -46,7 +46,7 @@ def plan_runs(study: Study, output: Path, *, data: Sequence[str], seeds: Sequenc
     runs: list[PlannedRun] = []
     for name in data:
         planner = _Planner.of_data(study, output, name)
-        for row in study.rows.values():
+        for row in study.rows_of(name):
             try:
                 runs += planner.commands(row, seeds) if row.command else planner.trainings(row, seeds)
             except UserError as error:

@@ -3,8 +3,9 @@
     config: examples/recovery/plain.yaml    # file of options: model, data, objective, rates
     seeds: [1, 2, 3]
     data:                                   # set of data -> commands that make it in the folder {data}, or a mapping
-      two: ['tools/make_preferences.py --output {data}']
+      two: ['tools/make_preferences.py --output {data}']    # with options and rows (how their names begin) of this set
       three: {commands: ['tools/make_preferences.py --num-annotators 3 --output {data}'], options: {max_length: 96}}
+      rules: {commands: ['tools/make_preferences.py --output {data}'], rows: [longer]}
     options: {train_data: ['{data}/train.jsonl']}       # of every run, over those of `config`
     support: {data: '{data}/valid.jsonl', pairs: [0, 8]}    # as `megatron_lpc.evaluate --support-...`
     evaluate: {valid_data: {new: '{data}/new.jsonl'}}       # options of the evaluation only
@@ -36,7 +37,7 @@ with 0, a group is known by its prompts only. `support.seed` is the seed of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,8 @@ class DataSet:
     commands: tuple[tuple[str, ...], ...] = ()
     """That make it, one after the other: arguments of `python`."""
     options: Options = field(default_factory=dict)
+    rows: tuple[str, ...] = ("",)
+    """How the names of the rows begin that are run on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,10 @@ class Study:
     keep_checkpoints: bool
     processes: int
     """Of each run."""
+
+    def rows_of(self, data: str) -> list[Row]:
+        """The rows that are run on a set of data."""
+        return [row for row in self.rows.values() if row.name.startswith(self.data[data].rows)]
 
     def reference_of(self, row: Row) -> str | None:
         """Name of the row that this one is compared with."""
@@ -110,7 +117,7 @@ def read_study(path: Path) -> Study:
     keep = entry("keep_checkpoints")
     if keep.value not in (None, True, False):
         raise keep.error(f"must be true or false, got {keep.value!r}")
-    data = {name: _data_set(of) for name, of in entry("data").entries().items()}
+    data = {name: _data_set(of, rows) for name, of in entry("data").entries().items()}
     if not data:
         raise entry("data").error("names no set of data; one that is there already is `name: []`")
     return Study(
@@ -138,14 +145,21 @@ def _seeds(entry: Entry) -> list[int]:
     return seeds
 
 
-def _data_set(entry: Entry) -> DataSet:
+def _data_set(entry: Entry, rows: Iterable[str]) -> DataSet:
     if isinstance(entry.value, list):
         return DataSet(commands=_commands(entry))
-    parts = entry.known_entries(("commands", "options"))
+    parts = entry.known_entries(("commands", "options", "rows"))
     return DataSet(
         commands=_commands(parts["commands"]) if "commands" in parts else (),
         options=parts["options"].options() if "options" in parts else {},
+        rows=tuple(_beginning(of, rows) for of in parts["rows"].items()) if "rows" in parts else DataSet.rows,
     )
+
+
+def _beginning(entry: Entry, rows: Iterable[str]) -> str:
+    if not any(row.startswith(entry.text()) for row in rows):
+        raise entry.error(f"the name of no row begins so{nearest(entry.text(), rows)}; rows: {', '.join(rows)}")
+    return entry.text()
 
 
 def _commands(entry: Entry) -> tuple[tuple[str, ...], ...]:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,17 +16,31 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    ("study", "data", "measured_on", "at_least"),
+    ("study", "data", "row", "measured_on"),
     [
         # Without codes 50 percent of either.
-        ("rankings", "pets", "divergent", 0.95),
-        ("flips", "flips-100", "given", 0.95),
+        ("rankings/study", "pets", "lpc", "divergent"),
+        ("flips/study", "flips-100", "lpc", "given"),
+        ("recovery/ablations", "2-annotators", "exact in episodes", "disagree"),
     ],
 )
-def test_codes_find_the_annotators(study: str, data: str, measured_on: str, at_least: float, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "megatron_lpc.study", f"examples/{study}/study.yaml", "--output", str(tmp_path)]
-    subprocess.run([*command, "--data", data, "--seeds", "1", "--rows", "lpc"], check=True, cwd=ROOT)
-    (report,) = (tmp_path / "runs" / data / "lpc").rglob("report*.json")
-    accuracy = json.loads(report.read_text())["data"][measured_on]["support"]["accuracy"]
-    assert accuracy["support_exact"] >= at_least
-    assert accuracy["swapped"] <= 1 - at_least
+def test_codes_find_the_annotators(study: str, data: str, row: str, measured_on: str, tmp_path: Path) -> None:
+    accuracy = run(study, data, row, tmp_path)["data"][measured_on]["support"]["accuracy"]
+    assert accuracy["support_exact"] >= 0.95
+    assert accuracy["swapped"] <= 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_codes_collapse_where_the_posterior_reads_both_responses(tmp_path: Path) -> None:
+    found = run("recovery/ablations", "2-annotators", "posterior_input=concat", tmp_path)["data"]["disagree"]
+    assert found["metrics"]["prior"]["lpc/kl"] < 0.02
+    assert found["support"]["accuracy"]["support"] == pytest.approx(0.5, abs=0.05)
+
+
+def run(study: str, data: str, row: str, output: Path) -> Any:
+    """The report of seed 1 of a row."""
+    command = [sys.executable, "-m", "megatron_lpc.study", f"examples/{study}.yaml", "--output", str(output)]
+    subprocess.run([*command, "--data", data, "--seeds", "1", "--rows", row], check=True, cwd=ROOT)
+    (report,) = (output / "runs" / data / row).rglob("report*.json")
+    return json.loads(report.read_text())

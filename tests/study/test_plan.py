@@ -14,7 +14,7 @@ from megatron_lpc.command_line import UserError
 from megatron_lpc.config import Config
 from megatron_lpc.study.plan import plan_runs
 from megatron_lpc.study.planned_run import PlannedRun
-from megatron_lpc.study.study_file import read_study
+from megatron_lpc.study.study_file import DataSet, read_study
 
 ROOT = Path(__file__).parents[2]
 STUDIES = [path for path in sorted((ROOT / "examples").rglob("*.yaml")) if "seeds" in yaml.safe_load(path.read_text())]
@@ -27,7 +27,10 @@ Finish = Callable[..., None]
 @pytest.mark.parametrize("file", STUDIES, ids=lambda path: str(path.relative_to(ROOT / "examples")))
 def test_each_row_of_our_studies_is_a_valid_run(file: Path, tmp_path: Path) -> None:
     study = read_study(file)
-    assert len(plan_runs(study, tmp_path, data=list(study.data), seeds=[1])) == len(study.data) * len(study.rows)
+    runs = plan_runs(study, tmp_path, data=list(study.data), seeds=[1])
+    assert {run.row.name for run in runs} == set(study.rows)
+    if all(data.rows == DataSet.rows for data in study.data.values()):
+        assert len(runs) == len(study.data) * len(study.rows)
 
 
 def test_there_are_studies() -> None:
@@ -66,6 +69,11 @@ def test_a_run_has_the_options_of_file_study_and_row(planned: Plan, tmp_path: Pa
 def test_a_set_of_data_may_have_options(planned: Plan) -> None:
     runs = planned(data={"two": {"options": {"max_length": 99}}})
     assert all(run.config is not None and run.config.data.max_length == 99 for run in runs)
+
+
+def test_a_set_of_data_may_have_some_of_the_rows(planned: Plan) -> None:
+    runs = planned(data={"two": {"rows": ["base", "codebook_size"]}})
+    assert [run.row.name for run in runs] == ["base", "codebook_size=2", "codebook_size=8"]
 
 
 def test_a_row_may_be_evaluated_otherwise(planned: Plan) -> None:
