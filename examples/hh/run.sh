@@ -16,10 +16,8 @@ zcat "$source" | awk 'NR % 10 == 0' | gzip -n > runs/hh/data/held_out.jsonl.gz
 .venv/bin/python tools/train_tokenizer.py --input runs/hh/data/train.jsonl.gz --output runs/hh/data/tokenizer \
     --vocab-size 2048 --model-type bpe
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-# What torchrun leaves to the run on SIGTERM, for its checkpoint, in place of 30 s.
-export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
 for stage in sft dpo-plain dpo-lpc; do
-    .venv/bin/torchrun --standalone --nproc-per-node 4 -m megatron_lpc.train --load auto \
+    .venv/bin/python -m megatron_lpc.launch --standalone --nproc-per-node 4 -m megatron_lpc.train --load auto \
         --config "examples/hh/$stage.yaml"
 done
 .venv/bin/python tools/plot_metrics.py plain=runs/hh/dpo-plain lpc=runs/hh/dpo-lpc --output runs/hh/curves.png

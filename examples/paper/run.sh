@@ -26,9 +26,8 @@ say=()
 [ -n "${DRY_RUN:-}" ] && say=(echo)
 out=runs/paper/$model
 options=(--config "examples/paper/$model.yaml" "${of_loss[@]}")
-launch=("${say[@]}" .venv/bin/torchrun --standalone --nproc-per-node 8 -m)
+launch=("${say[@]}" .venv/bin/python -m megatron_lpc.launch --standalone --nproc-per-node 8 -m)
 export CUDA_DEVICE_MAX_CONNECTIONS="${CUDA_DEVICE_MAX_CONNECTIONS:-1}"
-export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
 
 "${say[@]}" bash tools/setup_venv.sh
 [ -e runs/paper/data/held_out.jsonl ] || "${say[@]}" .venv/bin/python examples/paper/split.py \

