@@ -28,6 +28,7 @@ from megatron_lpc.study.metrics import Metric, default_metrics
 from megatron_lpc.study.plan import plan_runs
 from megatron_lpc.study.planned_run import PlannedRun
 from megatron_lpc.study.results import Results, columns_of
+from megatron_lpc.study.rows import named_or_beginning
 from megatron_lpc.study.study_file import Study, read_study
 from megatron_lpc.study.table import csv_text, live_table, markdown
 from megatron_lpc.terminal import wide_console
@@ -41,9 +42,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("study", type=Path, help="YAML file of the study")
     parser.add_argument("--output", type=Path, required=True, help="folder for data, runs and results")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (%(default)s)")
-    parser.add_argument("--data", nargs="+", metavar="NAME", help="only sets of data whose name begins so")
+    parser.add_argument("--data", nargs="+", metavar="NAME", help="only this set, or those whose name begins so")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="other seeds than the file's")
-    parser.add_argument("--rows", nargs="+", metavar="PREFIX", help="run only rows whose name begins so")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="run only this row, or those whose name begins so")
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=["png"], help="of the pictures (png)")
     parser.add_argument("--no-run", action="store_true", help="only write the results of what is finished")
     parser.add_argument("--list", action="store_true", help="only print the rows that would be run")
@@ -54,12 +55,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def chosen(names: Sequence[str], wanted: Sequence[str] | None, flag: str) -> list[str]:
-    """Those of `names` that begin with one of the wanted; all when nothing is wanted.
+    """Those of `names` that are wanted, by name or by how it begins; all when nothing is wanted.
 
     Raises:
         UserError: there is none.
     """
-    found = [name for name in names if wanted is None or name.startswith(tuple(wanted))]
+    found = list(names) if wanted is None else named_or_beginning(names, wanted)
     if not found:
         raise UserError(f"{flag}: none of {', '.join(names)}")
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
@@ -62,6 +62,11 @@ def read_rows(named: Entry, crossed: Entry, sweep: Mapping[str, list[Any]]) -> d
             raise named.error(f"two rows would be named '{row.name}'; rename one")
         by_name[row.name] = row
     return by_name
+
+
+def named_or_beginning(names: Sequence[str], wanted: Iterable[str]) -> list[str]:
+    """Those of `names` that are wanted: by the whole name or, where none is named so, by how it begins."""
+    return [name for name in names if any(name == of or (of not in names and name.startswith(of)) for of in wanted)]
 
 
 def folder_name(row: str) -> str:

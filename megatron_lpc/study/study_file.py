@@ -3,7 +3,7 @@
     config: examples/recovery/plain.yaml    # file of options: model, data, objective, rates
     seeds: [1, 2, 3]
     data:                                   # set of data -> commands that make it in the folder {data}, or a mapping
-      two: ['tools/make_preferences.py --output {data}']    # with options and rows (how their names begin) of this set
+      two: ['tools/make_preferences.py --output {data}']    # with options and rows (or how they begin) of this set
       three: {commands: ['tools/make_preferences.py --num-annotators 3 --output {data}'], options: {max_length: 96}}
       rules: {commands: ['tools/make_preferences.py --output {data}'], rows: [longer]}
     options: {train_data: ['{data}/train.jsonl']}       # of every run, over those of `config`
@@ -46,7 +46,16 @@ from megatron_lpc.config import shown
 from megatron_lpc.config.options import nearest
 from megatron_lpc.study.entries import Entry, Options, read_entry
 from megatron_lpc.study.metrics import Metric, read_metrics
-from megatron_lpc.study.rows import Row, Support, read_command, read_evaluate, read_rows, read_support, read_values
+from megatron_lpc.study.rows import (
+    Row,
+    Support,
+    named_or_beginning,
+    read_command,
+    read_evaluate,
+    read_rows,
+    read_support,
+    read_values,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +66,7 @@ class DataSet:
     """That make it, one after the other: arguments of `python`."""
     options: Options = field(default_factory=dict)
     rows: tuple[str, ...] = ("",)
-    """How the names of the rows begin that are run on it."""
+    """Rows that are run on it, by name or by how it begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +93,7 @@ class Study:
 
     def rows_of(self, data: str) -> list[Row]:
         """The rows that are run on a set of data."""
-        return [row for row in self.rows.values() if row.name.startswith(self.data[data].rows)]
+        return [self.rows[name] for name in named_or_beginning(list(self.rows), self.data[data].rows)]
 
     def reference_of(self, row: Row) -> str | None:
         """Name of the row that this one is compared with."""
@@ -152,13 +161,14 @@ def _data_set(entry: Entry, rows: Iterable[str]) -> DataSet:
     return DataSet(
         commands=_commands(parts["commands"]) if "commands" in parts else (),
         options=parts["options"].options() if "options" in parts else {},
-        rows=tuple(_beginning(of, rows) for of in parts["rows"].items()) if "rows" in parts else DataSet.rows,
+        rows=tuple(_wanted(of, rows) for of in parts["rows"].items()) if "rows" in parts else DataSet.rows,
     )
 
 
-def _beginning(entry: Entry, rows: Iterable[str]) -> str:
-    if not any(row.startswith(entry.text()) for row in rows):
-        raise entry.error(f"the name of no row begins so{nearest(entry.text(), rows)}; rows: {', '.join(rows)}")
+def _wanted(entry: Entry, rows: Iterable[str]) -> str:
+    if not named_or_beginning(list(rows), [entry.text()]):
+        close = nearest(entry.text(), rows)
+        raise entry.error(f"no row has this name, or one that begins so{close}; rows: {', '.join(rows)}")
     return entry.text()
 
 

@@ -14,6 +14,7 @@ from megatron_lpc.command_line import UserError
 from megatron_lpc.config import Config
 from megatron_lpc.study.plan import plan_runs
 from megatron_lpc.study.planned_run import PlannedRun
+from megatron_lpc.study.rows import named_or_beginning
 from megatron_lpc.study.study_file import DataSet, read_study
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +75,13 @@ def test_a_set_of_data_may_have_options(planned: Plan) -> None:
 def test_a_set_of_data_may_have_some_of_the_rows(planned: Plan) -> None:
     runs = planned(data={"two": {"rows": ["base", "codebook_size"]}})
     assert [run.row.name for run in runs] == ["base", "codebook_size=2", "codebook_size=8"]
+
+
+def test_a_whole_name_means_no_other_that_begins_so() -> None:
+    names = ["lpc", "lpc, exact", "paper"]
+    assert named_or_beginning(names, ["lpc"]) == ["lpc"]
+    assert named_or_beginning(names, ["p", "lpc,"]) == ["lpc, exact", "paper"]
+    assert named_or_beginning(names, ["exact"]) == []
 
 
 def test_a_row_may_be_evaluated_otherwise(planned: Plan) -> None:

@@ -68,7 +68,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"seeds": [1, 1]}, "seeds: a seed is there twice"),
     ({"data": {}}, "data: names no set of data"),
     ({"data": {"two": {"command": []}}}, "data.two.command: unknown key; did you mean 'commands'"),
-    ({"data": {"two": {"rows": ["sweep"]}}}, r"data.two.rows\[0\]: the name of no row begins so; rows: base, plain"),
+    ({"data": {"two": {"rows": ["sweep"]}}}, r"data.two.rows\[0\]: no row has this name, or one that begins so; rows"),
     ({"data": {"two": ["a 'b"]}}, r"data.two\[0\]: cannot be split into arguments: No closing quotation"),
     (
         {"options": {"codebok_size": 1}},
