@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +57,7 @@ def log_loss(probabilities: Array) -> float:
     return float(-np.log(probabilities).mean())
 
 
-def per_worker(probabilities: Array, workers: Sequence[str], of: Callable[[Array], float]) -> dict[str, float]:
-    """Worker -> a figure of the predictions of their votes."""
+def per_worker(values: Array, workers: Sequence[str]) -> dict[str, float]:
+    """Worker -> the mean of the values [P] of their votes."""
     names = np.array(workers)
-    return {str(name): of(probabilities[names == name]) for name in np.unique(names)}
+    return {str(name): float(values[names == name].mean()) for name in np.unique(names)}
