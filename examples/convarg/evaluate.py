@@ -139,6 +139,12 @@ def figures(row: Row, baseline: Row, without: Row, workers: list[str]) -> dict[s
     return found
 
 
+def compared(rows: Sequence[Row], baseline: str, workers: list[str]) -> list[dict[str, Any]]:
+    """The figures of all rows, those of a method from the fewest votes to the most."""
+    first = {row.method: row for row in reversed(rows)}
+    return [figures(row, first[baseline], first[row.method], workers) for row in rows]
+
+
 def table(found: Sequence[dict[str, Any]]) -> str:
     """In Markdown."""
     headings = ["method", "m", "accuracy (95%)", "mean of workers", "gain (95%)", "over its m = 0 (95%)"]
@@ -209,11 +215,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for seed in (options.seeds if "{seed}" in file else options.seeds[:1])
             ]
             rows += joined(of_seeds, axis=0)
-        baseline = next(row for row in rows if row.method == options.baseline)
         workers = [worker for study in studies for worker in study.workers]
-        # The first of the rows of a method is the one with the fewest votes.
-        without = {row.method: row for row in reversed(rows)}
-        found = [figures(row, baseline, without[row.method], workers) for row in rows]
+        found = compared(rows, options.baseline, workers)
         print(f"{len(workers):,} votes of {len(set(workers)):,} workers, gains over {options.baseline}\n")
         print(table(found), end="")
         if options.output is not None:
