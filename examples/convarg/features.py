@@ -23,7 +23,7 @@ from megatron_lpc.terminal import progress
 
 
 def surface(text: str) -> list[float]:
-    """14 figures of a text: its length in three ways, punctuation, capitals, first and second person, links, words."""
+    """14 figures of a text: its length in three ways, punctuation, capitals, "I" and "you", links, other words."""
     words = text.split()
     return [
         float(np.log(len(text))),
