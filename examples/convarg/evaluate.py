@@ -13,7 +13,7 @@ seeds. Gains are against the baseline at m = 0, and against the model's own m = 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,11 @@ def joined(parts: Sequence[Sequence[Row]], axis: int) -> list[Row]:
     ]
 
 
+def pooled(studies: Mapping[Path, Study], method: str, file: str, sizes: Sequence[int]) -> list[Row]:
+    """The rows of a model for the votes of all folds, each scored in `file` of its folder."""
+    return joined([rows_of(study, method, Scores(folder / file), sizes) for folder, study in studies.items()], axis=1)
+
+
 def figures(row: Row, baseline: Row, without: Row, workers: list[str]) -> dict[str, Any]:
     """All figures of a row, for the report.
 
@@ -201,21 +206,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(
                 f"--baseline {options.baseline}: is none of --scores; name {first_few(list(files), 'models')}"
             )
-        studies = [open_study(folder, options.support, options.seed) for folder in options.data]
-        rows = joined([rules(study) for study in studies], axis=1)
+        studies = {folder: open_study(folder, options.support, options.seed) for folder in options.data}
+        rows = joined([rules(study) for study in studies.values()], axis=1)
         for name, file in files.items():
-            of_seeds = [
-                joined(
-                    [
-                        rows_of(study, name, Scores(folder / file.replace("{seed}", seed)), options.support)
-                        for study, folder in zip(studies, options.data, strict=True)
-                    ],
-                    axis=1,
-                )
-                for seed in (options.seeds if "{seed}" in file else options.seeds[:1])
-            ]
+            seeds = options.seeds if "{seed}" in file else options.seeds[:1]
+            of_seeds = [pooled(studies, name, file.replace("{seed}", seed), options.support) for seed in seeds]
             rows += joined(of_seeds, axis=0)
-        workers = [worker for study in studies for worker in study.workers]
+        workers = [worker for study in studies.values() for worker in study.workers]
         found = compared(rows, options.baseline, workers)
         print(f"{len(workers):,} votes of {len(set(workers)):,} workers, gains over {options.baseline}\n")
         print(table(found), end="")

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from examples.convarg.figures import Array
+from examples.convarg.predictions import argument_names
 from megatron_lpc.command_line import ArgumentParser, reports_errors
 from megatron_lpc.files import write_json
 from megatron_lpc.terminal import progress
@@ -46,8 +47,8 @@ def surface(text: str) -> list[float]:
 def arguments(rows: Iterable[dict[str, str]]) -> Iterator[tuple[str, str, str]]:
     """Name (debate/argument), prompt and text of both arguments of each row of `prepare.py`."""
     for row in rows:
-        for side in ("chosen", "rejected"):
-            yield f"{row['debate']}/{row[f'{side}_argument']}", row["prompt"], row[side]
+        for name, side in zip(argument_names(row), ("chosen", "rejected"), strict=True):
+            yield name, row["prompt"], row[side]
 
 
 def mean_states(model: Path, layer: int, of: Sequence[tuple[str, str, str]]) -> dict[str, list[float]]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from examples.convarg.features import arguments, principal_components, surface
 from examples.convarg.figures import Array
-from examples.convarg.predictions import read_votes
+from examples.convarg.predictions import read_votes, sigmoid, softmax
 from megatron_lpc.command_line import ArgumentParser, UserError, reports_errors
 from megatron_lpc.files import write_json
 
@@ -56,10 +56,9 @@ def fit(differences: Array, workers: Sequence[str], codes: int, precision: float
     weights = everyone + np.random.default_rng(seed).normal(0, 0.3, (codes, len(everyone)))
     log_prior = np.full(codes, -np.log(codes))
     for _ in range(STEPS):
-        of_votes = np.log(_sigmoid(differences @ weights.T))
+        of_votes = np.log(sigmoid(differences @ weights.T))
         evidence = np.stack([np.bincount(worker, of_type) for of_type in of_votes.T], axis=1) + log_prior
-        types = np.exp(evidence - evidence.max(1, keepdims=True))
-        types /= types.sum(1, keepdims=True)
+        types = softmax(evidence)
         log_prior = np.log(types.mean(0))
         weights = np.stack(
             [
@@ -72,16 +71,11 @@ def fit(differences: Array, workers: Sequence[str], codes: int, precision: float
 
 def _newton(differences: Array, votes: Array, start: Array, center: Array, precision: float) -> Array:
     """One step from `start` towards the weights of a logistic model in which each row counts `votes` times."""
-    right = _sigmoid(differences @ start)
+    right = sigmoid(differences @ start)
     gradient = differences.T @ (votes * (1 - right)) - precision * (start - center)
     curvature = (differences * (votes * right * (1 - right))[:, None]).T @ differences
     found: Array = start + np.linalg.solve(curvature + precision * np.eye(len(start)), gradient)
     return found
-
-
-def _sigmoid(values: Array) -> Array:
-    probabilities: Array = 0.5 + 0.5 * np.tanh(values / 2)
-    return np.clip(probabilities, 1e-9, 1 - 1e-9)
 
 
 def features(data: Path, states: Path | None, components: int) -> dict[str, Array]:
@@ -122,10 +116,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         workers = [vote.worker for vote in votes]
         mixture = fit(differences, workers, options.codes, options.precision, options.seed)
         rewards = {name: mixture.weights @ of_text for name, of_text in table.items()}
-        latent = "codes" if options.codes > 1 else "logistic"
-        values = {name: {latent: found.tolist() if options.codes > 1 else found[0]} for name, found in rewards.items()}
-        log_prior = mixture.log_prior.tolist() if options.codes > 1 else []
-        debates = {name.rpartition("/")[0] for name in table}
+        log_prior: list[float] = []
+        if options.codes == 1:
+            values = {name: {"logistic": found[0]} for name, found in rewards.items()}
+        else:
+            values = {name: {"codes": found.tolist()} for name, found in rewards.items()}
+            log_prior = mixture.log_prior.tolist()
+        debates = dict.fromkeys(name.rpartition("/")[0] for name in table)
         write_json(options.output, {"arguments": values, "log_prior": dict.fromkeys(debates, log_prior)})
 
 

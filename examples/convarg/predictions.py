@@ -23,7 +23,7 @@ class Vote:
     worker: str
     debate: str
     chosen: str
-    """Names of the arguments, which are the same in no other debate: debate/name."""
+    """Names of the arguments, as `argument_names` has them."""
     rejected: str
     characters: tuple[int, int]
     """Length of chosen and rejected."""
@@ -33,6 +33,11 @@ class Vote:
         return frozenset((self.chosen, self.rejected))
 
 
+def argument_names(row: Mapping[str, str]) -> tuple[str, str]:
+    """Of chosen and rejected of a row of `prepare.py`, as no other debate has them: debate/name."""
+    return f"{row['debate']}/{row['chosen_argument']}", f"{row['debate']}/{row['rejected_argument']}"
+
+
 def read_votes(file: Path) -> list[Vote]:
     """Raises UserError where the file is not one of `prepare.py` with workers."""
     votes = []
@@ -40,7 +45,7 @@ def read_votes(file: Path) -> list[Vote]:
         for line in file.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             texts = (row[side] for side in ("chosen", "rejected"))
-            chosen, rejected = (f"{row['debate']}/{row[f'{side}_argument']}" for side in ("chosen", "rejected"))
+            chosen, rejected = argument_names(row)
             votes.append(
                 Vote(
                     worker=row["worker"],
@@ -84,15 +89,13 @@ class Scores:
         if self.has_codes:
             return self.with_support(votes, [])
         (latent,) = next(iter(self._arguments.values()))
-        return _sigmoid(self._margins(votes, latent))
+        return sigmoid(self._margins(votes, latent))
 
     def with_support(self, votes: Sequence[Vote], support: Sequence[Vote]) -> Array:
         """[P] probability of each vote of one worker by the exact posterior over codes, given other votes of theirs."""
-        evidence = np.log(_sigmoid(self._margins(support, "codes"))).sum(0) if support else 0.0
+        evidence = np.log(sigmoid(self._margins(support, "codes"))).sum(0) if support else 0.0
         log_weights = np.array([self._log_prior[vote.debate] for vote in votes]) + evidence
-        weights = np.exp(log_weights - log_weights.max(1, keepdims=True))
-        weights /= weights.sum(1, keepdims=True)
-        return (weights * _sigmoid(self._margins(votes, "codes"))).sum(1)
+        return (softmax(log_weights) * sigmoid(self._margins(votes, "codes"))).sum(1)
 
     def _margins(self, votes: Sequence[Vote], latent: str) -> Array:
         """[P], or [P, K] under the codes."""
@@ -124,7 +127,15 @@ def majority_of_others(votes: Sequence[Vote]) -> Array:
     return 0.5 + 0.5 * np.sign(np.array(counts, dtype=np.float64))
 
 
-def _sigmoid(values: Array) -> Array:
+def sigmoid(values: Array) -> Array:
+    """Probabilities, kept from 0 and 1 so that their logarithms are finite."""
     # As hyperbolic tangent it does not overflow.
     probabilities: Array = 0.5 + 0.5 * np.tanh(values / 2)
     return np.clip(probabilities, 1e-9, 1 - 1e-9)
+
+
+def softmax(values: Array) -> Array:
+    """[P, K] of each row."""
+    weights = np.exp(values - values.max(1, keepdims=True))
+    found: Array = weights / weights.sum(1, keepdims=True)
+    return found

@@ -60,7 +60,8 @@ for fold in ${FOLDS:-0 1 2 3}; do
     for mixture in "${mixtures[@]}"; do
         read -r name codes flags <<< "$mixture"
         # shellcheck disable=SC2086
-        $python -m examples.convarg.mixture --data "$data" --codes "$codes" --output "$data/$name.json" $flags
+        [ -e "$data/$name.json" ] ||
+            $python -m examples.convarg.mixture --data "$data" --codes "$codes" --output "$data/$name.json" $flags
     done
     for seed in "${seeds[@]}"; do
         # The fresh weights from which plain DPO starts are the reference of all.

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from examples.convarg.predictions import argument_names
 from megatron_lpc.command_line import UserError, is_first_rank, reports_errors
 from megatron_lpc.config import Config, training_only_options, with_defaults, with_options
 from megatron_lpc.evaluation.checkpoint_scorer import CheckpointScorer
@@ -55,9 +56,8 @@ def score(config: Config) -> dict[str, Any]:
         rewards["codes"] = _rewards(config, table, Responses.under_codes(table))
     arguments: dict[str, dict[str, Any]] = {}
     for index, row in enumerate(rows):
-        for side, column in enumerate(("chosen_argument", "rejected_argument")):
-            of_argument = {latent: values[side][index] for latent, values in rewards.items()}
-            arguments[f"{row['debate']}/{row[column]}"] = of_argument
+        for side, name in enumerate(argument_names(row)):
+            arguments[name] = {latent: values[side][index] for latent, values in rewards.items()}
     priors = {row["debate"]: prior for row, prior in zip(rows, log_prior(table).tolist(), strict=True)}
     return {"arguments": arguments, "log_prior": priors}
 
