@@ -28,12 +28,19 @@ def wide_console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=120)
 
 
-def progress(items: Iterable[Item], description: str, total: int | None = None, unit: str = "") -> Iterator[Item]:
+def progress(
+    items: Iterable[Item],
+    description: str,
+    total: int | None = None,
+    unit: str = "",
+    size: Callable[[Item], int] | None = None,
+) -> Iterator[Item]:
     """The items, with a line on standard error of rank 0 that counts them.
 
     Args:
         total: how many there are; None where `items` has no length and nobody knows: then the line only counts.
         unit: what is counted, for the line.
+        size: what an item counts for; 1 if not given.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -44,7 +51,13 @@ def progress(items: Iterable[Item], description: str, total: int | None = None, 
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), disable=not is_first_rank()) as display:
-        yield from display.track(items, total=total, description=description)
+        if size is None:
+            yield from display.track(items, total=total, description=description)
+            return
+        task = display.add_task(description, total=total)
+        for item in items:
+            yield item
+            display.advance(task, size(item))
 
 
 @contextmanager

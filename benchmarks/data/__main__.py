@@ -73,7 +73,7 @@ def tokenization_table(arguments: argparse.Namespace, folder: Path) -> str:
             ]
         )
     headings = ["processes", "rows/s", f"/ {alone} process", "in single rounds", "rows / CPU s", f"/ {alone} process"]
-    reading_line = f"Reading and parsing alone, which one process does for all: {reading:,.0f} rows / CPU s."
+    reading_line = f"Reading and parsing alone, which every process does for all rows: {reading:,.0f} rows / CPU s."
     return f"{markdown_table(headings, lines)}\n{reading_line}\n"
 
 

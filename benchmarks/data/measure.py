@@ -20,7 +20,7 @@ from megatron_lpc.config import DataConfig
 from megatron_lpc.data.cache import build_dataset
 from megatron_lpc.data.sampler import TrainingOrder
 from megatron_lpc.data.source import read_rows
-from megatron_lpc.data.tokenization import ROWS_PER_CHUNK, RowEncoder, encode_rows
+from megatron_lpc.data.tokenization import ROWS_PER_CHUNK, RowChunks, RowEncoder, encode_rows
 from megatron_lpc.data.tokenizer import load_tokenizer
 
 T = TypeVar("T")
@@ -42,12 +42,12 @@ def rows_per_second(source: str, tokenizer: str, max_length: int, num_workers: i
     """
     config = DataConfig(tokenizer_model=tokenizer, max_length=max_length)
     encoder = RowEncoder(load_tokenizer(config), config)
-    with closing(encode_rows(read_rows(source), encoder, num_workers)) as chunks:
+    with closing(encode_rows(RowChunks((source,)), encoder, num_workers)) as chunks:
         next(chunks)
         began, cpu_before = time.perf_counter(), _cpu_seconds()
         num_rows = 0
         for chunk in chunks:
-            num_rows += len(chunk.pairs) + len(chunk.bad_rows)
+            num_rows += chunk.num_rows
             seconds, cpu_seconds = time.perf_counter() - began, _cpu_seconds() - cpu_before
     # By the time that the first chunk is ready, every process has done about one.
     num_rows -= (num_workers - 1) * ROWS_PER_CHUNK

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +17,9 @@ from megatron_lpc.config.schema import DataConfig
 from megatron_lpc.data.dataset import BAD_ROWS_FILE, SUMMARY_FILE, PairDataset, write_index
 from megatron_lpc.data.fingerprint import digest
 from megatron_lpc.data.shards import bad_rows_files, merge_bad_rows, num_shards, write_shards
-from megatron_lpc.data.source import BadRow, Row, identity, read_rows
+from megatron_lpc.data.source import BadRow, identity
 from megatron_lpc.data.template_date import keep_template_date
-from megatron_lpc.data.tokenization import EncodedRows, RowEncoder, encode_rows
+from megatron_lpc.data.tokenization import EncodedRows, RowChunks, RowEncoder, encode_rows
 from megatron_lpc.data.tokenizer import Tokenizer
 from megatron_lpc.files import write_json
 from megatron_lpc.outside.files import read_text
@@ -147,7 +147,7 @@ class _Build:
         if num_shards(folder):
             logger.warning("%s: going on after %d shards of an interrupted run", self.name, num_shards(folder))
         date = keep_template_date(folder, self.tokenizer)
-        write_shards(folder, progress(self._rows(), f"Tokenizing {self.name}", unit="rows"), self._encode)
+        write_shards(folder, self._encode)
         num_bad_rows = merge_bad_rows(folder)
         num_pairs = write_index(folder)
         if num_pairs == 0:
@@ -166,15 +166,11 @@ class _Build:
         }
         write_json(folder / SUMMARY_FILE, summary)
 
-    def _rows(self) -> Iterator[Row | BadRow]:
-        for source in self.sources:
-            yield from read_rows(source)
-
-    def _encode(self, rows: Iterable[Row | BadRow]) -> Generator[EncodedRows, None, None]:
-        """The rows, encoded; under `bad_rows: stop` up to the first that cannot be."""
-        encoder = RowEncoder(self.tokenizer, self.config)
-        with closing(encode_rows(rows, encoder, self.config.num_workers)) as encoded:
-            for chunk in encoded:
+    def _encode(self, first_chunk: int) -> Generator[EncodedRows, None, None]:
+        """The chunks from a number on, encoded; under `bad_rows: stop` up to the first row that cannot be."""
+        chunks = RowChunks(tuple(self.sources), first_chunk)
+        with closing(encode_rows(chunks, RowEncoder(self.tokenizer, self.config), self.config.num_workers)) as encoded:
+            for chunk in progress(encoded, f"Tokenizing {self.name}", unit="rows", size=lambda chunk: chunk.num_rows):
                 if chunk.bad_rows and self.config.bad_rows == "stop":
                     raise chunk.bad_rows[0]
                 yield chunk

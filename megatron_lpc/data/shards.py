@@ -11,23 +11,23 @@ from pathlib import Path
 import pyarrow as pa
 
 from megatron_lpc.data.dataset import BAD_ROWS_FILE, PAIR_SCHEMA, shard_file
-from megatron_lpc.data.source import BadRow, Row
-from megatron_lpc.data.tokenization import ROWS_PER_CHUNK, EncodedRows
+from megatron_lpc.data.source import BadRow
+from megatron_lpc.data.tokenization import EncodedRows
 from megatron_lpc.files import whole_file, write_text
 
 CHUNKS_PER_SHARD = 256
 """An interruption loses less than so many chunks: minutes of one core. 100 million rows make 382 shards."""
 
-Encode = Callable[[Iterable[Row | BadRow]], Generator[EncodedRows, None, None]]
+Encode = Callable[[int], Generator[EncodedRows, None, None]]
+"""The encoded chunks from a number on."""
 
 
-def write_shards(folder: Path, rows: Iterable[Row | BadRow], encode: Encode) -> None:
-    """Write the shards of `rows` that `folder` does not hold yet; the rows of those that it holds are only read."""
+def write_shards(folder: Path, encode: Encode) -> None:
+    """Write the shards that `folder` does not hold yet."""
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink()
     num_finished = num_shards(folder)
-    rest = islice(rows, num_finished * CHUNKS_PER_SHARD * ROWS_PER_CHUNK, None)
-    with closing(encode(rest)) as encoded:
+    with closing(encode(num_finished * CHUNKS_PER_SHARD)) as encoded:
         for number in count(num_finished):
             shard = islice(encoded, CHUNKS_PER_SHARD)
             first = next(shard, None)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import signal
+from collections.abc import Generator, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from threading import Thread
+from typing import Any
 
 import pyarrow as pa
 
@@ -21,11 +21,31 @@ from megatron_lpc.config.schema import DataConfig
 from megatron_lpc.data.dataset import record_batch
 from megatron_lpc.data.encode import encode_pair
 from megatron_lpc.data.pairs import to_pair
-from megatron_lpc.data.source import BadRow, Row
+from megatron_lpc.data.source import BadRow, Row, read_rows
 from megatron_lpc.data.tokenizer import Tokenizer
 
 ROWS_PER_CHUNK = 1024
 """What a process takes at a time. Less than that is never worth starting one."""
+
+
+START_METHOD = "spawn"
+"""Not by fork: this process may have threads of gloo or NCCL, and a CUDA context."""
+
+
+@dataclass(frozen=True)
+class RowChunks:
+    """The rows of files and Hub names, chunk by chunk, for every process to read by itself."""
+
+    sources: tuple[str, ...]
+    first: int = 0
+    """Chunks before this one are left out."""
+    rows_per_chunk: int = ROWS_PER_CHUNK
+
+    def __iter__(self) -> Iterator[list[Row | BadRow]]:
+        """Raises what `read_rows` raises."""
+        rows = chain.from_iterable(map(read_rows, self.sources))
+        chunks = iter(lambda: list(islice(rows, self.rows_per_chunk)), [])
+        yield from islice(chunks, self.first, None)
 
 
 @dataclass(frozen=True)
@@ -34,6 +54,10 @@ class EncodedRows:
 
     pairs: pa.RecordBatch
     bad_rows: list[BadRow]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.pairs) + len(self.bad_rows)
 
 
 @dataclass(frozen=True)
@@ -56,58 +80,90 @@ class RowEncoder:
 
 
 def encode_rows(
-    rows: Iterable[Row | BadRow], encoder: RowEncoder, num_workers: int | None = None
+    chunks: RowChunks, encoder: RowEncoder, num_workers: int | None = None
 ) -> Generator[EncodedRows, None, None]:
-    """The rows, encoded in order by chunks of ROWS_PER_CHUNK, of which no more are in memory than are being worked on.
+    """The chunks, encoded, in order. They are the same for every `num_workers`.
 
-    The chunks are the same for every `num_workers`. Close the generator when no more is wanted: it ends the processes.
+    Close the generator when no more is wanted: it ends the processes.
 
     Args:
         num_workers: processes; all cores that this process may use when None. None is started for a single chunk.
 
     Raises:
         ChildProcessError: a process was killed.
+        ValueError, FileNotFoundError: as `read_rows`.
+        LookupError: as `encode_pair`.
     """
-    source = iter(rows)
-    chunks = iter(lambda: list(islice(source, ROWS_PER_CHUNK)), [])
-    first_chunks = list(islice(chunks, 2))
-    chunks = chain(first_chunks, chunks)
     num_workers = num_workers or len(os.sched_getaffinity(0))
-    if num_workers == 1 or len(first_chunks) < 2:
+    if num_workers == 1 or len(list(islice(chunks, 2))) < 2:
         yield from map(encoder, chunks)
     else:
         yield from _encode_in_processes(chunks, encoder, num_workers)
 
 
-def _encode_in_processes(
-    chunks: Iterable[list[Row | BadRow]], encoder: RowEncoder, num_workers: int
-) -> Iterator[EncodedRows]:
-    # Not by fork: this process may have threads of gloo or NCCL, and a CUDA context.
-    pool = ProcessPoolExecutor(num_workers, get_context("spawn"), _start_worker, (encoder,))
-    in_flight: deque[Future[tuple[EncodedRows, list[_Warning]]]] = deque()
+def _encode_in_processes(chunks: RowChunks, encoder: RowEncoder, num_workers: int) -> Iterator[EncodedRows]:
+    """Process i of n of a `DataLoader` takes the chunks i, i + n, …; the loader takes from one after the other."""
+    # Slow to import, and a run with a cache has no need of them.
+    from datasets import IterableDataset
+    from torch import Generator as RandomGenerator
+    from torch.utils.data import DataLoader
+
+    shares = {"chunks": chunks, "first": list(range(num_workers)), "step": num_workers}
+    dataset = IterableDataset.from_generator(_share, gen_kwargs=shares)
+    dataset = dataset.map(partial(_encode, encoder), input_columns="rows", remove_columns="rows")
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=num_workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=_start_worker,
+        multiprocessing_context=START_METHOD,
+        # A generator of its own, since the loader draws from it.
+        generator=RandomGenerator(),
+    )
     said: set[str] = set()
-
-    def result() -> EncodedRows:
-        encoded, warnings = in_flight.popleft().result()
-        for logger, kind, text in warnings:
-            if kind not in said:
-                said.add(kind)
-                logging.getLogger(logger).warning("%s", text)
-        return encoded
-
     try:
-        for chunk in chunks:
-            in_flight.append(pool.submit(_encode_chunk, chunk))
-            if len(in_flight) > 2 * num_workers:
-                yield result()
-        while in_flight:
-            yield result()
-    except BrokenProcessPool as error:
+        for item in loader:
+            for logger, kind, text in item["warnings"]:
+                if kind not in said:
+                    said.add(kind)
+                    logging.getLogger(logger).warning("%s", text)
+            if isinstance(item["encoded"], Exception):
+                raise item["encoded"]
+            yield item["encoded"]
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
         raise ChildProcessError(
             "a process that tokenizes was killed; if for want of memory, lower --num-workers"
         ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+
+
+_Item = dict[str, Any]
+"""Of a `datasets.IterableDataset`: `rows` is a chunk, `encoded` what has become of it. An exception takes the place of
+either, since the loader would raise one with its stack trace for a message."""
+
+
+def _share(chunks: RowChunks, first: list[int], step: int) -> Iterator[_Item]:
+    """Every `step`-th chunk from the one number of `first` on: `datasets` deals such a list out to the processes."""
+    try:
+        for rows in islice(chunks, first[0], None, step):
+            yield {"rows": rows}
+    except Exception as error:
+        yield {"rows": error}
+
+
+def _encode(encoder: RowEncoder, rows: list[Row | BadRow] | Exception) -> _Item:
+    encoded: EncodedRows | Exception
+    try:
+        encoded = rows if isinstance(rows, Exception) else encoder(rows)
+    except Exception as error:
+        encoded = error
+    return {"encoded": encoded, "warnings": _warnings.taken()}
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
 
 
 _Warning = tuple[str, str, str]
@@ -119,22 +175,25 @@ class _Warnings(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.kept: list[_Warning] = []
+        self._kept: list[_Warning] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.kept.append((record.name, str(record.msg), record.getMessage()))
+        self._kept.append((record.name, str(record.msg), record.getMessage()))
+
+    def taken(self) -> list[_Warning]:
+        taken, self._kept = self._kept, []
+        return taken
 
 
-_worker_encoder: RowEncoder
+_warnings = _Warnings()
 """Of a process that tokenizes."""
-_worker_warnings = _Warnings()
 
 
-def _start_worker(encoder: RowEncoder) -> None:
-    global _worker_encoder
-    _worker_encoder = encoder
+def _start_worker(_: int) -> None:
+    # Of the terminal: the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logger = logging.getLogger("megatron_lpc")
-    logger.addHandler(_worker_warnings)
+    logger.addHandler(_warnings)
     logger.propagate = False
     Thread(target=_end_with_parent, daemon=True).start()
 
@@ -145,9 +204,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     wait([parent.sentinel])
     os._exit(1)
-
-
-def _encode_chunk(rows: list[Row | BadRow]) -> tuple[EncodedRows, list[_Warning]]:
-    encoded = _worker_encoder(rows)
-    warnings, _worker_warnings.kept = _worker_warnings.kept, []
-    return encoded, warnings

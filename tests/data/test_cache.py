@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from megatron_lpc.data.cache import build_dataset
 from megatron_lpc.data.encode import encode_pair
 from megatron_lpc.data.pairs import to_pair
 from megatron_lpc.data.source import BadRow, read_rows
+from megatron_lpc.data.tokenization import RowChunks
 from megatron_lpc.data.tokenizer import load_tokenizer
 
 HH = Path(__file__).parents[3] / "shared" / "data" / "hh-harmless-1800.jsonl.gz"
@@ -45,8 +47,7 @@ def builds(monkeypatch):
 @pytest.fixture
 def small_shards(monkeypatch):
     """Shards of 2 chunks of 3 rows."""
-    monkeypatch.setattr(tokenization, "ROWS_PER_CHUNK", 3)
-    monkeypatch.setattr(shards, "ROWS_PER_CHUNK", 3)
+    monkeypatch.setattr(cache, "RowChunks", partial(RowChunks, rows_per_chunk=3))
     monkeypatch.setattr(shards, "CHUNKS_PER_SHARD", 2)
 
 
@@ -166,12 +167,13 @@ def test_a_missing_chat_template_is_not_a_bad_row(config, tmp_path, write_jsonl)
 
 def test_an_interrupted_build_goes_on(config, source, tmp_path, sentencepiece_file, builds, small_shards, caplog):
     code = f"""
-import multiprocessing, os
+import os
+from functools import partial
 from megatron_lpc.config.schema import DataConfig
 from megatron_lpc.data import cache, shards, tokenization
 from megatron_lpc.data.tokenizer import load_tokenizer
-tokenization.ROWS_PER_CHUNK, shards.ROWS_PER_CHUNK, shards.CHUNKS_PER_SHARD = 3, 3, 2
-tokenization.get_context = lambda _: multiprocessing.get_context("fork")  # which is faster
+cache.RowChunks, shards.CHUNKS_PER_SHARD = partial(cache.RowChunks, rows_per_chunk=3), 2
+tokenization.START_METHOD = "fork"  # which is faster
 inner = shards._write_shard
 shards._write_shard = lambda folder, number, rows: os._exit(9) if number == 1 else inner(folder, number, rows)
 config = DataConfig(tokenizer_model={sentencepiece_file!r}, data_cache_path={str(tmp_path / "cache")!r}, num_workers=2)
