@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from megatron_lpc.data.row import START, BadRow, Position, Row
+from megatron_lpc.data.row import START, Position, RowRead, Wanted, every_row
 from megatron_lpc.data.table_rows import ROWS_PER_BATCH, rows_of
 from megatron_lpc.outside.messages import reason
 
@@ -24,12 +24,12 @@ class HubShard:
     dataset: Any
     """A `datasets.Dataset` or `datasets.IterableDataset`."""
 
-    def rows(self, position: Position = START) -> Iterator[tuple[Row | BadRow, Position]]:
+    def rows(self, position: Position = START, wanted: Wanted = every_row) -> Iterator[RowRead]:
         """As `Shard.rows`."""
         rest = self.dataset.skip(position[0]) if position[0] else self.dataset
         batches = rest.with_format("arrow").iter(ROWS_PER_BATCH)
         try:
-            yield from rows_of(self.name, batches, position[0], position)
+            yield from rows_of(self.name, batches, position[0], position, wanted)
         except Exception as error:  # the readers of `datasets` raise errors of many libraries
             raise ValueError(
                 f"{self.name}: cannot be read any further ({reason(error)}). Check the data, or download the "

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 
-from megatron_lpc.data.row import MAX_ROW_BYTES, START, BadRow, Location, Position, Row
+from megatron_lpc.data.row import MAX_ROW_BYTES, START, BadRow, Location, Position, Row, RowRead, Wanted, every_row
 from megatron_lpc.outside.json_text import MAX_DEPTH, is_too_deep, parse_json
 from megatron_lpc.outside.messages import Malformed
 
@@ -26,8 +26,8 @@ _MARKS = re.compile(r'\\.?|[",\[\]{}]', re.DOTALL)
 _ONE_PER_LINE = "Write one JSON object per line, in UTF-8"
 
 
-def read_json(path: str, position: Position = START) -> Iterator[tuple[Row | BadRow, Position]]:
-    """Rows of a JSON file from `position` on, each with the position behind it.
+def read_json(path: str, position: Position = START, wanted: Wanted = every_row) -> Iterator[RowRead]:
+    """Rows of a JSON file from `position` on.
 
     The file holds a list if it begins with a bracket, else lines. Blank lines hold no row.
 
@@ -37,9 +37,9 @@ def read_json(path: str, position: Position = START) -> Iterator[tuple[Row | Bad
     """
     with _open(path) as stream:
         if stream.peek(_CHUNK).removeprefix(_BOM).lstrip()[:1] == b"[":
-            yield from _read_list(path, stream, position[0])
+            yield from _read_list(path, stream, position[0], wanted)
         else:
-            yield from _read_lines(path, stream, position)
+            yield from _read_lines(path, stream, position, wanted)
 
 
 def _open(path: str) -> _Stream:
@@ -52,19 +52,25 @@ def _open(path: str) -> _Stream:
     return open(path, "rb")
 
 
-def _read_lines(path: str, stream: _Stream, position: Position) -> Iterator[tuple[Row | BadRow, Position]]:
+def _read_lines(path: str, stream: _Stream, position: Position, wanted: Wanted) -> Iterator[RowRead]:
     number, offset = position
     _skip(stream, offset)
     while line := stream.readline(MAX_ROW_BYTES + 1):
         number += 1
         offset += len(line)
-        location = Location(path, number)
-        if len(line) > MAX_ROW_BYTES:
-            skipped = _skip_line(stream, line)
-            offset += skipped
-            yield location.too_large(len(line) + skipped), (number, offset)
-        elif line.strip():
-            yield _parse_line(location, line.removeprefix(_BOM)), (number, offset)
+        is_too_large = len(line) > MAX_ROW_BYTES
+        skipped = _skip_line(stream, line) if is_too_large else 0
+        offset += skipped
+        if line.isspace() and not is_too_large:
+            continue
+        row: Row | BadRow | None = None
+        if wanted():
+            location = Location(path, number)
+            if is_too_large:
+                row = location.too_large(len(line) + skipped)
+            else:
+                row = _parse_line(location, line.removeprefix(_BOM))
+        yield row, (number, offset)
 
 
 def _skip(stream: _Stream, num_bytes: int) -> None:
@@ -98,12 +104,12 @@ def _parse_line(location: Location, line: bytes) -> Row | BadRow:
         return location.bad_row(str(error), _ONE_PER_LINE)
 
 
-def _read_list(path: str, stream: _Stream, start: int) -> Iterator[tuple[Row | BadRow, Position]]:
+def _read_list(path: str, stream: _Stream, start: int, wanted: Wanted) -> Iterator[RowRead]:
     """Rows of a list behind the first `start`; they are parsed too, since only that finds their end."""
     for row in _list_rows(path, io.TextIOWrapper(stream, encoding="utf-8-sig")):
         number = row.line if isinstance(row, BadRow) else row.location.line
         if number > start:
-            yield row, (number, 0)
+            yield row if wanted() else None, (number, 0)
 
 
 def _list_rows(path: str, text: io.TextIOWrapper) -> Iterator[Row | BadRow]:

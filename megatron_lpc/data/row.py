@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +20,14 @@ Position = tuple[int, int]
 """Where a reader is in a shard: lines or rows before it, and bytes before it (0 where rows are found by number)."""
 
 START: Position = (0, 0)
+
+Wanted = Callable[[], bool]
+"""Is asked once for each row, in order, whether it is to be given; to read past a row is faster than to parse it."""
+
+
+def every_row() -> bool:
+    """All rows are wanted."""
+    return True
 
 
 class BadRow(ValueError):
@@ -71,13 +79,16 @@ class Row:
     """Column -> value."""
 
 
+RowRead = tuple[Row | BadRow | None, Position]
+"""A row, or None for one that was not wanted, and the position behind it. A row that cannot be used comes as the BadRow
+to raise or to record, since only the caller knows which."""
+
+
 class Shard(Protocol):
     """A part of a source that can be read by itself: a file, or a shard of a Hub data set."""
 
-    def rows(self, position: Position = START) -> Iterator[tuple[Row | BadRow, Position]]:
-        """Rows from `position` on, each with the position behind it.
-
-        A row that cannot be used comes as the BadRow to raise or to record, since only the caller knows which.
+    def rows(self, position: Position = START, wanted: Wanted = every_row) -> Iterator[RowRead]:
+        """Rows from `position` on.
 
         Raises:
             ValueError: the shard cannot be read any further.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any
 
-from megatron_lpc.data.row import START, BadRow, Row
+from megatron_lpc.data.row import START, BadRow, Row, every_row
 from megatron_lpc.data.source import open_shards
 from megatron_lpc.outside.typed import misfit
 
@@ -76,11 +77,15 @@ class RowReader:
         are_rows_dealt = len(shards) % self._dp_size != 0
         if not are_rows_dealt:
             shards = shards[self._dp_rank :: self._dp_size]
+        indices = count(self._state["rows"])
+
+        def is_own() -> bool:
+            return next(indices) % self._dp_size == self._dp_rank
+
         for number in range(self._state["shard"], len(shards)):
             line, offset = self._state["position"]
-            for row, position in shards[number].rows((line, offset)):
-                index = self._state["rows"]
-                self._state |= {"position": position, "rows": index + 1}
-                if not are_rows_dealt or index % self._dp_size == self._dp_rank:
+            for row, position in shards[number].rows((line, offset), is_own if are_rows_dealt else every_row):
+                self._state |= {"position": position, "rows": self._state["rows"] + 1}
+                if row is not None:
                     yield row
             self._state |= {"shard": number + 1, "position": START}

@@ -14,14 +14,14 @@ from pyarrow import ArrowException
 from megatron_lpc.data import hub
 from megatron_lpc.data.folder import files_of_folder
 from megatron_lpc.data.json_rows import read_json
-from megatron_lpc.data.row import START, BadRow, Location, Position, Row, Shard
+from megatron_lpc.data.row import START, BadRow, Location, Position, Row, RowRead, Shard, Wanted, every_row
 from megatron_lpc.data.table_rows import read_arrow, read_parquet
 from megatron_lpc.outside.messages import reason
 from megatron_lpc.outside.typed import is_text
 
 __all__ = ["FORMATS", "BadRow", "Location", "Row", "Shard", "identity", "open_shards", "read_rows"]
 
-_Reader = Callable[[str, Position], Iterator[tuple[Row | BadRow, Position]]]
+_Reader = Callable[[str, Position, Wanted], Iterator[RowRead]]
 
 FORMATS: dict[str, tuple[str, _Reader]] = {
     **{f".{name}{packed}": ("JSON", read_json) for name in ("jsonl", "json") for packed in ("", ".gz", ".zst")},
@@ -42,12 +42,12 @@ class FileShard:
 
     path: str
 
-    def rows(self, position: Position = START) -> Iterator[tuple[Row | BadRow, Position]]:
+    def rows(self, position: Position = START, wanted: Wanted = every_row) -> Iterator[RowRead]:
         """As `Shard.rows`."""
         kind, read = FORMATS[_ending(self.path)]
         number = position[0]
         try:
-            for row, behind in read(self.path, position):
+            for row, behind in read(self.path, position, wanted):
                 number = behind[0]
                 yield row, behind
         except (OSError, EOFError, ValueError, MemoryError, zlib.error, ArrowException) as error:
@@ -57,8 +57,8 @@ class FileShard:
             ) from error
 
 
-def read_rows(source: str) -> Iterator[Row | BadRow]:
-    """Rows of `source`, in order: a file, a pattern of files, a folder or a Hub name, as docs/data.md lists them.
+def read_rows(source: str, wanted: Wanted = every_row) -> Iterator[Row | BadRow]:
+    """The wanted rows of `source`, in order: a file, a pattern of files, a folder or a Hub name, as in docs/data.md.
 
     A row that cannot be used comes as the BadRow to raise or to record, since only the caller knows which.
 
@@ -67,8 +67,9 @@ def read_rows(source: str) -> Iterator[Row | BadRow]:
         ValueError: the source as a whole cannot be read.
     """
     for shard in open_shards(source):
-        for row, _ in shard.rows():
-            yield row
+        for row, _ in shard.rows(wanted=wanted):
+            if row is not None:
+                yield row
 
 
 def open_shards(source: str, *, streaming: bool = False) -> Sequence[Shard]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from megatron_lpc.data.arrow_bounds import check_unpacked_size
-from megatron_lpc.data.row import MAX_ROW_BYTES, START, BadRow, Location, Position, Row
+from megatron_lpc.data.row import MAX_ROW_BYTES, START, BadRow, Location, Position, Row, RowRead, Wanted, every_row
 from megatron_lpc.outside.json_text import parse_json
 from megatron_lpc.outside.messages import reason
 
@@ -24,8 +25,8 @@ _LEAST_ROWS = 32
 _MAX_COMPRESSION = 100
 
 
-def read_parquet(path: str, position: Position = START) -> Iterator[tuple[Row | BadRow, Position]]:
-    """Rows of a Parquet file from `position` on, each with the position behind it; row groups before it are not read.
+def read_parquet(path: str, position: Position = START, wanted: Wanted = every_row) -> Iterator[RowRead]:
+    """Rows of a Parquet file from `position` on; row groups before it are not read.
 
     Raises:
         ValueError, OSError, pa.ArrowException: the file cannot be read.
@@ -43,7 +44,7 @@ def read_parquet(path: str, position: Position = START) -> Iterator[tuple[Row | 
             for group in range(first, file.num_row_groups)
             for batch in file.iter_batches(_rows_per_batch(file.metadata.row_group(group)), row_groups=[group])
         )
-        yield from rows_of(path, batches, before, position)
+        yield from rows_of(path, batches, before, position, wanted)
 
 
 def _check_compression(metadata: Any, num_bytes: int) -> None:
@@ -63,8 +64,8 @@ def _rows_per_batch(group: Any) -> int:
     return max(_LEAST_ROWS, min(ROWS_PER_BATCH, _UNPACKED_BYTES // max(group.total_byte_size, 1)))
 
 
-def read_arrow(path: str, position: Position = START) -> Iterator[tuple[Row | BadRow, Position]]:
-    """Rows of an Arrow file or stream, memory-mapped, from `position` on, each with the position behind it.
+def read_arrow(path: str, position: Position = START, wanted: Wanted = every_row) -> Iterator[RowRead]:
+    """Rows of an Arrow file or stream, memory-mapped, from `position` on.
 
     Raises:
         ValueError, OSError, pa.ArrowException: the file cannot be read.
@@ -77,7 +78,7 @@ def read_arrow(path: str, position: Position = START) -> Iterator[tuple[Row | Ba
             batches: Iterable[Batch] = map(file.get_batch, range(file.num_record_batches))
         else:
             batches = pa.ipc.open_stream(source)
-        yield from rows_of(path, map(_validated, batches), 0, position)
+        yield from rows_of(path, map(_validated, batches), 0, position, wanted)
 
 
 def _validated(batch: Batch) -> Batch:
@@ -86,10 +87,8 @@ def _validated(batch: Batch) -> Batch:
     return batch
 
 
-def rows_of(
-    name: str, batches: Iterable[Batch], before: int, position: Position
-) -> Iterator[tuple[Row | BadRow, Position]]:
-    """Rows of `batches` from `position` on, each with the position behind it; `before` rows precede the batches.
+def rows_of(name: str, batches: Iterable[Batch], before: int, position: Position, wanted: Wanted) -> Iterator[RowRead]:
+    """Rows of `batches` from `position` on; `before` rows precede the batches.
 
     Raises:
         ValueError: two columns have one name.
@@ -99,8 +98,10 @@ def rows_of(
         skipped = min(max(position[0] - before, 0), batch.num_rows)
         for start in range(skipped, batch.num_rows, ROWS_PER_BATCH):
             part = batch.slice(start, ROWS_PER_BATCH)
-            for number, row in enumerate(_rows_of_part(name, part, before + start), start=before + start + 1):
-                yield row, (number, 0)
+            are_wanted = [wanted() for _ in range(part.num_rows)]
+            rows = _rows_of_part(name, part, before + start) if any(are_wanted) else repeat(None)
+            for number, is_wanted, row in zip(count(before + start + 1), are_wanted, rows, strict=False):
+                yield row if is_wanted else None, (number, 0)
         before += batch.num_rows
 
 

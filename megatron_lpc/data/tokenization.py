@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import signal
 from collections.abc import Generator, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
-from functools import partial
-from itertools import chain, islice
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain, count, islice
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from threading import Thread
 from typing import Any
 
 import pyarrow as pa
+import torch
+from torch.utils.data import DataLoader
 
 from megatron_lpc.config.schema import DataConfig
 from megatron_lpc.data.dataset import record_batch
@@ -39,13 +42,24 @@ class RowChunks:
     sources: tuple[str, ...]
     first: int = 0
     """Chunks before this one are left out."""
+    step: int = 1
+    """From the first on, every so many chunks."""
     rows_per_chunk: int = ROWS_PER_CHUNK
 
     def __iter__(self) -> Iterator[list[Row | BadRow]]:
         """Raises what `read_rows` raises."""
-        rows = chain.from_iterable(map(read_rows, self.sources))
-        chunks = iter(lambda: list(islice(rows, self.rows_per_chunk)), [])
-        yield from islice(chunks, self.first, None)
+        number = count(-self.first * self.rows_per_chunk)
+
+        def is_own() -> bool:
+            chunk = next(number) // self.rows_per_chunk
+            return chunk >= 0 and chunk % self.step == 0
+
+        rows = (row for source in self.sources for row in read_rows(source, is_own))
+        return iter(lambda: list(islice(rows, self.rows_per_chunk)), [])
+
+    def shares(self, number: int) -> list[RowChunks]:
+        """The chunks, dealt out."""
+        return [replace(self, first=self.first + place * self.step, step=number * self.step) for place in range(number)]
 
 
 @dataclass(frozen=True)
@@ -103,23 +117,15 @@ def encode_rows(
 
 def _encode_in_processes(chunks: RowChunks, encoder: RowEncoder, num_workers: int) -> Iterator[EncodedRows]:
     """Process i of n of a `DataLoader` takes the chunks i, i + n, …; the loader takes from one after the other."""
-    # Slow to import, and a run with a cache has no need of them.
-    from datasets import IterableDataset
-    from torch import Generator as RandomGenerator
-    from torch.utils.data import DataLoader
-
-    shares = {"chunks": chunks, "first": list(range(num_workers)), "step": num_workers}
-    dataset = IterableDataset.from_generator(_share, gen_kwargs=shares)
-    dataset = dataset.map(partial(_encode, encoder), input_columns="rows", remove_columns="rows")
     loader = DataLoader(
-        dataset,
+        encoded_chunks(chunks, encoder, num_workers),
         batch_size=None,
         num_workers=num_workers,
         collate_fn=_as_it_is,
         worker_init_fn=_start_worker,
         multiprocessing_context=START_METHOD,
         # A generator of its own, since the loader draws from it.
-        generator=RandomGenerator(),
+        generator=torch.Generator(),
     )
     said: set[str] = set()
     try:
@@ -139,27 +145,48 @@ def _encode_in_processes(chunks: RowChunks, encoder: RowEncoder, num_workers: in
         ) from error
 
 
+def encoded_chunks(chunks: RowChunks, encoder: RowEncoder, num_workers: int) -> Any:
+    """A `datasets.IterableDataset` that deals the chunks out among the processes of a `DataLoader`."""
+    from datasets import IterableDataset  # Slow to import, and a run with a cache has no need of it.
+
+    dataset = IterableDataset.from_generator(_read, gen_kwargs={"shares": chunks.shares(num_workers)})
+    return dataset.map(_Encode(encoder), input_columns="rows", remove_columns="rows")
+
+
 _Item = dict[str, Any]
 """Of a `datasets.IterableDataset`: `rows` is a chunk, `encoded` what has become of it. An exception takes the place of
 either, since the loader would raise one with its stack trace for a message."""
 
 
-def _share(chunks: RowChunks, first: list[int], step: int) -> Iterator[_Item]:
-    """Every `step`-th chunk from the one number of `first` on: `datasets` deals such a list out to the processes."""
+def _read(shares: list[RowChunks]) -> Iterator[_Item]:
     try:
-        for rows in islice(chunks, first[0], None, step):
+        for rows in chain.from_iterable(shares):
             yield {"rows": rows}
     except Exception as error:
         yield {"rows": error}
 
 
-def _encode(encoder: RowEncoder, rows: list[Row | BadRow] | Exception) -> _Item:
-    encoded: EncodedRows | Exception
-    try:
-        encoded = rows if isinstance(rows, Exception) else encoder(rows)
-    except Exception as error:
-        encoded = error
-    return {"encoded": encoded, "warnings": _warnings.taken()}
+class _Encode:
+    """The encoder goes to the processes in shared memory, as tensors do.
+
+    What is larger than a pipe holds would block its writer for ever where a process is killed before it has read it.
+    """
+
+    def __init__(self, encoder: RowEncoder) -> None:
+        self._pickled = torch.frombuffer(bytearray(pickle.dumps(encoder)), dtype=torch.uint8)
+
+    @cached_property
+    def _encoder(self) -> RowEncoder:
+        encoder: RowEncoder = pickle.loads(self._pickled.numpy().tobytes())
+        return encoder
+
+    def __call__(self, rows: list[Row | BadRow] | Exception) -> _Item:
+        encoded: EncodedRows | Exception
+        try:
+            encoded = rows if isinstance(rows, Exception) else self._encoder(rows)
+        except Exception as error:
+            encoded = error
+        return {"encoded": encoded, "warnings": _warnings.taken()}
 
 
 def _as_it_is(item: Any) -> Any:

@@ -60,6 +60,13 @@ def test_every_format_gives_the_same_rows_and_places(tmp_path, kind, suffix):
     positions = [position for _, position in shard.rows()]
     assert [row.values for row, _ in shard.rows(positions[0])] == VALUES[1:]
     assert not list(shard.rows(positions[1]))
+    for are_wanted in ([False, True], [True, False], [False, False]):
+        answers = iter(are_wanted)
+        found = list(shard.rows(wanted=lambda answers=answers: next(answers)))
+        assert [position for _, position in found] == positions
+        assert [row and row.location.line for row, _ in found] == [
+            number if is_wanted else None for number, is_wanted in enumerate(are_wanted, start=1)
+        ]
 
 
 def test_hub_name_with_and_without_split(monkeypatch):
@@ -105,6 +112,18 @@ def test_hub_failure_names_the_source(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(ValueError, match=r"^owner/name: cannot be loaded from the Hub \(no network\). Check name"):
         list(read_rows("owner/name"))
+
+
+def test_rows_that_are_not_wanted_are_not_parsed(tmp_path, monkeypatch):
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"n": 1}\n\n  \n{broken\n{"n": 3}\n')
+    monkeypatch.setattr(json_rows, "parse_json", lambda text: json.loads(text) if "3" in text else 1 / 0)
+    answers = iter([False, False, True])
+    (found,) = read_rows(str(path), lambda: next(answers))
+    assert (found.values, found.location.line) == ({"n": 3}, 5)
+    write(tmp_path / "d.parquet", "parquet")
+    monkeypatch.setattr(table_rows, "_rows_of_part", lambda *_: 1 / 0)
+    assert not list(read_rows(str(tmp_path / "d.parquet"), lambda: False))
 
 
 def test_broken_lines_are_reported_with_their_line_and_the_rest_is_read(tmp_path):
@@ -256,6 +275,7 @@ def test_a_row_that_is_too_large_is_left_out_unparsed(tmp_path, monkeypatch, end
     assert re.match(re.escape(f"{path}:2: the row has ") + r"12,0\d\d bytes, above the limit of 10,000\.", str(bad))
     (shard,) = open_shards(str(path))
     behind = [position for _, position in shard.rows()][1]
+    assert [row for row, _ in shard.rows(wanted=lambda: False)] == [None] * 3
     assert [row.values for row, _ in shard.rows(behind)] == [{"prompt": "c"}]
 
 

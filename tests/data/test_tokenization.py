@@ -2,7 +2,9 @@ import gc
 import json
 import logging
 import multiprocessing
+import os
 import weakref
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ import torch
 from megatron_lpc.data import tokenization
 from megatron_lpc.data.encode import encode_pair
 from megatron_lpc.data.source import Location, Row
-from megatron_lpc.data.tokenization import RowChunks, RowEncoder, encode_rows
+from megatron_lpc.data.tokenization import RowChunks, RowEncoder, encode_rows, encoded_chunks
 from megatron_lpc.data.tokenizer import load_tokenizer
 
 
@@ -66,6 +68,11 @@ def test_an_error_of_a_process_is_what_one_process_raises(config, tmp_path, rows
         assert "DataLoader" not in found[0][2]
 
 
+def test_what_a_process_is_sent_fits_into_a_pipe():
+    large = RowEncoder(os.urandom(2**20), None)
+    assert len(ForkingPickler.dumps(encoded_chunks(RowChunks(("d.jsonl",)), large, 2))) < 2**14
+
+
 def test_what_all_processes_warn_of_is_said_once(encode, monkeypatch, caplog):
     def warn_and_encode(*arguments):
         logging.getLogger("megatron_lpc.data").warning("%d pairs later", 1)
@@ -79,7 +86,15 @@ def test_what_all_processes_warn_of_is_said_once(encode, monkeypatch, caplog):
 
 def test_chunks_behind_the_first_ones(encode, tmp_path):
     chunks = RowChunks((str(tmp_path / "pairs.jsonl"),), first=5, rows_per_chunk=3)
-    assert [[row.location.line for row in chunk] for chunk in chunks] == [[16, 17, 18], [19, 20]]
+    assert _lines(chunks) == [[16, 17, 18], [19, 20]]
+    chunks = RowChunks(chunks.sources, first=1, rows_per_chunk=3)
+    shares = [_lines(share) for share in chunks.shares(4)]
+    assert shares == [[[4, 5, 6], [16, 17, 18]], [[7, 8, 9], [19, 20]], [[10, 11, 12]], [[13, 14, 15]]]
+    assert _lines(chunks.shares(4)[1].shares(2)[1]) == [[19, 20]]
+
+
+def _lines(chunks):
+    return [[row.location.line for row in chunk] for chunk in chunks]
 
 
 def test_processes_leave_the_random_numbers_of_this_one_alone(encode, monkeypatch):
