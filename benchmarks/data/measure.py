@@ -18,9 +18,10 @@ import torch
 from benchmarks.resident_memory import resident
 from megatron_lpc.config import DataConfig
 from megatron_lpc.data.cache import build_dataset
+from megatron_lpc.data.row_chunks import ROWS_PER_CHUNK, RowChunks, RowEncoder
 from megatron_lpc.data.sampler import TrainingOrder
 from megatron_lpc.data.source import read_rows
-from megatron_lpc.data.tokenization import ROWS_PER_CHUNK, RowChunks, RowEncoder, encode_rows
+from megatron_lpc.data.tokenization import encode_rows
 from megatron_lpc.data.tokenizer import load_tokenizer
 
 T = TypeVar("T")

@@ -16,10 +16,11 @@ from filelock import FileLock, Timeout
 from megatron_lpc.config.schema import DataConfig
 from megatron_lpc.data.dataset import BAD_ROWS_FILE, SUMMARY_FILE, PairDataset, write_index
 from megatron_lpc.data.fingerprint import digest
+from megatron_lpc.data.row_chunks import EncodedRows, RowChunks, RowEncoder
 from megatron_lpc.data.shards import bad_rows_files, merge_bad_rows, num_shards, write_shards
 from megatron_lpc.data.source import BadRow, identity
 from megatron_lpc.data.template_date import keep_template_date
-from megatron_lpc.data.tokenization import EncodedRows, RowChunks, RowEncoder, encode_rows
+from megatron_lpc.data.tokenization import encode_rows
 from megatron_lpc.data.tokenizer import Tokenizer
 from megatron_lpc.files import write_json
 from megatron_lpc.outside.files import read_text

@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from megatron_lpc.data.dataset import BAD_ROWS_FILE, PAIR_SCHEMA, shard_file
+from megatron_lpc.data.row_chunks import EncodedRows
 from megatron_lpc.data.source import BadRow
-from megatron_lpc.data.tokenization import EncodedRows
 from megatron_lpc.files import whole_file, write_text
 
 CHUNKS_PER_SHARD = 256

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from megatron_lpc.data import cache, shards, tokenization
+from megatron_lpc.data import cache, row_chunks, shards
 from megatron_lpc.data.cache import build_dataset
 from megatron_lpc.data.encode import encode_pair
 from megatron_lpc.data.pairs import to_pair
+from megatron_lpc.data.row_chunks import RowChunks
 from megatron_lpc.data.source import BadRow, read_rows
-from megatron_lpc.data.tokenization import RowChunks
 from megatron_lpc.data.tokenizer import load_tokenizer
 
 HH = Path(__file__).parents[3] / "shared" / "data" / "hh-harmless-1800.jsonl.gz"
@@ -40,7 +40,7 @@ def builds(monkeypatch):
         rows.append(pair.location.line)
         return encode_pair(pair, tokenizer, config)
 
-    monkeypatch.setattr(tokenization, "encode_pair", spy)
+    monkeypatch.setattr(row_chunks, "encode_pair", spy)
     return rows
 
 
@@ -170,10 +170,10 @@ def test_an_interrupted_build_goes_on(config, source, tmp_path, sentencepiece_fi
 import os
 from functools import partial
 from megatron_lpc.config.schema import DataConfig
-from megatron_lpc.data import cache, shards, tokenization
+from megatron_lpc.data import cache, parallel_encoding, shards
 from megatron_lpc.data.tokenizer import load_tokenizer
 cache.RowChunks, shards.CHUNKS_PER_SHARD = partial(cache.RowChunks, rows_per_chunk=3), 2
-tokenization.START_METHOD = "fork"  # which is faster
+parallel_encoding.START_METHOD = "fork"  # which is faster
 inner = shards._write_shard
 shards._write_shard = lambda folder, number, rows: os._exit(9) if number == 1 else inner(folder, number, rows)
 config = DataConfig(tokenizer_model={sentencepiece_file!r}, data_cache_path={str(tmp_path / "cache")!r}, num_workers=2)

@@ -9,10 +9,12 @@ from multiprocessing.reduction import ForkingPickler
 import pytest
 import torch
 
-from megatron_lpc.data import tokenization
+from megatron_lpc.data import parallel_encoding, row_chunks, tokenization
 from megatron_lpc.data.encode import encode_pair
+from megatron_lpc.data.parallel_encoding import encoded_chunks
+from megatron_lpc.data.row_chunks import RowChunks, RowEncoder
 from megatron_lpc.data.source import Location, Row
-from megatron_lpc.data.tokenization import RowChunks, RowEncoder, encode_rows, encoded_chunks
+from megatron_lpc.data.tokenization import encode_rows
 from megatron_lpc.data.tokenizer import load_tokenizer
 
 
@@ -38,7 +40,7 @@ def test_processes_give_what_one_gives(encode):
 
 def test_a_killed_process_is_an_error(encode, monkeypatch):
     # Forked, for that is faster.
-    monkeypatch.setattr(tokenization, "START_METHOD", "fork")
+    monkeypatch.setattr(parallel_encoding, "START_METHOD", "fork")
     chunks = encode(2)
     next(chunks)
     for process in multiprocessing.active_children():
@@ -48,7 +50,7 @@ def test_a_killed_process_is_an_error(encode, monkeypatch):
 
 
 def test_an_error_of_a_process_is_what_one_process_raises(config, tmp_path, rows, monkeypatch):
-    monkeypatch.setattr(tokenization, "START_METHOD", "fork")
+    monkeypatch.setattr(parallel_encoding, "START_METHOD", "fork")
     broken = tmp_path / "broken.json"
     broken.write_text(json.dumps(rows[:5])[:-1] + ", oh]")
     chat = tmp_path / "chat.jsonl"
@@ -78,8 +80,8 @@ def test_what_all_processes_warn_of_is_said_once(encode, monkeypatch, caplog):
         logging.getLogger("megatron_lpc.data").warning("%d pairs later", 1)
         return encode_pair(*arguments)
 
-    monkeypatch.setattr(tokenization, "START_METHOD", "fork")
-    monkeypatch.setattr(tokenization, "encode_pair", warn_and_encode)
+    monkeypatch.setattr(parallel_encoding, "START_METHOD", "fork")
+    monkeypatch.setattr(row_chunks, "encode_pair", warn_and_encode)
     list(encode(2))
     assert [record.getMessage() for record in caplog.records] == ["1 pairs later"]
 
@@ -98,7 +100,7 @@ def _lines(chunks):
 
 
 def test_processes_leave_the_random_numbers_of_this_one_alone(encode, monkeypatch):
-    monkeypatch.setattr(tokenization, "START_METHOD", "fork")
+    monkeypatch.setattr(parallel_encoding, "START_METHOD", "fork")
     before = torch.get_rng_state()
     list(encode(2))
     assert torch.equal(torch.get_rng_state(), before)
@@ -115,5 +117,5 @@ def test_a_bad_row_keeps_no_other_row_in_memory(config, rows):
 
 
 def test_a_single_chunk_starts_no_process(encode, monkeypatch):
-    monkeypatch.setattr(tokenization, "_encode_in_processes", None)
+    monkeypatch.setattr(tokenization, "encode_in_processes", None)
     assert [len(chunk.pairs) for chunk in encode(2, rows_per_chunk=20)] == [10]

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from megatron_lpc.config import ConfigError, load_yaml
-from megatron_lpc.data import tokenization
+from megatron_lpc.data import row_chunks
 from megatron_lpc.training.inputs import open_dataset, open_tokenizer
 
 
@@ -27,13 +27,13 @@ def main() -> None:
     dist.barrier()
     # Not before, for a busy machine starts slowly.
     _set_pg_timeout(timedelta(seconds=seconds))
-    inner = tokenization.encode_pair
+    inner = row_chunks.encode_pair
 
     def encode_pair(*arguments):
         time.sleep(2 * seconds / 48)
         return inner(*arguments)
 
-    tokenization.encode_pair = encode_pair
+    row_chunks.encode_pair = encode_pair
     began = time.monotonic()
     data = open_dataset(config, tokenizer, config.data.train_data, "train")
     assert time.monotonic() - began > 1.5 * seconds
