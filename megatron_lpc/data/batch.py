@@ -112,7 +112,8 @@ class PairBatch:
     """[2B] fp32 summed reference log-probs; None where they are not needed or not yet known."""
     mixture: Tensor | None = None
     """[B, K] fp32 code weights imposed from outside (support evaluation), or what stands for them in another mode:
-    [B, H] the vectors of groups, [B, d] Gaussian latents; None where the model chooses."""
+    [B, H] the vectors of groups, [B, d] Gaussian latents. W of them at once are [W, B, K], or [W, 1, K] where all pairs
+    share them. None where the model chooses."""
     hidden: PairHidden | None = None
     """Hidden states of a frozen backbone that were kept; None where the backbone computes them."""
 

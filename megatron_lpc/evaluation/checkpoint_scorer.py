@@ -71,22 +71,25 @@ class CheckpointScorer:
         data: PairDataset,
         sources: tuple[LatentSource, ...],
         mixture: Tensor | None = None,
+        examples: Sequence[int] | None = None,
     ) -> PairTable:
-        """Score all P pairs of a data set. Collectives: those of `hidden_stores` and `score_pairs`.
+        """Score all P pairs of a data set, or some. Collectives: those of `hidden_stores` and `score_pairs`.
 
         Args:
             sources: the latents, axis L of `PairTable.logps`.
-            mixture: [P, K] mixture weights of each pair, or [P, H] vectors, for the source of that name.
+            mixture: [P, K] mixture weights of each pair, or [P, H] vectors, for the source of that name; or [W, 1, K]
+                for W latents, under each of which all pairs are scored in one pass.
+            examples: example indices of the pairs to score; all when not given.
         """
         if data.fingerprint not in self._hidden:
             (self._hidden[data.fingerprint],) = hidden_stores(
                 self._context, self.tokenizer, self._policy, [(name, data)]
             )
         loader = pair_loader(self._context, self.tokenizer, data, self._hidden[data.fingerprint])
-        steps: Iterable[EvaluationStep] = loader.evaluation()
+        steps: Iterable[EvaluationStep] = loader.evaluation(examples=None if examples is None else np.array(examples))
         if mixture is not None:
             steps = _with_mixture(steps, mixture)
-        num_steps = math.ceil(len(data) / loader.global_batch_size)
+        num_steps = math.ceil(len(data if examples is None else examples) / loader.global_batch_size)
         return score_pairs(
             self._context,
             self._policy,
@@ -94,6 +97,7 @@ class CheckpointScorer:
             self._reference,
             sources,
             latent=self.config.latent,
+            num_mixtures=1 if mixture is None or not _is_shared(mixture) else len(mixture),
         )
 
     def codes(self) -> tuple[Tensor, Tensor]:
@@ -146,6 +150,13 @@ class CheckpointScorer:
 
 
 def _with_mixture(steps: Iterable[EvaluationStep], mixture: Tensor) -> Iterator[EvaluationStep]:
-    """The same micro-batches, with the mixture weights of their pairs."""
+    """The same micro-batches, with the mixture weights of their pairs, or those that all pairs share."""
     for step in steps:
-        yield [(replace(batch, mixture=mixture[batch.example_index].float()), valid) for batch, valid in step]
+        yield [
+            (replace(batch, mixture=(mixture if _is_shared(mixture) else mixture[batch.example_index]).float()), valid)
+            for batch, valid in step
+        ]
+
+
+def _is_shared(mixture: Tensor) -> bool:
+    return mixture.dim() == 3

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,10 +17,10 @@ from torch import Tensor, nn
 from megatron_lpc.data.batch import PairBatch
 from megatron_lpc.evaluation.options import SupportOptions
 from megatron_lpc.evaluation.scoring import NO_NOISE, EvaluationStep
-from megatron_lpc.losses import preference_loss
-from megatron_lpc.model import LatentQuery, unwrapped
+from megatron_lpc.model import LatentQuery, PairScores, unwrapped
 from megatron_lpc.training.collectives import from_last_stage
 from megatron_lpc.training.learning_rates import per_width
+from megatron_lpc.training.objective import make_preference_pair_loss
 from megatron_lpc.training.pipeline import score_pass
 from megatron_lpc.training.reference import Reference, ZeroLatentReference
 from megatron_lpc.training.setup import RunContext
@@ -86,13 +87,18 @@ class _Fit:
             vectors.grad = torch.zeros_like(vectors)
             for batch, valid, group_ids in self._batches:
                 if valid:
-                    self._losses(batch, vectors[group_ids])[:valid].sum().backward()
+                    of_pairs = vectors[group_ids]
+                    # What fills a step up has no gradient.
+                    of_pairs[valid:] = generic
+                    self._loss(batch, of_pairs).backward()
             dist.all_reduce(vectors.grad, group=self._context.groups.dp)
             optimizer.step()
         return vectors.detach()
 
-    def _losses(self, batch: PairBatch, vectors: Tensor) -> Tensor:
-        """[B] preference losses under a vector for each pair."""
-        query = LatentQuery(sources=("mixture",), state=NO_NOISE)
-        scores = self._model.score(batch.hidden, replace(batch, mixture=vectors), query)
-        return preference_loss(self._context.config.loss, scores.logps[0], batch.reference_logps, batch.response_length)
+    def _loss(self, batch: PairBatch, vectors: Tensor) -> Tensor:
+        """Sum of the preference losses of the pairs, each under a vector of [B, H]."""
+        make_pair_loss = partial(make_preference_pair_loss, self._context.config.loss)
+        query = LatentQuery(sources=("mixture",), state=NO_NOISE, make_pair_loss=make_pair_loss)
+        scores: PairScores = self._model.score(batch.hidden, replace(batch, mixture=vectors), query)
+        assert scores.loss is not None
+        return scores.loss

@@ -61,7 +61,7 @@ class Responses:
     """The log-probs of a table as `losses` takes them, chosen responses of all pairs first."""
 
     logps: Tensor
-    """[2P], or [K, 2P] under every code."""
+    """[2P], or [L, 2P] under several latents, such as every code."""
     reference_logps: Tensor
     """[2P]."""
     response_length: Tensor
@@ -71,6 +71,11 @@ class Responses:
     def under_latent(cls, table: PairTable, latent: int) -> Responses:
         """Under the `latent`-th latent."""
         return cls._of(table, table.logps[:, latent].T.reshape(-1))
+
+    @classmethod
+    def under_latents(cls, table: PairTable) -> Responses:
+        """Under each latent of axis L."""
+        return cls._of(table, table.logps.permute(1, 2, 0).flatten(1))
 
     @classmethod
     def under_codes(cls, table: PairTable) -> Responses:

@@ -51,19 +51,21 @@ def metrics_of_latents(
     A latent of posterior `support_exact` has a second entry with `EXACT_SUFFIX`: the prediction in which code k weighs
     p(k|x) times the latent's weight.
 
-    Collectives: those of `CheckpointScorer.score`, once per latent.
+    Collectives: those of `CheckpointScorer.score`, once where there are latents.
 
     Args:
         table: the data set scored under the codes.
     """
+    if not latents:
+        return {}
     loss = scorer.config.loss
     metrics = {}
-    for latent_name, latent in latents.items():
-        mixture = latent.weights.expand(len(data), -1)
-        scored = scorer.score(name, data, ("mixture",), mixture)
-        # Exact inference has posteriors where the codes are scored.
-        scored = replace(scored, posterior_logits=table.posterior_logits)
-        metrics[latent_name] = table_metrics(loss, scored, 0)
+    weights = torch.stack([latent.weights for latent in latents.values()])
+    scored = scorer.score(name, data, ("mixture",), weights[:, None])
+    # Exact inference has posteriors where the codes are scored.
+    scored = replace(scored, posterior_logits=table.posterior_logits)
+    for place, (latent_name, latent) in enumerate(latents.items()):
+        metrics[latent_name] = table_metrics(loss, scored, place)
         if latent.posterior == "support_exact":
             metrics[latent_name + EXACT_SUFFIX] = _exact_metrics(loss, table, latent)
     return metrics

@@ -59,6 +59,7 @@ def score_pairs(
     sources: tuple[LatentSource, ...],
     *,
     latent: LatentConfig = WITHOUT_HEAD,
+    num_mixtures: int = 1,
 ) -> PairTable:
     """Score every pair once; the table is whole on every rank.
 
@@ -73,11 +74,12 @@ def score_pairs(
         sources: the latents, axis L of `PairTable.logps`; `codes`, where it is among them, comes last and is no part
             of that axis.
         latent: options of the head, from which all pipeline stages know what only the last one sees.
+        num_mixtures: latents that the source `mixture` stands for.
 
     Raises:
         ValueError: the model's logits are not those of such a head.
     """
-    fields = _pair_fields(sources, latent)
+    fields = _pair_fields(sources, latent, num_mixtures)
     device, groups = context.platform.device, context.groups
     is_policy = isinstance(reference, ZeroLatentReference)
     query = LatentQuery(sources=(*sources, "none") if is_policy else sources, state=NO_NOISE)
@@ -103,15 +105,16 @@ def score_pairs(
     return table
 
 
-def _pair_fields(sources: Sequence[LatentSource], latent: LatentConfig) -> PairFields:
+def _pair_fields(sources: Sequence[LatentSource], latent: LatentConfig, num_mixtures: int) -> PairFields:
     """What is gathered of each pair: the fields of `PairTable`."""
+    numbers = {"codes": 0, "mixture": num_mixtures}
     num_codes = latent.codebook_size if latent.latent_mode == "lpc" else 0
     return PairFields(
         {
             "example_index": (),
             "reference_logps": (2,),
             "response_length": (2,),
-            "logps": (sum(source != "codes" for source in sources), 2),
+            "logps": (sum(numbers.get(source, 1) for source in sources), 2),
             "code_logps": (num_codes if "codes" in sources else 0, 2),
             "posterior_logits": (num_codes if latent.latent_inference == "amortized" else 0,),
             "prior_logits": (num_codes,),

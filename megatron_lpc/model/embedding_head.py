@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from megatron_lpc.config import LatentConfig
 from megatron_lpc.losses.schedules import LatentState
 from megatron_lpc.model.counter_noise import uniform_noise
-from megatron_lpc.model.head_parts import new_code_unit
+from megatron_lpc.model.head_parts import new_code_unit, stack_latents
 from megatron_lpc.model.latent_output import LatentOutput, LatentSource
 
 
@@ -53,7 +53,8 @@ class EmbeddingHead(MegatronModule):
             sources: which latents to return, in this order. `train`: as `group`, but some groups are dropped
                 (`group_dropout`). `group`: that of the pair's group. `prior`: generic. `mixture`: the vector of this
                 name. `none`: zero.
-            mixture: [B, H] vectors in the unit of the hidden states, needed by the source of this name.
+            mixture: [B, H] vectors in the unit of the hidden states, or several as `PairBatch` has them, needed by the
+                source of this name.
             group_ids: [B] int64 as `PairBatch` has them, needed by `train` and `group`.
 
         Raises:
@@ -64,9 +65,9 @@ class EmbeddingHead(MegatronModule):
             return self.vectors[0] + self.vectors[numbers] * (numbers > 0)[:, None]
 
         def vectors_of(source: LatentSource) -> Tensor:
-            """[B, H] in the unit of the hidden states."""
+            """[B, H] in the unit of the hidden states, or several."""
             if source == "none":
-                return torch.zeros_like(h_x, dtype=self.vectors.dtype)
+                return torch.zeros_like(h_x[:1], dtype=self.vectors.dtype)
             if source == "prior":
                 return self.vectors[0].expand(len(h_x), -1)
             if source == "mixture":
@@ -79,7 +80,7 @@ class EmbeddingHead(MegatronModule):
                 raise ValueError(f"latent source `{source}` needs PairBatch.group_ids")
             return of_groups(self._some_dropped(group_ids, sample_ids) if source == "train" else group_ids)
 
-        return LatentOutput(z=self.code_unit * torch.stack([vectors_of(source) for source in sources]))
+        return LatentOutput(z=self.code_unit * stack_latents([vectors_of(source) for source in sources]))
 
     def _some_dropped(self, group_ids: Tensor, sample_ids: Tensor) -> Tensor:
         """[B] the group ids, 0 for those that are dropped."""

@@ -20,7 +20,7 @@ from megatron_lpc.losses import gaussian_kl
 from megatron_lpc.losses.experts import leave_one_out
 from megatron_lpc.losses.schedules import LatentState
 from megatron_lpc.model.counter_noise import normal_noise
-from megatron_lpc.model.head_parts import mlp, new_code_unit, pair_features
+from megatron_lpc.model.head_parts import mlp, new_code_unit, pair_features, stack_latents
 from megatron_lpc.model.latent_output import LatentOutput, LatentSource
 
 
@@ -58,7 +58,8 @@ class GaussianHead(MegatronModule):
             sample_ids: [B] int64 counters of the noise.
             sources: which latents to return, in this order. `train`: a sample of the posterior. `posterior` and
                 `prior`: their means. `mixture`: the argument of this name, decoded. `none`: zero.
-            mixture: [B, d] a latent for each pair, needed by the source of this name.
+            mixture: [B, d] a latent for each pair, or several as `PairBatch` has them, needed by the source of this
+                name.
 
         Raises:
             ValueError: a source is requested that the mode does not have, or without its argument.
@@ -70,7 +71,7 @@ class GaussianHead(MegatronModule):
         mean, log_variance = of_pairs.chunk(2, dim=-1)
 
         def latent_from(source: LatentSource) -> Tensor:
-            """[B, d] fp32."""
+            """[B, d] fp32, or several."""
             if source == "train":
                 noise = normal_noise(sample_ids, mean.size(-1), self.seed)
                 return mean + (log_variance / 2).exp() * noise
@@ -85,13 +86,13 @@ class GaussianHead(MegatronModule):
             return mixture
 
         def decoded(source: LatentSource) -> Tensor:
-            """[B, H]."""
+            """[B, H], or several."""
             if source == "none":
-                return torch.zeros_like(h_w, dtype=self.decoder.weight.dtype)
+                return torch.zeros_like(h_w[:1], dtype=self.decoder.weight.dtype)
             return self.code_unit * self.decoder(latent_from(source).to(self.decoder.weight.dtype))
 
         return LatentOutput(
-            z=torch.stack([decoded(source) for source in sources]),
+            z=stack_latents([decoded(source) for source in sources]),
             mean=mean,
             kl=gaussian_kl(mean, log_variance),
         )

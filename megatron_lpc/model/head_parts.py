@@ -1,9 +1,11 @@
 """Parts that the latent heads share.
 
-Shape legend: B pairs, H hidden size.
+Shape legend: B pairs, H hidden size, L latents.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +40,17 @@ def pair_features(latent: LatentConfig, h_w: Tensor, h_l: Tensor) -> Tensor:
     if latent.posterior_input == "concat":
         return torch.cat([h_w, h_l], dim=-1)
     return torch.cat([h_w, h_l, h_w * h_l], dim=-1)
+
+
+def stack_latents(latents: Sequence[Tensor]) -> Tensor:
+    """[L, B, H] all latents in their order; [L, 1, H] where each of them is the same for all pairs.
+
+    Args:
+        latents: one [B, H] or several [W, B, H]; B is 1 in those that are the same for all pairs.
+    """
+    several = [z if z.dim() == 3 else z[None] for z in latents]
+    rows = max(z.size(1) for z in several)
+    return torch.cat([z.expand(-1, rows, -1) for z in several])
 
 
 def mlp(input_size: int, hidden_size: int, output_size: int) -> nn.Sequential:

@@ -19,7 +19,7 @@ from megatron_lpc.config import LatentConfig
 from megatron_lpc.config.latent_head_sizes import latent_head_sizes
 from megatron_lpc.losses.experts import leave_one_out
 from megatron_lpc.losses.schedules import LatentState
-from megatron_lpc.model.head_parts import mlp, new_code_unit, normalized, pair_features
+from megatron_lpc.model.head_parts import mlp, new_code_unit, normalized, pair_features, stack_latents
 from megatron_lpc.model.latent_output import LatentOutput, LatentSource
 
 
@@ -69,7 +69,7 @@ class LatentHead(MegatronModule):
             sources: which latents to return, in this order. `train`: the relaxed sample. `prior` and `posterior`: the
                 mixture by the probabilities, without noise. `mixture`: by the argument of this name. `codes`: each
                 code by itself, K latents. `none`: zero.
-            mixture: [B, K] fp32 mixture weights, needed by the source of this name.
+            mixture: [B, K] fp32 mixture weights, or several as `PairBatch` has them, needed by the source of this name.
             group_ids: not read; other heads do.
 
         Raises:
@@ -96,19 +96,17 @@ class LatentHead(MegatronModule):
                 straight_through=self.latent.relaxation == "straight_through",
             )
 
-        # All pairs share the codes: without a copy for each, `pair_logps` needs no [K, B, V].
-        rows = 1 if "codes" in sources and {"codes", "none"}.issuperset(sources) else len(h_x)
-
         def mixed(weights: Tensor) -> Tensor:
-            """[1, B, H] of mixture weights [B, K]."""
-            return (weights.to(codes.dtype) @ codes)[None]
+            """[B, H] of mixture weights [B, K], or several."""
+            return weights.to(codes.dtype) @ codes
 
         def latents_from(source: LatentSource) -> Tensor:
-            """[1, rows, H], or [K, rows, H] of the codes."""
+            """[B, H], or several."""
             if source == "codes":
-                return codes[:, None].expand(-1, rows, -1)
+                # All pairs share them: without a copy for each, `pair_logps` needs no [K, B, V].
+                return codes[:, None]
             if source == "none":
-                return torch.zeros_like(h_x[:rows], dtype=codes.dtype)[None]
+                return torch.zeros_like(h_x[:1], dtype=codes.dtype)
             if source == "prior":
                 return mixed(prior_logits.softmax(-1))
             if source == "mixture":
@@ -117,10 +115,10 @@ class LatentHead(MegatronModule):
                 return mixed(mixture)
             if mix is None or posterior_logits is None:
                 raise ValueError(f"latent source `{source}` needs a posterior network; exact inference has none")
-            return mix.z[None] if source == "train" else mixed(posterior_logits.softmax(-1))
+            return mix.z if source == "train" else mixed(posterior_logits.softmax(-1))
 
         return LatentOutput(
-            z=torch.cat([latents_from(source) for source in sources]),
+            z=stack_latents([latents_from(source) for source in sources]),
             posterior_logits=posterior_logits,
             prior_logits=prior_logits,
             kl=None if mix is None else mix.kl,

@@ -11,7 +11,8 @@ from typing import Literal
 from torch import Tensor
 
 LatentSource = Literal["train", "prior", "posterior", "group", "mixture", "codes", "none"]
-"""`codes` stands for K latents, one per code; every other source for one latent. Modes do not have all of them."""
+"""`codes` stands for K latents, one per code, `mixture` for as many as `PairBatch.mixture` has; every other source for
+one latent. Modes do not have all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ def training_query(config: Config, state: LatentState) -> LatentQuery:
 
     With a frozen backbone the reference is one more latent, z = 0, and comes last.
     """
-    make_pair_loss = partial(_make_pair_loss, config.loss)
+    make_pair_loss = partial(make_preference_pair_loss, config.loss)
     algorithm = config.loss.logps_algorithm
     sources: tuple[LatentSource, ...] = ("none" if config.latent.latent_mode == "none" else "train",)
     if config.latent.latent_inference == "exact":
@@ -48,7 +48,7 @@ def training_query(config: Config, state: LatentState) -> LatentQuery:
     )
 
 
-def _make_pair_loss(config: LossConfig, batch: PairBatch, latent: LatentOutput | None) -> PairLoss:
+def make_preference_pair_loss(config: LossConfig, batch: PairBatch, latent: LatentOutput | None) -> PairLoss:
     """`preference_loss` of some pairs of a micro-batch, by their log-probs under the one training latent; where there
     is a second latent, it is the reference.
     """

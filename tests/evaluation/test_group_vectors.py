@@ -102,6 +102,19 @@ def test_each_pair_is_scored_under_the_vector_of_its_group(scorer):
     assert (table.logps[~is_unknown, 0] - table.logps[~is_unknown, 2]).abs().min() > 1e-3
 
 
+def test_latents_that_all_pairs_share_are_scored_in_one_pass(scorer):
+    scorer, data = scorer
+    vectors = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
+    examples = [1, 4, 5, 20]
+    together = scorer.score("disagree", data, ("mixture", "prior"), vectors[:, None], examples)
+    assert together.example_index.tolist() == examples
+    for place, vector in enumerate(vectors):
+        alone = scorer.score("disagree", data, ("mixture", "prior"), vector.expand(len(data), -1))
+        torch.testing.assert_close(together.logps[:, place], alone.logps[examples, 0], rtol=0, atol=1e-4)
+        torch.testing.assert_close(together.logps[:, 3], alone.logps[examples, 1], rtol=0, atol=1e-4)
+    assert (together.logps[:, 0] - together.logps[:, 1]).abs().min() > 1e-2
+
+
 def test_the_fit_follows_the_gradient_of_the_support_set_alone(scorer):
     """The first step of Adam is the sign of the gradient, which differences of losses tell too.
 

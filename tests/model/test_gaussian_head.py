@@ -73,6 +73,17 @@ def test_by_itself_a_pair_has_its_own_posterior() -> None:
     assert not output.z[3].any()
 
 
+def test_several_latents_that_all_pairs_share() -> None:
+    head = build()
+    mixture = torch.randn(3, 1, 5)
+    shared = ask(head, 6, ("mixture", "none"), mixture).z
+    assert shared.shape[:2] == (4, 1)
+    torch.testing.assert_close(shared[:3, 0], decoded(head, mixture[:, 0]))
+    with_own = ask(head, 6, ("mixture", "posterior"), mixture).z
+    torch.testing.assert_close(with_own[:3], shared[:3].expand(-1, 6, -1))
+    torch.testing.assert_close(with_own[3:], ask(head, 6, ("posterior",)).z)
+
+
 @pytest.mark.parametrize("context", [0, 2])
 def test_training_samples_the_posterior_of_the_other_pairs(context: int) -> None:
     head = build(posterior_context=context)
