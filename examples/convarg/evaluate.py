@@ -21,7 +21,15 @@ from typing import Any
 import numpy as np
 
 from examples.convarg.figures import Array, calibration_error, hits, log_loss, mean_over_workers, per_worker
-from examples.convarg.predictions import Scores, Vote, draw_support, longer_wins, majority_of_others, read_votes
+from examples.convarg.predictions import (
+    SUPPORT_SIZES,
+    Scores,
+    Vote,
+    draw_support,
+    longer_wins,
+    majority_of_others,
+    read_votes,
+)
 from megatron_lpc.command_line import ArgumentParser, UserError, first_few, reports_errors
 from megatron_lpc.files import write_json
 from megatron_lpc.study.intervals import mean_interval
@@ -84,12 +92,12 @@ def rules(study: Study) -> list[Row]:
 
 
 def rows_of(study: Study, method: str, scores: Scores, sizes: Sequence[int]) -> list[Row]:
-    """A model without codes has m = 0 alone."""
+    """A model without a latent of the worker has m = 0 alone."""
     rows = []
     for size in sizes:
         if size == 0:
             probabilities = scores.without_worker(study.test)
-        elif scores.has_codes:
+        elif scores.takes_support:
             parts = [
                 scores.with_support(
                     [vote for vote in study.test if vote.worker == worker], study.support[worker][:size]
@@ -197,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         parser.add_argument("--seeds", nargs="+", default=["1"], help="that {seed} stands for (1)")
         parser.add_argument("--baseline", required=True, metavar="NAME", help="model that gains are measured against")
-        parser.add_argument("--support", type=int, nargs="+", default=[0, 8, 50], metavar="M", help="(0 8 50)")
+        parser.add_argument("--support", type=int, nargs="+", default=[0, *SUPPORT_SIZES], metavar="M", help="(0 8 50)")
         parser.add_argument("--seed", type=int, default=0, help="of the draw of other votes (0)")
         parser.add_argument("--output", type=Path, help="report to write, per worker too (JSON)")
         options = parser.parse_args(argv)

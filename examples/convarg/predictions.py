@@ -15,6 +15,9 @@ import numpy as np
 from examples.convarg.figures import Array
 from megatron_lpc.command_line import UserError
 
+SUPPORT_SIZES = (8, 50)
+"""Numbers m of votes of a worker."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Vote:
@@ -72,37 +75,66 @@ def draw_support(votes: Iterable[Vote], seed: int) -> dict[str, list[Vote]]:
     return dict(of_workers)
 
 
+def support_names(votes: Sequence[Vote]) -> list[list[str]]:
+    """Worker, chosen and rejected of each vote of a support set: what a file of scores has of it."""
+    return [[vote.worker, vote.chosen, vote.rejected] for vote in votes]
+
+
 class Scores:
     """What `score.py` wrote of one model."""
 
     def __init__(self, file: Path) -> None:
+        self._file = file
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             self._arguments: dict[str, dict[str, Any]] = content["arguments"]
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{file}: cannot be read as scores ({error!r}); let score.py write it") from error
         self._log_prior = {debate: np.array(prior) for debate, prior in content["log_prior"].items()}
-        self.has_codes = any("codes" in rewards for rewards in self._arguments.values())
+        self._support_sets = {_key(names): place for place, names in enumerate(content.get("support_sets", []))}
+        self._has_codes = any("codes" in rewards for rewards in self._arguments.values())
+
+    @property
+    def takes_support(self) -> bool:
+        """Whether votes of a worker change what it says of others."""
+        return self._has_codes or bool(self._support_sets)
 
     def without_worker(self, votes: Sequence[Vote]) -> Array:
-        """[P] probability of each vote for whoever votes: marginal over the codes, or under the one latent."""
-        if self.has_codes:
+        """[P] probability of each vote for whoever votes: marginal over the codes, or under the latent of no worker."""
+        if self._has_codes:
             return self.with_support(votes, [])
-        (latent,) = next(iter(self._arguments.values()))
+        (latent,) = next(iter(self._arguments.values())).keys() - {"support"}
         return sigmoid(self._margins(votes, latent))
 
     def with_support(self, votes: Sequence[Vote], support: Sequence[Vote]) -> Array:
-        """[P] probability of each vote of one worker by the exact posterior over codes, given other votes of theirs."""
+        """[P] probability of each vote of one worker, given other votes of theirs: by the exact posterior over codes,
+        or under the latent that was estimated from these.
+
+        Raises:
+            UserError: there is no such latent in the file.
+        """
+        if not self._has_codes:
+            place = self._support_sets.get(_key(support_names(support)))
+            if place is None:
+                raise UserError(
+                    f"{self._file}: has no latent from these {len(support)} votes of {support[0].worker}; let score.py "
+                    "write it with --support-pairs and --support-seed as --support and --seed are here"
+                )
+            return sigmoid(self._margins(votes, "support")[:, place])
         evidence = np.log(sigmoid(self._margins(support, "codes"))).sum(0) if support else 0.0
         log_weights = np.array([self._log_prior[vote.debate] for vote in votes]) + evidence
         return (softmax(log_weights) * sigmoid(self._margins(votes, "codes"))).sum(1)
 
     def _margins(self, votes: Sequence[Vote], latent: str) -> Array:
-        """[P], or [P, K] under the codes."""
+        """[P], or [P, K] under the codes, or [P, W] under the latents of workers."""
         rewards = [[self._arguments[argument][latent] for argument in (vote.chosen, vote.rejected)] for vote in votes]
         of_sides = np.array(rewards)
         margins: Array = of_sides[:, 0] - of_sides[:, 1]
         return margins
+
+
+def _key(names: Iterable[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(map(tuple, names))
 
 
 def longer_wins(votes: Sequence[Vote]) -> Array:

@@ -7,7 +7,7 @@
 #     OUT=runs/convarg        where everything goes; what is there is not made again
 #     FOLDS="0 1 2 3"         topics are dealt out into four parts; each of these is the test once
 #     SEEDS=1                 of weights and order, such as "1 2 3"
-#     METHODS="continuous exact lpc"
+#     METHODS="continuous exact lpc", and embedding (P-DPO) and gaussian (VPL)
 #     MODEL=                  Hugging Face folder of SmolLM2-135M-Instruct (../smollm2/README.md), for two rows more
 # Flags go to every training. One process.
 set -euo pipefail
@@ -27,6 +27,8 @@ declare -A options=(
     [continuous]="--latent-mode continuous --codebook-size 4"
     [exact]="--latent-mode lpc --latent-inference exact --posterior-context 0 --codebook-size 4 --codebook-lr 0.05"
     [lpc]="--latent-mode lpc --latent-inference exact --posterior-context 63 --codebook-size 4 --codebook-lr 0.05"
+    [embedding]="--latent-mode embedding"
+    [gaussian]="--latent-mode gaussian --posterior-context 63 --kl-weight 0.001"
 )
 
 train() {  # Folder of the run, flags.

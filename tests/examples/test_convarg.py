@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -12,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from program import load_program
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from examples.convarg import evaluate, features, mixture, prepare
+from examples.convarg import evaluate, features, mixture, prepare, score
 from examples.convarg.argument_pairs import Argument, ArgumentPair, read_file, read_folder
 from examples.convarg.figures import calibration_error, hits, mean_over_workers
 from examples.convarg.predictions import (
@@ -25,6 +27,13 @@ from examples.convarg.predictions import (
     majority_of_others,
     read_votes,
 )
+from megatron_lpc.config import parse_args
+from megatron_lpc.evaluation.checkpoint_scorer import CheckpointScorer
+from megatron_lpc.evaluation.options import parse_command
+from megatron_lpc.evaluation.pair_table import Responses
+from megatron_lpc.losses import implicit_rewards
+from megatron_lpc.train import train
+from megatron_lpc.training.setup import stop_distributed
 
 ROOT = Path(__file__).parents[2]
 TOPICS = ("Books", "Cats", "Dogs", "Eggs")
@@ -378,45 +387,109 @@ def test_a_file_of_another_program(tmp_path: Path) -> None:
     assert read_file(tmp_path / "one.xml") == []
 
 
-@pytest.mark.parametrize("mode", ["none", "lpc"])
-def test_scores_of_a_trained_model(corpus: Path, tmp_path: Path, mode: str) -> None:
-    """From a training to the table, on a corpus of a few words."""
-    data, run = _prepared(corpus), tmp_path / "run"
-    tokenizer = ["--input", str(data / "train.jsonl"), "--output", str(tmp_path / "words"), "--vocab-size", "290"]
-    _python("tools/train_tokenizer.py", *tokenizer)
+def _trained(corpus: Path, *flags: str) -> tuple[Path, Path]:
+    """The data, and a run on them of a few steps."""
+    data, run = _prepared(corpus), corpus.parent / "run"
+    words = str(corpus.parent / "words")
+    load_program("tools/train_tokenizer.py").train_tokenizer([str(data / "train.jsonl")], words, 290)
     options = {"num_layers": 1, "hidden_size": 32, "ffn_hidden_size": 48, "num_attention_heads": 4}
-    options |= {"max_position_embeddings": 256, "max_length": 200, "train_iters": 4, "lr": 0.02, "latent_mode": mode}
+    options |= {"max_position_embeddings": 256, "max_length": 200, "train_iters": 4, "lr": 0.02}
     options |= {"train_data": data / "train.jsonl", "valid_data": f"all={data / 'all.jsonl'}", "save": run}
-    options |= {
-        "tokenizer_model": tmp_path / "words.model",
-        "data_cache_path": tmp_path / "cache",
-        "group_column": "worker",
-    }
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    flags += ["--codebook-size=3", "--posterior-context=1"] if mode == "lpc" else []
-    _python("-m", "megatron_lpc.train", *flags, "--global-batch-size=8")
-    _python("-m", "examples.convarg.score", "--config", str(run / "config.yaml"), "--output", str(run / "scores.json"))
-    scores = json.loads((run / "scores.json").read_text(encoding="utf-8"))
+    options |= {"tokenizer_model": f"{words}.model", "data_cache_path": corpus.parent / "cache"}
+    options |= {"group_column": "worker", "global_batch_size": 8}
+    given = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    train(parse_args([*given, *flags]))
+    return data, run
+
+
+@pytest.mark.parametrize(
+    ("flags", "latents"),
+    [
+        ("--latent-mode none", {"none": 1}),
+        ("--codebook-size 3 --posterior-context 1", {"prior": 1, "codes": 3}),
+        # Two workers of test.jsonl vote alike, and one does not.
+        ("--latent-mode embedding", {"prior": 1, "support": 3}),
+        ("--latent-mode gaussian --posterior-context 1", {"prior": 1, "support": 3}),
+    ],
+)
+def test_scores_of_a_trained_model(
+    corpus: Path, capsys: pytest.CaptureFixture[str], flags: str, latents: dict[str, int]
+) -> None:
+    """From a training to the table, on a corpus of a few words."""
+    data, run = _trained(corpus, *flags.split())
+    file = run / "scores.json"
+    size = ["--support-pairs", "2"] if "support" in latents else []
+    score.main(["--config", str(run / "config.yaml"), "--output", str(file), *size])
+    scores = json.loads(file.read_text(encoding="utf-8"))
     assert len(scores["arguments"]) == 8 * 3
     rewards = list(scores["arguments"].values())
-    latents = {"none": 1} if mode == "none" else {"prior": 1, "codes": 3}
-    for latent, size in latents.items():
+    assert all(of_argument.keys() == latents.keys() for of_argument in rewards)
+    for latent, number in latents.items():
         values = np.array([of_argument[latent] for of_argument in rewards]).reshape(len(rewards), -1)
-        assert values.shape[1] == size
+        assert values.shape[1] == number
         assert np.isfinite(values).all()
         assert values.std() > 0
     priors = np.array(list(scores["log_prior"].values()))
     assert len(priors) == 8
-    assert np.exp(priors).sum(1) == pytest.approx(1) if mode == "lpc" else priors.size == 0
-    flags = ["--data", str(data), "--scores", f"it={run / 'scores.json'}", "--baseline", "it", "--support", "0", "2"]
-    said = _python("-m", "examples.convarg.evaluate", *flags)
-    assert said.count("| it |") == (2 if mode == "lpc" else 1)
+    assert np.exp(priors).sum(1) == pytest.approx(1) if "codes" in latents else priors.size == 0
+    capsys.readouterr()
+    command = ["--data", str(data), "--scores", f"it={file}", "--baseline", "it", "--support", "0", "2"]
+    evaluate.main(command)
+    assert capsys.readouterr().out.count("| it |") == len(latents)
+    if "support" not in latents:
+        return
+    with pytest.raises(SystemExit, match="2"):
+        evaluate.main([*command, "--seed", "1"])
+    assert "scores.json: has no latent from these 2 votes of w" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        score.main(["--config", str(run / "config.yaml"), "--output", str(file), "--support-pairs", "5"])
+    stop_distributed()
+    assert "--support-pairs 5: no worker has as many votes" in capsys.readouterr().err
 
 
-def _python(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
-    return done.stdout
+@pytest.mark.parametrize("mode", ["embedding", "gaussian --posterior-context 1"])
+def test_the_latent_of_a_worker_is_that_of_the_library(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """An evaluation with the same support sets has the same margins of the test pairs."""
+    data, run = _trained(corpus, "--latent-mode", *mode.split(), "--codebook-lr", "0.3")
+    file = run / "scores.json"
+    score.main(["--config", str(run / "config.yaml"), "--output", str(file), "--support-pairs", "1", "3"])
+    scores = Scores(file)
+    votes, given = read_votes(data / "test.jsonl"), read_votes(data / "train.jsonl")
+    support = draw_support(given, 0)
+    places = {vote: index for index, vote in enumerate(given)}
+    library = importlib.import_module("megatron_lpc.evaluation.evaluate")
+    command = ["--config", str(run / "config.yaml"), "--support-data", str(data / "train.jsonl")]
+    tables = []
+
+    def spy(self, name, data, sources, mixture=None):
+        table = library_score(self, name, data, sources, mixture)
+        tables.append(table)
+        return table
+
+    library_score = CheckpointScorer.score
+    monkeypatch.setattr(CheckpointScorer, "score", spy)
+    found = {0: np.concatenate([scores.without_worker([vote]) for vote in votes])}
+    for size in (1, 3):
+        drawn = {worker: [places[vote] for vote in of[:size]] for worker, of in support.items()}
+        monkeypatch.setattr(library, "draw_support", lambda groups, pairs, seed, drawn=drawn: drawn)
+        told = parse_command([*command, "--valid-data", f"test={data / 'test.jsonl'}"])
+        library.evaluate(told.config, told.support)
+        of = Responses.under_latent(tables[-1], 0)
+        rewards = implicit_rewards(told.config.loss, of.logps, of.reference_logps, of.response_length)
+        probabilities = (rewards.chosen - rewards.rejected).sigmoid().numpy()
+        found[size] = np.concatenate([scores.with_support([vote], support[vote.worker][:size]) for vote in votes])
+        assert found[size] == pytest.approx(probabilities, abs=1e-5)
+    assert min(abs(found[one] - found[other]).max() for one, other in ((0, 1), (0, 3), (1, 3))) > 1e-3
+
+
+def test_what_is_of_no_latent_of_a_worker_is_refused(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, run = _trained(corpus, "--codebook-size", "3", "--posterior-context", "1")
+    for flags in (["--support-pairs", "2"], ["--support-seed", "1"]):
+        with pytest.raises(SystemExit, match="2"):
+            score.main(["--config", str(run / "config.yaml"), "--output", str(run / "scores.json"), *flags])
+        assert "drop it" in capsys.readouterr().err
 
 
 @pytest.mark.slow
