@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -75,10 +76,14 @@ def warn(message: str) -> None:
 def reports_errors() -> Iterator[None]:
     """A `UserError` ends the process with its `exit_code` and, on rank 0, one message `error: ...`.
 
-    Any other exception keeps its stack trace.
+    Ctrl-C ends it with 130 and the word `interrupted`. Any other exception keeps its stack trace.
     """
     try:
         yield
+    except KeyboardInterrupt:
+        if is_first_rank():
+            print("interrupted", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     except UserError as error:
         if is_first_rank():
             print(f"error: {error}", file=sys.stderr)

@@ -144,8 +144,6 @@ def main(argv: Sequence[str] | None = None) -> None:
                 return
             with contextlib.nullcontext() if arguments.no_run else sole_user(arguments.output):
                 failed = run_study(study, rows, arguments)
-    except KeyboardInterrupt:
-        raise SystemExit(128 + signal.SIGINT) from None
     finally:
         signal.signal(signal.SIGTERM, before)
     if failed:
