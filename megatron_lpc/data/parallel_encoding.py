@@ -60,9 +60,12 @@ def encode_in_processes(chunks: RowChunks, encoder: RowEncoder, num_workers: int
 
 def encoded_chunks(chunks: RowChunks, encoder: RowEncoder, num_workers: int) -> Any:
     """A `datasets.IterableDataset` that deals the chunks out among the processes of a `DataLoader`."""
-    from datasets import IterableDataset  # Slow to import, and a run with a cache has no need of it.
+    # Slow to import, and a run with a cache has no need of them.
+    from datasets import IterableDataset
+    from datasets.iterable_dataset import ExamplesIterable
 
-    dataset = IterableDataset.from_generator(_read, gen_kwargs={"shares": chunks.shares(num_workers)})
+    # Not `from_generator`, which leaves a lock in the cache of `datasets` for each call, and needs to write there.
+    dataset = IterableDataset(ExamplesIterable(_read, {"shares": chunks.shares(num_workers)}))
     return dataset.map(_Encode(encoder), input_columns="rows", remove_columns="rows")
 
 
@@ -71,12 +74,13 @@ _Item = dict[str, Any]
 either, since the loader would raise one with its stack trace for a message."""
 
 
-def _read(shares: list[RowChunks]) -> Iterator[_Item]:
+def _read(shares: list[RowChunks]) -> Iterator[tuple[str, _Item]]:
+    """Of the process that has these shares: a key, which is not used, and an item."""
     try:
         for rows in chain.from_iterable(shares):
-            yield {"rows": rows}
+            yield "", {"rows": rows}
     except Exception as error:
-        yield {"rows": error}
+        yield "", {"rows": error}
 
 
 class _Encode:

@@ -6,6 +6,7 @@ import os
 import weakref
 from multiprocessing.reduction import ForkingPickler
 
+import datasets
 import pytest
 import torch
 
@@ -97,6 +98,13 @@ def test_chunks_behind_the_first_ones(encode, tmp_path):
 
 def _lines(chunks):
     return [[row.location.line for row in chunk] for chunk in chunks]
+
+
+def test_processes_write_nothing_into_the_cache_of_datasets(encode, tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel_encoding, "START_METHOD", "fork")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    assert len(list(encode(2))) == 7
+    assert not (tmp_path / "cache").exists()
 
 
 def test_processes_leave_the_random_numbers_of_this_one_alone(encode, monkeypatch):
