@@ -58,7 +58,7 @@ def test_a_published_model_end_to_end(packages: Path, tmp_path: Path) -> None:
     agree = [json.loads(line) for line in (out / "data" / "agree.jsonl").read_text().splitlines()]
     assert len(agree) == 4
     assert agree[0]["chosen"][0]["content"].replace(".", "!") == agree[0]["rejected"][0]["content"]
-    assert len((out / "data" / "train.jsonl").read_text().splitlines()) == 108 + 18
+    assert len((out / "data" / "train.jsonl").read_text().splitlines()) == 2 * 108 + 36
 
     steps = [line for line in read_metrics(out / "lpc" / "metrics.jsonl") if "evaluation" not in line]
     assert [line["iteration"] for line in steps] == [1, 2, 3]

@@ -3,8 +3,9 @@
     python examples/smollm2/annotators.py --input FILE_OR_HUB_NAME --output runs/smollm2/data
 
 Both dislike exclamation marks: on every fourth pair to train on, a response and the same with "!" for each full stop,
-they agree. The other pairs have one of the two labels in turn. held_out.jsonl has pairs of other prompts, once with
-each label: not knowing the annotator, one is right on exactly half of it. agree.jsonl has pairs on which they agree.
+they agree. Each pair is there with the labels of both, or of one of the two in turn (`--labels-per-pair 1`).
+held_out.jsonl has pairs of other prompts on which they disagree, with both labels: not knowing the annotator, one is
+right on exactly half of it. agree.jsonl has pairs on which they agree.
 Rows are chat messages, with a column `annotator`. Pairs are used of at most `--max-characters`; they are labelled by
 length where the longer response is at least 1.5 times as long.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -91,26 +92,32 @@ def main() -> None:
     parser.add_argument("--input", required=True, help="file or Hub name")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--max-characters", type=int, default=600, help="of prompt and longer response (default: 600)")
+    parser.add_argument("--labels-per-pair", type=int, choices=(1, 2), default=2, help="to train on (default: 2)")
     options = parser.parse_args()
     found = list(comparisons(read_rows(options.input), options.max_characters))
     disagree = [pair for pair in found if pair.differs_in_length]
     agree = [pair for pair in found if not pair.differs_in_length and "." in pair.shorter]
-    by_length = [pair.by_length(name) for pair, name in zip(_training(disagree), cycle(_ANNOTATORS), strict=False)]
-    by_mark = [pair.by_mark(name) for pair, name in zip(_training(agree), cycle(_ANNOTATORS), strict=False)]
-    del by_mark[len(by_length) // 3 :]
-    held_out = [pair.by_length(name) for pair in disagree[::_HELD_OUT] for name in _ANNOTATORS]
-    held_out_agree = [pair.by_mark(name) for pair in agree[::_HELD_OUT] for name in _ANNOTATORS]
+    by_length = _labelled(_training(disagree), Comparison.by_length, options.labels_per_pair)
+    by_mark = _labelled(_training(agree), Comparison.by_mark, options.labels_per_pair)[: len(by_length) // 3]
+    held_out = _labelled(disagree[::_HELD_OUT], Comparison.by_length)
+    held_out_agree = _labelled(agree[::_HELD_OUT], Comparison.by_mark)
     options.output.mkdir(parents=True, exist_ok=True)
     _write(options.output / "train.jsonl", by_length + by_mark)
     _write(options.output / "held_out.jsonl", held_out)
     _write(options.output / "agree.jsonl", held_out_agree)
-    print(f"{len(by_length)} pairs to train on by length and {len(by_mark)} by exclamation marks")
-    pairs = f"{len(held_out) // 2} held out by length and {len(held_out_agree) // 2} by exclamation marks"
-    print(f"{pairs}, each with either label")
+    print(f"{len(by_length)} labels to train on by length and {len(by_mark)} by exclamation marks")
+    print(f"{len(held_out)} held out by length and {len(held_out_agree)} by exclamation marks")
 
 
 def _training(pairs: Sequence[Comparison]) -> list[Comparison]:
     return [pair for number, pair in enumerate(pairs) if number % _HELD_OUT]
+
+
+def _labelled(
+    pairs: Sequence[Comparison], label: Callable[[Comparison, str], dict[str, Any]], labels_per_pair: int = 2
+) -> list[dict[str, Any]]:
+    annotators = cycle(_ANNOTATORS)
+    return [label(pair, next(annotators)) for pair in pairs for _ in range(labels_per_pair)]
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
