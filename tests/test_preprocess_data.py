@@ -3,7 +3,7 @@
 import pytest
 
 from megatron_lpc.config import load_yaml, with_options
-from megatron_lpc.data import tokenization
+from megatron_lpc.data import row_chunks
 from megatron_lpc.data.cache import build_dataset
 from megatron_lpc.preprocess_data import main
 from megatron_lpc.training.inputs import open_tokenizer
@@ -13,7 +13,7 @@ def test_a_training_finds_what_was_tokenized_beforehand(tiny_run, tmp_path, caps
     flags = ["--config", tiny_run.config, "--data-cache-path", str(tmp_path)]
     main([*flags, "--tensor-model-parallel-size", "4"])
     lines = capsys.readouterr().out.splitlines()
-    monkeypatch.setattr(tokenization, "encode_pair", None)
+    monkeypatch.setattr(row_chunks, "encode_pair", None)
     config = with_options(load_yaml(tiny_run.config), data_cache_path=str(tmp_path))
     datasets = [("train", config.data.train_data), *((name, [file]) for name, file in config.data.valid_data.items())]
     for line, (name, sources) in zip(lines, datasets, strict=True):
