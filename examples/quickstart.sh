@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # From nothing to a result: set up, make preference pairs of two annotators who disagree, train plain DPO and DPO with
 # LPC on two processes (tensor parallel size 2), and evaluate both on held-out pairs. The last table also has the
-# accuracy under the codes that 8 labelled pairs of an annotator give (`support`); the report shows the codes themselves.
-# Leaves everything under runs/.
+# accuracy under the codes that 8 labelled pairs of an annotator give (`support`); the report shows the codes
+# themselves. Leaves everything under runs/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash tools/setup_venv.sh
